@@ -1,0 +1,35 @@
+"""Errors a user can cause or mend. Each carries one line fit to be printed and an exit code."""
+
+from __future__ import annotations
+
+
+class FtError(Exception):
+    """Base of all errors of this project; `str(error)` is one line for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(FtError):
+    """A configuration file or value is not what is expected."""
+
+    exit_code = 2
+
+
+class AudioError(FtError):
+    """An audio file or array cannot be read, written or used."""
+
+
+class DataError(FtError):
+    """A training or validation folder does not hold what training needs."""
+
+
+class CheckpointError(FtError):
+    """A checkpoint or model file is missing, damaged or of another kind."""
+
+
+class ExportError(FtError):
+    """An export was not written because it failed or did not equal PyTorch."""
+
+
+class EngineError(FtError):
+    """An engine cannot be opened or run."""

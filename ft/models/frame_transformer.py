@@ -1,0 +1,360 @@
+"""The frame transformer: a position-wise residual U-Net over spectrogram frames with a multichannel transformer
+at each level.
+
+After the public implementation by Carper (github.com/carperbr/frame-transformer, MIT), whose words are kept:
+*position-wise* is a linear map along the frequency axis of one frame, *depth-wise* a linear map across channels,
+*multichannel* means that every channel owns its position-wise matrix.
+
+The public layout is (batch, channels, bins, frames). Inside, features come last: (batch, channels, frames, features).
+Each position-wise map is then one batched matrix product against a weight (channels, in, out).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ft.config import LEVELS, NetworkConfig
+
+CONV_WIDTH = 9
+
+
+class MultichannelLinear(nn.Module):
+    """Position-wise, then depth-wise linear map without biases.
+
+    `weight_pw` (in_channels, in_features, out_features) exists if the features change or `positionwise`;
+    `weight_dw` (out_channels, in_channels) exists if the channels change or `depthwise`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_features: int,
+        out_features: int,
+        positionwise: bool = True,
+        depthwise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weight_pw: nn.Parameter | None = None
+        self.weight_dw: nn.Parameter | None = None
+        if in_features != out_features or positionwise:
+            self.weight_pw = _uniform((in_channels, in_features, out_features), in_features)
+        if in_channels != out_channels or depthwise:
+            self.weight_dw = _uniform((out_channels, in_channels), in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, frames, in_features) -> (batch, out_channels, frames, out_features)."""
+        if self.weight_pw is not None:
+            # One channel needs no batch of matrices; its gradient is then one product and not a sum over the batch.
+            single = self.training and self.weight_pw.shape[0] == 1
+            x = torch.matmul(x, self.weight_pw[0] if single else self.weight_pw)
+        if self.weight_dw is not None:
+            x = mix_channels(x, self.weight_dw)
+        return x
+
+
+def mix_channels(x: Tensor, weight: Tensor) -> Tensor:
+    """(batch, in, frames, features) -> (batch, out, frames, features): one product of `weight` (out, in)."""
+    frames, features = x.shape[2], x.shape[3]
+    mixed = torch.matmul(weight, x.flatten(2))  # (batch, out, frames * features)
+    return mixed.reshape(x.shape[0], weight.shape[0], frames, features)
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
+    bound = 1 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+class FrameNorm(nn.Module):
+    """LayerNorm over the features of each frame; one affine pair shared by all channels."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class FrameDrop(nn.Dropout):
+    """Element-wise dropout; the name is the original's."""
+
+
+class SquaredReLU(nn.Module):
+    """relu(x)^2 (So et al. 2021, Primer)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.square(torch.relu(x))
+
+
+class FrameEncoder(nn.Module):
+    """Pre-norm residual block that may halve the features and change the channels."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, features: int, dropout: float, downsample: bool = True
+    ) -> None:
+        super().__init__()
+        out_features = features // 2 if downsample else features
+        self.norm1 = FrameNorm(features)
+        self.linear1 = MultichannelLinear(in_channels, out_channels, features, features * 2)
+        self.linear2 = MultichannelLinear(out_channels, out_channels, features * 2, out_features)
+        self.identity = MultichannelLinear(in_channels, out_channels, features, out_features, positionwise=False)
+        self.dropout = FrameDrop(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.linear2(F.gelu(self.linear1(self.norm1(x))))
+        return self.identity(x) + self.dropout(hidden)
+
+
+class FrameDecoder(nn.Module):
+    """Two residual blocks: one that doubles the features, one that takes in the encoder's output of that level."""
+
+    def __init__(self, in_channels: int, out_channels: int, features: int, dropout: float, wide: bool) -> None:
+        super().__init__()
+        self.norm = FrameNorm(features // 2)
+        self.linear1 = MultichannelLinear(in_channels, out_channels, features // 2, features * 2)
+        self.linear2 = MultichannelLinear(out_channels, out_channels, features * 2, features)
+        self.identity = MultichannelLinear(in_channels, out_channels, features // 2, features)
+        self.dropout = FrameDrop(dropout)
+        self.norm2 = FrameNorm(features)
+        hidden = features * 2 if wide else features
+        self.linear3 = MultichannelLinear(out_channels * 2, out_channels, features, hidden)
+        self.linear4 = MultichannelLinear(out_channels, out_channels, hidden, features, depthwise=not wide)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        hidden = self.linear2(F.gelu(self.linear1(self.norm(x))))
+        x = self.identity(x) + self.dropout(hidden)
+        # The original declares a dropout behind this second block and never applies it.
+        return x + self.linear4(F.gelu(self.linear3(self.norm2(torch.cat((x, skip), dim=1)))))
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary position embedding in interleaved pairs (Su et al. 2021, section 3.4.2) on the first half of a head.
+
+    With dim = head_width // 2 there are dim // 2 frequencies 10000^(-2i / dim); pair (2i, 2i + 1) turns by frame
+    times frequency, the values behind the pairs pass unchanged. A head of fewer than four values has no frequency.
+    """
+
+    def __init__(self, head_width: int, learned: bool) -> None:
+        super().__init__()
+        dim = head_width // 2
+        freqs = 10000.0 ** (-2 * torch.arange(dim // 2) / max(dim, 1))
+        if learned:
+            self.freqs = nn.Parameter(freqs)
+        else:
+            self.register_buffer("freqs", freqs)
+
+    def angles(self, frames: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (frames, pairs), in float32 whatever the network computes in."""
+        with torch.autocast(self.freqs.device.type, enabled=False):
+            position = torch.arange(frames, device=self.freqs.device, dtype=torch.float32)
+            angle = position[:, None] * self.freqs.float()[None, :]
+            return angle.cos(), angle.sin()
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotates `x` (batch, heads, frames, head_width) by `angles(frames)`."""
+        pairs = self.freqs.shape[0]
+        if pairs == 0:
+            return x
+        turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+        even, odd = turned.unflatten(-1, (pairs, 2)).unbind(-1)
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+        return torch.cat((turned, rest), dim=-1)
+
+
+class MultichannelMultiheadAttention(nn.Module):
+    """Attention over the frames of each channel and head; the channels meet only in a `full` convolution."""
+
+    def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_width = features // heads
+        self.scale = 1 / math.sqrt(features)  # the original divides by the root of all features, not of one head's
+        self.norm_first = config.qk_norm_order == "norm-first"
+        groups = channels if config.attention_conv == "grouped" else 1
+
+        def projection() -> nn.Sequential:
+            return nn.Sequential(self._linear(channels, features), FrameConvolution(channels, groups))
+
+        self.rotary_embedding = RotaryEmbedding(self.head_width, learned=config.rotary == "learned")
+        self.q_proj = projection()
+        self.k_proj = projection()
+        self.v_proj = projection()
+        self.q_norm = FrameNorm(self.head_width)
+        self.k_norm = FrameNorm(self.head_width)
+        self.out_proj = self._linear(channels, features)
+
+    @staticmethod
+    def _linear(channels: int, features: int) -> MultichannelLinear:
+        return MultichannelLinear(channels, channels, features, features, depthwise=False)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """(batch, channels, frames, features); keys and values come from `memory` where it is given."""
+        memory = x if memory is None else memory
+        cos, sin = self.rotary_embedding.angles(x.shape[2])
+        query = self._turn(self._split(self.q_proj(x)), self.q_norm, cos, sin)
+        key = self._turn(self._split(self.k_proj(memory)), self.k_norm, cos, sin)
+        value = self._split(self.v_proj(memory))
+        attended = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        return self.out_proj(self._merge(attended, x))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(batch, channels, frames, features) -> (batch * channels, heads, frames, head_width)."""
+        return x.reshape(-1, x.shape[2], self.heads, self.head_width).transpose(1, 2)
+
+    def _merge(self, attended: Tensor, like: Tensor) -> Tensor:
+        return attended.transpose(1, 2).reshape(-1, *like.shape[1:])
+
+    def _turn(self, x: Tensor, norm: FrameNorm, cos: Tensor, sin: Tensor) -> Tensor:
+        if self.norm_first:
+            return self.rotary_embedding(norm(x), cos, sin)
+        return norm(self.rotary_embedding(x, cos, sin))
+
+
+class FrameConvolution(nn.Conv2d):
+    """Convolution along time over (batch, channels, frames, features), the same kernel for every feature.
+
+    On a CPU a kernel of 9 x 1 is what convolution libraries are worst at: with one channel its forward and backward take
+    14 times as long as the same map as a product with a banded matrix (frames, frames), which training therefore uses.
+    """
+
+    LONGEST_BAND = 512
+    """Frames up to which the banded product is used; its cost grows with their square."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        padding = (CONV_WIDTH // 2, 0)
+        super().__init__(channels, channels, (CONV_WIDTH, 1), padding=padding, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        each_alone = self.groups == self.in_channels
+        if self.training and x.device.type == "cpu" and each_alone and x.shape[2] <= self.LONGEST_BAND:
+            return torch.matmul(self._band(x.shape[2]), x)
+        return super().forward(x)
+
+    def _band(self, frames: int) -> Tensor:
+        """(channels, frames, frames), row t of which holds the kernel around column t."""
+        channels, half = self.in_channels, CONV_WIDTH // 2
+        columns = torch.arange(frames)[:, None] + torch.arange(CONV_WIDTH)[None, :]
+        kernel = self.weight.reshape(channels, 1, CONV_WIDTH).expand(channels, frames, CONV_WIDTH)
+        band = kernel.new_zeros(channels, frames, frames + 2 * half)
+        return band.scatter(2, columns.expand_as(kernel), kernel)[:, :, half:-half]
+
+
+class _FeedForward(nn.Module):
+    """What both transformer blocks share: the feed-forward linears under the original's names."""
+
+    def __init__(self, channels: int, features: int, config: NetworkConfig) -> None:
+        super().__init__()
+        wide, mixing = features * config.expansion, config.feed_forward_mixing
+        self.linear1 = MultichannelLinear(channels, channels, features, wide, depthwise=mixing)
+        self.linear2 = MultichannelLinear(channels, channels, wide, features, depthwise=mixing)
+        self.activation = nn.GELU() if config.activation == "gelu" else SquaredReLU()
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.activation(self.linear1(x)))
+
+
+class FrameTransformerEncoder(_FeedForward):
+    """Pre-norm transformer block over the frames of one level."""
+
+    def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
+        super().__init__(channels, features, config)
+        self.norm1 = FrameNorm(features)
+        self.attn = MultichannelMultiheadAttention(channels, features, heads, config)
+        self.norm2 = FrameNorm(features)
+        if config.feed_forward_mixing:
+            # Never applied by the original either; it is there so that its weights load one to one.
+            self.norm3 = FrameNorm(features * config.expansion)
+        self.dropout1 = FrameDrop(config.dropout)
+        self.dropout2 = FrameDrop(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout1(self.attn(self.norm1(x)))
+        return x + self.dropout2(self.feed_forward(self.norm2(x)))
+
+
+class FrameTransformerDecoder(_FeedForward):
+    """Pre-norm transformer block that also attends to the raw encoder output of its level."""
+
+    def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
+        super().__init__(channels, features, config)
+        self.norm1 = FrameNorm(features)
+        self.attn1 = MultichannelMultiheadAttention(channels, features, heads, config)
+        self.norm2 = FrameNorm(features)
+        self.attn2 = MultichannelMultiheadAttention(channels, features, heads, config)
+        self.norm3 = FrameNorm(features)
+        self.dropout1 = FrameDrop(config.dropout)
+        self.dropout2 = FrameDrop(config.dropout)
+        self.dropout3 = FrameDrop(config.dropout)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = x + self.dropout1(self.attn1(self.norm1(x)))
+        x = x + self.dropout2(self.attn2(self.norm2(x), memory=skip))
+        return x + self.dropout3(self.feed_forward(self.norm3(x)))
+
+
+class FrameTransformer(nn.Module):
+    """The whole network. The mask is the sigmoid of its output.
+
+    Modules are named `enc1` to `enc6`, `dec5` to `dec1` and `<name>_transformer`, as in the original.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        for level in range(LEVELS):
+            before = config.in_channels if level == 0 else config.width(level - 1)
+            width, heads = config.width(level), config.heads[level]
+            features = config.features(max(level - 1, 0))
+            name = f"enc{level + 1}"
+            encoder = FrameEncoder(before, width, features, config.frame_dropout, downsample=level > 0)
+            self.add_module(name, encoder)
+            block = FrameTransformerEncoder(width, config.features(level), heads, config)
+            self.add_module(f"{name}_transformer", block)
+        for level in reversed(range(LEVELS - 1)):
+            width, features = config.width(level), config.features(level)
+            wide = config.decoder_block == "wide"
+            name = f"dec{level + 1}"
+            decoder = FrameDecoder(config.width(level + 1), width, features, config.frame_dropout, wide)
+            self.add_module(name, decoder)
+            self.add_module(
+                f"{name}_transformer", FrameTransformerDecoder(width, features, config.heads[level], config)
+            )
+        self.out = _uniform((config.in_channels, config.channels * config.multipliers[0]), config.in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the mask.
+
+        Args:
+            x: (batch, channels, bins, frames) in [-1, 1]; silence is -1. Any number of frames.
+        Returns:
+            Logits of the same shape.
+        Raises:
+            ValueError: the channels or bins are not the configuration's.
+        """
+        expected = (self.config.in_channels, self.config.bins)
+        if x.ndim != 4 or tuple(x.shape[1:3]) != expected:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}; expected (batch, {expected[0]} channels, {expected[1]} bins, frames)"
+            )
+        x = x.transpose(2, 3)  # (batch, channels, frames, features)
+        skips = []
+        for level in range(1, LEVELS + 1):
+            x = self.get_submodule(f"enc{level}_transformer")(self.get_submodule(f"enc{level}")(x))
+            skips.append(x)
+        for level in range(LEVELS - 1, 0, -1):
+            skip = skips[level - 1]
+            x = self.get_submodule(f"dec{level}")(x, skip)
+            x = self.get_submodule(f"dec{level}_transformer")(x, skip)
+        return mix_channels(x, self.out).transpose(2, 3)
+
+
+def count_parameters(config: NetworkConfig) -> int:
+    """Number of trainable values, counted without taking memory for them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in FrameTransformer(config).parameters())
