@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ft.config import LEVELS, NetworkConfig
+from ft.config import LEVELS, ModelConfig, NetworkConfig
 
 CONV_WIDTH = 9
 
@@ -303,6 +303,9 @@ class FrameTransformer(nn.Module):
 
     Modules are named `enc1` to `enc6`, `dec5` to `dec1` and `<name>_transformer`, as in the original.
     """
+
+    model_config: ModelConfig
+    """What the network belongs to; set by `ft.checkpoint.load_model` only."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

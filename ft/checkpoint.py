@@ -1,0 +1,243 @@
+"""Checkpoints: the weights in a safetensors file, the whole configuration in its metadata.
+
+Metadata, all text: `ft_config` (JSON of `ModelConfig.to_dict`), `ft_format` (version of this layout), `ft_version`,
+`format` ("pt", the convention of safetensors) and what the caller added. Importing this module does not import torch,
+and the configuration is read without it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft import __version__
+from ft.config import ModelConfig
+from ft.errors import CheckpointError, ConfigError
+from ft.files import atomic_write, model_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from ft.models.frame_transformer import FrameTransformer
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+CONFIG_KEY = "ft_config"
+WEIGHTS_KEY = "ft_weights"
+LONGEST_HEADER = 100_000_000
+"""Bytes; what the safetensors format itself allows."""
+NEEDS_TORCH = "needs torch: pip install 'frame-transformer[train]'"
+
+
+def save_checkpoint(
+    path: str | Path,
+    model_state: Mapping[str, Tensor],
+    config: ModelConfig,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes weights and configuration to `path`, whole or not at all.
+
+    Args:
+        path: A `.safetensors` file; missing folders are made.
+        model_state: `FrameTransformer.state_dict()`, on any device; written in its own precision.
+        config: The whole configuration of that model.
+        extra: More metadata; what is not text is written as JSON.
+    Raises:
+        CheckpointError: names or shapes are not those of the configuration, or the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    check_shapes(path, {name: tuple(tensor.shape) for name, tensor in model_state.items()}, expected_shapes(config))
+    added = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (extra or {}).items()}
+    metadata = {
+        **added,
+        CONFIG_KEY: json.dumps(config.to_dict()),
+        "ft_format": str(FORMAT),
+        "ft_version": __version__,
+        "format": "pt",
+    }
+    # A copy of each: safetensors refuses tensors that share memory or are not contiguous.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
+    try:
+        with atomic_write(path) as part:
+            save_file(tensors, part, metadata)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def load_model(source: str | Path) -> FrameTransformer:
+    """The network of a checkpoint, of an ONNX file that `ft export` wrote or of the shipped model (`default`).
+
+    Returns:
+        The module in float32 on the CPU, in eval mode; its attribute `model_config` is the whole `ModelConfig`.
+    Raises:
+        CheckpointError: no such file, another kind of file, or a tensor that is missing, unexpected or misshapen.
+    """
+    path = model_path(source)
+    try:
+        import torch
+
+        from ft.models.frame_transformer import FrameTransformer
+    except ImportError as error:
+        raise CheckpointError(f"{path}: loading a network {NEEDS_TORCH}") from error
+    config = load_config(path)
+    state = _onnx_state(path, config) if path.suffix == ".onnx" else _safetensors_state(path)
+    check_shapes(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(config))
+    with torch.device("meta"):
+        model = FrameTransformer(config.network)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    model.model_config = config
+    return model.eval()
+
+
+def load_config(source: str | Path) -> ModelConfig:
+    """The configuration in a checkpoint or exported ONNX file, read without torch and without the weights.
+
+    Raises:
+        CheckpointError: no such file, or none that this project wrote.
+    """
+    path = model_path(source)
+    return config_from_metadata(path, read_metadata(path))
+
+
+def config_from_metadata(path: Path, metadata: Mapping[str, str]) -> ModelConfig:
+    """The configuration under `ft_config`. Raises CheckpointError."""
+    if CONFIG_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: holds no configuration ({CONFIG_KEY}), so it was not written by `ft train`, `ft import` or "
+            "`ft export`; weights of the original code are read by `ft import`"
+        )
+    written = metadata.get("ft_format", str(FORMAT))
+    if not written.isdecimal() or int(written) > FORMAT:
+        raise CheckpointError(
+            f"{path}: format version {written}, this ft {__version__} reads up to {FORMAT}; install a newer one"
+        )
+    try:
+        return ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
+    except (ConfigError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors or ONNX file, read without the libraries of either. Raises CheckpointError."""
+    try:
+        if path.suffix == ".onnx":
+            from ft.onnx_metadata import read_onnx_metadata
+
+            return read_onnx_metadata(path)
+        return read_header(path)[0]
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Metadata and tensors (name -> `dtype`, `shape`) of a safetensors file.
+
+    The file starts with the length of a JSON text as 8 bytes, little-endian, and that text.
+
+    Raises:
+        CheckpointError: not a safetensors file.
+    """
+    refused = CheckpointError(
+        f"{path}: no safetensors file; expected a checkpoint of `ft train` or `ft import`, or an .onnx of `ft export` "
+        "(weights of the original code, .pth, go through `ft import` first)"
+    )
+    with path.open("rb") as file:
+        length = file.read(8)
+        if len(length) < 8 or not 2 <= (size := struct.unpack("<Q", length)[0]) <= LONGEST_HEADER:
+            raise refused
+        text = file.read(size)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise refused from error
+    if not isinstance(header, dict):
+        raise refused
+    metadata = header.pop("__metadata__", {})
+    return metadata, header
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of the network, found without taking memory for them."""
+    import torch
+
+    from ft.models.frame_transformer import FrameTransformer
+
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in FrameTransformer(config.network).state_dict().items()}
+
+
+def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError that names missing, unexpected and misshapen tensors."""
+    problems = []
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"missing {_some(missing)}")
+    if unexpected := [name for name in found if name not in expected]:
+        problems.append(f"unexpected {_some(unexpected)}")
+    if misshapen := [name for name in expected if name in found and tuple(found[name]) != expected[name]]:
+        shapes = (f"{name} {tuple(found[name])} instead of {expected[name]}" for name in misshapen)
+        problems.append(f"misshapen {_some(list(shapes))}")
+    if problems:
+        raise CheckpointError(f"{path}: tensors do not fit the configuration: {'; '.join(problems)}")
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _safetensors_state(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
+
+
+def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Weights from the initializers of an exported graph, under the network's names.
+
+    The graph does not hold what the network never applies (the third norm of `feed_forward_mixing`) and rotary
+    frequencies of which a head has none; these come back with the values they start from.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path}: reading the weights of an ONNX file needs onnx: pip install 'frame-transformer[train]'"
+        ) from error
+    import torch
+
+    try:
+        proto = onnx.load(path)
+    except Exception as error:  # protobuf and onnx raise several unrelated kinds for damaged files
+        raise CheckpointError(f"{path}: not a readable ONNX file: {' '.join(str(error).split())}") from error
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    names: dict[str, str] = json.loads(metadata.get(WEIGHTS_KEY, "{}"))
+    expected = expected_shapes(config)
+    state = {}
+    for initializer in proto.graph.initializer:
+        name = names.get(initializer.name, initializer.name)
+        if name in expected:
+            array: np.ndarray = onnx.numpy_helper.to_array(initializer)
+            state[name] = torch.from_numpy(array.copy())
+    for name, shape in expected.items():
+        if name not in state and is_unused(name, shape, config):
+            state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+    return state
+
+
+def is_unused(name: str, shape: tuple[int, ...], config: ModelConfig) -> bool:
+    """Whether the network never applies this tensor, so that an exported graph does not hold it."""
+    encoder_norm3 = name.startswith("enc") and "_transformer.norm3." in name
+    return 0 in shape or (config.network.feed_forward_mixing and encoder_norm3)

@@ -1,0 +1,67 @@
+"""Files that are written whole or not at all, and the place of the shipped model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from ft.errors import CheckpointError
+
+DEFAULT_MODEL = "default"
+PART_SUFFIX = ".part"
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Gives the path of a `.part` beside `path`, which takes that name when the block ends well.
+
+    The bytes are on the disk before the rename, so that a crash leaves the old file or the new one and never half of
+    one. Where the block raises, the `.part` is removed and `path` stays as it was. Missing folders are made.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART_SUFFIX)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Writes the rename itself to the disk, where the system can open a folder (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def model_path(source: str | Path) -> Path:
+    """The file of a model: `source` itself, or the shipped model's for `default`.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if str(source) == DEFAULT_MODEL:
+        with resources.as_file(resources.files("ft") / "assets" / "default.onnx") as path:
+            if not path.is_file():
+                raise CheckpointError(f"{path}: the shipped model is missing; install the package again")
+            return path
+    path = Path(source)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {found}; expected a checkpoint (.safetensors), an exported .onnx or 'default'")
+    return path
