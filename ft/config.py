@@ -279,6 +279,8 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
             value = [value]
         return tuple(_coerce(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if dataclasses.is_dataclass(kind):
+        if isinstance(value, str) and hasattr(kind, "from_text"):
+            return kind.from_text(value)
         return value if isinstance(value, kind) else build(kind, value, where)  # type: ignore[arg-type]
     return _scalar(kind, value, where)
 

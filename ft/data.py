@@ -1,0 +1,379 @@
+"""Training data: crops of audio files, mixed on the fly.
+
+An item is determined by (seed, epoch, index) alone, not by the number of workers or by what came before, so that a
+resumed run sees what an uninterrupted one would have seen. Waveforms are mixed; the STFT is linear, so this equals
+the sum of complex spectrograms of which the original speaks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from ft import augment
+from ft.config import AudioConfig
+from ft.errors import DataError
+from ft.train_config import Augment, Source, TrainConfig, VoxAug
+
+AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
+Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A readable file and what a scan found out about it."""
+
+    path: Path
+    samples: int
+    sample_rate: int
+    peak: float | None = None
+    """Largest magnitude of its spectrogram at the model's rate; known where the scale is the track's."""
+
+
+@dataclass(frozen=True)
+class Song:
+    """A real pair."""
+
+    mixture: AudioFile
+    instrumental: AudioFile
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Files with the probability of each."""
+
+    files: tuple[AudioFile, ...]
+    probabilities: NDArray[np.float64] | None
+    """None where all files are alike, and an epoch visits each once."""
+
+    def draw(self, rng: np.random.Generator) -> AudioFile:
+        return self.files[int(rng.choice(len(self.files), p=self.probabilities))]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training example as waveforms (channels, samples)."""
+
+    mixture: Waveform
+    instrumental: Waveform
+    peak: float
+    """The track's scale before vocals were added; 0 where the crop's own is used."""
+    has_vocals: bool
+    headroom: float
+    """Factor on the crop's own peak, for `normalize: window`."""
+
+
+def audio_files(folder: str | Path) -> list[Path]:
+    """All audio files below `folder`, sorted. Raises DataError where there is no folder or nothing in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with audio files")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"{folder}: no audio files in it; expected files such as .wav, .flac or .ogg")
+    return files
+
+
+class Scan:
+    """What is known of each file, kept in a JSON file so that a peak is computed once.
+
+    Args:
+        cache: JSON file to read and keep; keyed by path, size, time of change and STFT.
+    """
+
+    def __init__(self, audio: AudioConfig, cache: Path | None = None) -> None:
+        self.audio = audio
+        self.cache = cache
+        self.known: dict[str, list[float]] = {}
+        if cache and cache.is_file():
+            self.known = json.loads(cache.read_text(encoding="utf-8"))
+
+    def read(self, paths: Sequence[Path], need_peak: bool, progress: bool = False) -> list[AudioFile]:
+        """The files, opened once each.
+
+        Raises:
+            DataError: files that cannot be read or are empty; up to five are named.
+        """
+        from tqdm import tqdm
+
+        files, bad, new = [], [], False
+        for path in tqdm(paths, desc="scan", unit="file", disable=not progress or None, leave=False):
+            try:
+                info = soundfile.info(path)
+                if info.frames == 0 or info.channels > 2:
+                    bad.append(f"{path} ({info.frames} samples, {info.channels} channels)")
+                    continue
+                peak = None
+                if need_peak:
+                    key = self._key(path)
+                    if key not in self.known:
+                        self.known[key] = [self._peak(path)]
+                        new = True
+                    peak = self.known[key][0]
+            except (soundfile.SoundFileError, RuntimeError) as error:
+                bad.append(f"{path} ({error})")
+                continue
+            files.append(AudioFile(path, info.frames, info.samplerate, peak))
+        if bad:
+            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            raise DataError(f"cannot be read: {', '.join(bad[:5])}{more}; mend or remove them")
+        if new and self.cache:
+            from ft.files import atomic_write
+
+            with atomic_write(self.cache) as part:
+                part.write_text(json.dumps(self.known), encoding="utf-8")
+        return files
+
+    def _key(self, path: Path) -> str:
+        stat = path.stat()
+        return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self.audio.n_fft}|{self.audio.hop_length}"
+
+    def _peak(self, path: Path) -> float:
+        """Largest STFT magnitude, block by block."""
+        n_fft, hop = self.audio.n_fft, self.audio.hop_length
+        window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
+        peak, block = 0.0, hop * 256
+        rate = soundfile.info(path).samplerate
+        for waveform in soundfile.blocks(path, blocksize=block, overlap=0, dtype="float32", always_2d=True):
+            resampled = _to_rate(waveform.T, rate, self.audio.sample_rate)
+            padded = np.pad(resampled, ((0, 0), (0, max(0, n_fft - resampled.shape[1]))))
+            frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, ::hop]
+            peak = max(peak, float(np.abs(np.fft.rfft(frames * window)).max()))
+        return peak
+
+
+def pool_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool, progress: bool = False) -> Pool:
+    """The files of several folders with their probabilities. Raises DataError."""
+    files: list[AudioFile] = []
+    weights: list[float] = []
+    for source in sources:
+        found = scan.read(audio_files(source.folder), need_peak, progress)
+        files += found
+        weights += [1.0 if source.weight is None else source.weight / len(found)] * len(found)
+    even = all(source.weight is None for source in sources)
+    return Pool(tuple(files), None if even else np.array(weights) / sum(weights))
+
+
+def songs_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool = False) -> list[Song]:
+    """Every folder below `sources` that holds `mixture.*` and `instrumental.*`. Raises DataError."""
+    songs = []
+    for source in sources:
+        files = audio_files(source.folder)
+        mixtures = [path for path in files if path.stem == "mixture"]
+        if not mixtures:
+            raise DataError(f"{source.folder}: no song in it; expected folders with mixture.* and instrumental.*")
+        for mixture in mixtures:
+            partner = [path for path in files if path.parent == mixture.parent and path.stem == "instrumental"]
+            if not partner:
+                raise DataError(f"{mixture.parent}: a mixture without instrumental.*; expected both")
+            pair = scan.read([mixture, partner[0]], need_peak)
+            if pair[0].samples != pair[1].samples:
+                raise DataError(
+                    f"{mixture.parent}: mixture has {pair[0].samples} samples and instrumental {pair[1].samples}; "
+                    "expected two files of one length"
+                )
+            songs.append(Song(*pair))
+    return songs
+
+
+def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
+    """(channels, samples) from sample `start` of the file, both counted at `sample_rate`; silence behind its end.
+
+    Raises:
+        DataError: the file changed since it was scanned.
+    """
+    ratio = file.sample_rate / sample_rate
+    try:
+        with soundfile.SoundFile(file.path) as source:
+            source.seek(min(int(start * ratio), max(source.frames - 1, 0)))
+            waveform = source.read(int(np.ceil(samples * ratio)), dtype="float32", always_2d=True).T
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise DataError(f"{file.path}: can no longer be read ({error}); restore it, then --resume") from error
+    waveform = augment.fit(_to_rate(waveform, file.sample_rate, sample_rate), samples)
+    if waveform.shape[0] != channels:
+        mean = waveform.mean(axis=0, keepdims=True)
+        waveform = np.repeat(mean, channels, axis=0)
+    return waveform.astype(np.float32)
+
+
+def _to_rate(waveform: Waveform, rate: int, wanted: int) -> Waveform:
+    if rate == wanted:
+        return waveform
+    import soxr
+
+    return soxr.resample(np.ascontiguousarray(waveform.T), rate, wanted, quality="HQ").T.astype(np.float32)
+
+
+class MixtureItems:
+    """Training items by (epoch, index): the original's voxaug, real pairs, and the augmentation of the configuration.
+
+    Args:
+        frames: STFT frames of an item; its samples are those that these frames cover without padding.
+    """
+
+    def __init__(
+        self, audio: AudioConfig, train: TrainConfig, instrumentals: Pool, vocals: Pool | None, songs: Sequence[Song]
+    ) -> None:
+        self.audio, self.train = audio, train
+        self.instrumentals, self.vocals, self.songs = instrumentals, vocals, tuple(songs)
+        self.count = len(instrumentals.files) + len(self.songs)
+
+    def samples(self, frames: int) -> int:
+        return (frames - 1) * self.audio.hop_length + self.audio.n_fft
+
+    def item(self, epoch: int, index: int, frames: int) -> Item:
+        """The item, mixed and augmented; the same for the same arguments and seed."""
+        rng = np.random.default_rng((self.train.seed, epoch, index))
+        voxaug = self.train.voxaug
+        item = self._item(rng, self._choice(rng, epoch, index), frames)
+        if voxaug.mixup and rng.random() < voxaug.mixup:
+            other = self._item(rng, int(rng.integers(self.count)), frames)
+            share = np.float32(rng.beta(voxaug.mixup_alpha, voxaug.mixup_alpha))
+            item = Item(
+                share * item.mixture + (1 - share) * other.mixture,
+                share * item.instrumental + (1 - share) * other.instrumental,
+                item.peak,
+                item.has_vocals or other.has_vocals,
+                item.headroom,
+            )
+        return item
+
+    def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> int:
+        """Number of the instrumental (or, behind them, the pair): all in turn, or by weight."""
+        if self.instrumentals.probabilities is None:
+            order = np.random.default_rng((self.train.seed, epoch)).permutation(self.count)
+            return int(order[index % self.count])
+        return int(rng.choice(len(self.instrumentals.files), p=self.instrumentals.probabilities))
+
+    def _item(self, rng: np.random.Generator, choice: int, frames: int) -> Item:
+        samples, options = self.samples(frames), self.train.augment
+        pair = self.songs[choice - len(self.instrumentals.files)] if choice >= len(self.instrumentals.files) else None
+        file = pair.instrumental if pair else self.instrumentals.files[choice]
+        if pair and not self.train.voxaug.force:
+            start = self._start(rng, file, samples)
+            channels, rate = self.audio.channels, self.audio.sample_rate
+            instrumental = read_crop(pair.instrumental, start, samples, rate, channels)
+            mixture = read_crop(pair.mixture, start, samples, rate, channels)
+            peak, has_vocals = pair.mixture.peak or 0.0, True
+        else:
+            instrumental = self._crop(rng, file, samples, options.instrumental_speed)
+            if options.filter_db:
+                instrumental = augment.random_filter(rng, instrumental, options.filter_db, self.audio.sample_rate)
+            mixture, has_vocals = self._with_vocals(rng, instrumental, samples)
+            peak = file.peak or 0.0
+        if rng.random() < self.train.voxaug.swap_channels:
+            mixture, instrumental = mixture[::-1], instrumental[::-1]
+        headroom = 10 ** (rng.uniform(0, options.scale_db) / 20)
+        return Item(mixture, instrumental, peak, has_vocals, float(headroom))
+
+    def _with_vocals(
+        self, rng: np.random.Generator, instrumental: Waveform, samples: int
+    ) -> tuple[Waveform, bool]:
+        plan = draw_plan(rng, self.train.voxaug)
+        if self.vocals is None or not plan.vocals:
+            return instrumental, False
+        vocals = self.draw_vocals(rng, samples)
+        if rng.random() < self.train.voxaug.second_vocal:
+            vocals = vocals + self.draw_vocals(rng, samples)
+        level = self.train.augment.level_db
+        if level is not None:
+            wanted = rng.normal(level, self.train.augment.level_spread_db)
+            loudness = augment.rms(instrumental) / max(augment.rms(vocals), 1e-4)
+            vocals = vocals * np.float32(min(loudness, 100.0) * 10 ** (wanted / 20)) if loudness > 0 else vocals
+        return instrumental + vocals, True
+
+    def draw_vocals(self, rng: np.random.Generator, samples: int) -> Waveform:
+        """A crop of a random voice: channel swap and mute as in voxaug, then the augmentation of the configuration."""
+        assert self.vocals is not None
+        options, voxaug = self.train.augment, self.train.voxaug
+        vocals = self._crop(rng, self.vocals.draw(rng), samples, options.vocal_speed)
+        if rng.random() < voxaug.swap_channels:
+            vocals = vocals[::-1]
+        if rng.random() < voxaug.mute_channel and vocals.shape[0] == 2:
+            vocals = vocals.copy()
+            vocals[int(rng.integers(2))] = 0
+        if options.filter_db:
+            vocals = augment.random_filter(rng, vocals, options.filter_db, self.audio.sample_rate)
+        if options.pan:
+            vocals = augment.pan(rng, vocals, options.pan)
+        if rng.random() < options.reverb:
+            vocals = augment.reverberate(rng, vocals, self.audio.sample_rate)
+        return vocals
+
+    def _crop(self, rng: np.random.Generator, file: AudioFile, samples: int, semitones: float) -> Waveform:
+        factor = 2 ** (rng.uniform(-semitones, semitones) / 12) if semitones else 1.0
+        needed = int(np.ceil(samples * factor)) if semitones else samples
+        start = self._start(rng, file, needed)
+        crop = read_crop(file, start, needed, self.audio.sample_rate, self.audio.channels)
+        return augment.change_speed(crop, factor, samples) if semitones else crop
+
+    def _start(self, rng: np.random.Generator, file: AudioFile, samples: int) -> int:
+        length = int(file.samples * self.audio.sample_rate / file.sample_rate)
+        return int(rng.integers(max(1, length - samples + 1)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What voxaug decided for one item."""
+
+    vocals: bool
+
+
+def draw_plan(rng: np.random.Generator, voxaug: VoxAug) -> Plan:
+    """Whether an item gets vocals: not with probability skip + (1 - skip) drop, 0.0445 at the original's values."""
+    if rng.random() < voxaug.skip_vocals:
+        return Plan(vocals=False)
+    return Plan(vocals=not rng.random() < voxaug.drop_vocals)
+
+
+class ValidationItems:
+    """Deterministic items of a validation set: pairs, or instrumentals with vocal `index mod n` mixed in."""
+
+    def __init__(
+        self,
+        audio: AudioConfig,
+        count: int,
+        songs: Sequence[Song] = (),
+        instrumentals: Pool | None = None,
+        vocals: Pool | None = None,
+    ) -> None:
+        self.audio, self.count = audio, count
+        self.songs, self.instrumentals, self.vocals = tuple(songs), instrumentals, vocals
+
+    def items(self, frames: int) -> Iterator[Item]:
+        """`count` items; the crop of each is drawn from its index alone."""
+        samples = (frames - 1) * self.audio.hop_length + self.audio.n_fft
+        rate, channels = self.audio.sample_rate, self.audio.channels
+        for index in range(self.count):
+            rng = np.random.default_rng(index)
+            if self.songs:
+                song = self.songs[index % len(self.songs)]
+                start = _random_start(rng, song.mixture, samples, rate)
+                mixture = read_crop(song.mixture, start, samples, rate, channels)
+                instrumental = read_crop(song.instrumental, start, samples, rate, channels)
+                peak = song.mixture.peak or 0.0
+            else:
+                assert self.instrumentals is not None and self.vocals is not None
+                file = self.instrumentals.files[index % len(self.instrumentals.files)]
+                voice = self.vocals.files[index % len(self.vocals.files)]
+                instrumental = read_crop(file, _random_start(rng, file, samples, rate), samples, rate, channels)
+                vocals = read_crop(voice, _random_start(rng, voice, samples, rate), samples, rate, channels)
+                mixture, peak = instrumental + vocals, file.peak or 0.0
+            yield Item(mixture, instrumental, peak, has_vocals=True, headroom=1.0)
+
+
+def _random_start(rng: np.random.Generator, file: AudioFile, samples: int, rate: int) -> int:
+    length = int(file.samples * rate / file.sample_rate)
+    return int(rng.integers(max(1, length - samples + 1)))
+
+
+def describe_augment(options: Augment) -> str:
+    """The augmentation that is on, for the log."""
+    on = {name: value for name, value in vars(options).items() if value}
+    return ", ".join(f"{name} {value}" for name, value in on.items()) or "none"
