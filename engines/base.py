@@ -1,0 +1,171 @@
+"""The contract of all engines: NumPy in, NumPy out.
+
+    with load_engine("model.onnx") as engine:
+        mask = engine.run(magnitude)
+        for mask in engine.map(magnitudes):  # in order; the next one is prepared while one is computed
+            ...
+
+An engine takes `magnitude` (batch, channels, bins, frames), float32 in 0..1, and gives `mask` of the same shape, in 0..1:
+how much of each value belongs to the stem that the configuration calls `mask_stem`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft.config import ModelConfig
+from ft.errors import EngineError
+
+Array = NDArray[np.float32]
+
+IN_FLIGHT = 2
+"""Batches that `map` holds at once: one computed, one waiting."""
+
+ROUNDING = 1e-3
+"""How far above 1 or below 0 the arithmetic of low precision may bring a mask."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine takes and where it computes."""
+
+    name: str
+    """The runtime, e.g. onnxruntime."""
+    model: str
+    """The file, as it was given."""
+    device: str
+    """E.g. cpu."""
+    precision: str
+    """What the engine computes in, e.g. fp32."""
+    config: ModelConfig
+    io: Literal["magnitude"] = "magnitude"
+    """What goes in; a mask for it comes out."""
+
+    @property
+    def shape(self) -> tuple[str, int, int, str]:
+        """Shape of the input and of the output; any number of items and of frames."""
+        return ("batch", self.config.audio.channels, self.config.audio.bins, "frames")
+
+
+class Engine(ABC):
+    """Runs one model. Opened and closed with `with`; a subclass says how to open, to compute and to close."""
+
+    def __init__(self) -> None:
+        self._open = False
+
+    @abstractmethod
+    def describe(self) -> EngineInfo:
+        """What the engine takes and where it computes; the engine must be open."""
+
+    def run(self, batch: Array) -> Array:
+        """The mask (batch, channels, bins, frames) of one `magnitude` of that shape.
+
+        Raises:
+            EngineError: not open, a wrong input, a failure while computing, or a mask that is not finite.
+        """
+        return next(self.map([batch]))
+
+    def map(self, batches: Iterable[Array]) -> Iterator[Array]:
+        """The masks of all batches, in order, computed in another thread with at most two in flight.
+
+        `batches` is read in the caller's thread, one batch ahead of the computation.
+
+        Raises:
+            EngineError: as `run` does, at the batch it concerns.
+        """
+        if not self._open:
+            raise EngineError(f"{type(self).__name__} is not open; use `with` around it")
+        with ThreadPoolExecutor(1, thread_name_prefix="engine") as worker:
+            in_flight: deque[Future[Array]] = deque()
+            try:
+                for batch in batches:
+                    in_flight.append(worker.submit(self._checked, batch))
+                    if len(in_flight) == IN_FLIGHT:
+                        yield in_flight.popleft().result()
+                while in_flight:
+                    yield in_flight.popleft().result()
+            finally:
+                worker.shutdown(wait=True, cancel_futures=True)
+
+    def open(self) -> None:
+        """Loads the model; nothing happens where it is loaded. Raises EngineError."""
+        if not self._open:
+            self._load()
+            self._open = True
+
+    def close(self) -> None:
+        """Frees the model; it can be opened again."""
+        if self._open:
+            self._open = False
+            self._unload()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Makes the engine ready. Raises EngineError."""
+
+    @abstractmethod
+    def _unload(self) -> None:
+        """Frees what `_load` took."""
+
+    @abstractmethod
+    def _infer(self, batch: Array) -> Array:
+        """The mask of a checked batch. Raises EngineError."""
+
+    def _checked(self, batch: Array) -> Array:
+        info = self.describe()
+        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:3] != info.shape[1:3] or 0 in batch.shape:
+            raise EngineError(
+                f"{info.name}: input of shape {batch.shape} and type {batch.dtype}; expected (batch, {info.shape[1]} "
+                f"channels, {info.shape[2]} bins, frames) of float32, none of them 0"
+            )
+        mask = self._infer(batch)
+        if mask.shape != batch.shape:
+            raise EngineError(f"{info.name}: {info.model} gave shape {mask.shape} for an input of {batch.shape}")
+        low, high = float(mask.min()), float(mask.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise EngineError(
+                f"{info.name} ({info.precision} on {info.device}): {info.model} gave values that are not finite; "
+                "use another precision or engine"
+            )
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise EngineError(
+                f"{info.name}: {info.model} gave values from {low:.3g} to {high:.3g}; expected a mask in 0..1"
+            )
+        return mask
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its control group where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+        try:
+            values = Path(path).read_text(encoding="ascii").split()
+            if len(values) == 1:
+                values.append(Path(path).with_name("cpu.cfs_period_us").read_text(encoding="ascii"))
+            quota, period = float(values[0]), float(values[1])
+        except (OSError, ValueError):  # no such group, or a quota of "max"
+            continue
+        if quota > 0:
+            cores = min(cores, math.ceil(quota / period))
+    return max(cores, 1)

@@ -1,0 +1,196 @@
+"""Signal processing in NumPy: the STFT and its inverse, whole and as streams, and resampling as a stream.
+
+The transform is that of `torch.stft(center=True)` with a periodic Hann window: frame t is centred on sample
+t * hop_length, and the song is reflected at its ends. One frame more is added when the length is no multiple of the hop,
+so that every sample lies between two centres: without it the window is almost zero over the last samples, and dividing
+by its square there would turn rounding errors into clicks.
+
+The streams give exactly the frames and samples of the whole transforms, however the input is cut. They hold frames
+before bins, (channels, frames, bins), as the FFT reads and writes them; the whole transforms have the usual
+(channels, bins, frames).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import soxr
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Spec = NDArray[np.complex64]
+
+QUALITY = "VHQ"
+"""soxr's best recipe (28 bit): a round trip through 44.1 kHz changes what both rates can hold by less than 1e-6."""
+
+
+def hann_window(n_fft: int) -> Array:
+    """Periodic Hann window.
+
+    >>> hann_window(4).tolist()
+    [0.0, 0.5, 1.0, 0.5]
+    """
+    window: Array = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+    return window
+
+
+def frame_count(samples: int, hop_length: int) -> int:
+    """Frames of `samples` samples, so that each lies between two centres.
+
+    >>> frame_count(1024, 512), frame_count(1025, 512)
+    (3, 4)
+    """
+    return 1 + -(-samples // hop_length)
+
+
+def stft(waveform: Array, n_fft: int, hop_length: int) -> Spec:
+    """Complex spectrogram (channels, bins, frames) of (channels, samples); bins = n_fft // 2 + 1."""
+    transform = StreamingStft(waveform.shape[0], n_fft, hop_length)
+    frames = np.concatenate((transform.push(waveform), transform.finish()), axis=1)
+    return frames.swapaxes(1, 2)
+
+
+def istft(spec: Spec, n_fft: int, hop_length: int, samples: int) -> Array:
+    """The waveform (channels, samples) of which `spec` (channels, bins, frames) is the `stft`."""
+    transform = StreamingIstft(spec.shape[0], n_fft, hop_length)
+    head = transform.push(spec.swapaxes(1, 2))
+    return np.concatenate((head, transform.finish(samples)), axis=1)
+
+
+def magnitude(spec: Spec) -> Array:
+    """|spec|."""
+    result: Array = np.abs(spec)
+    return result
+
+
+class StreamingStft:
+    """Turns blocks of a waveform into blocks of frames."""
+
+    def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.samples = 0
+        self._window = hann_window(n_fft)
+        self._buffer = np.zeros((channels, 0), np.float32)
+        self._reflected = False
+        self._next = 0
+        """Where in the buffer the next frame begins."""
+        self._frames = 0
+
+    def push(self, block: Array) -> Spec:
+        """The frames (channels, frames, bins) that `block` (channels, samples) completes."""
+        self.samples += block.shape[1]
+        self._buffer = np.concatenate((self._buffer, block), axis=1)
+        if not self._reflect_start():
+            return self._transform(0)
+        complete = (self._buffer.shape[1] - self._next - self.n_fft) // self.hop_length + 1
+        return self._transform(max(complete, 0))
+
+    def finish(self) -> Spec:
+        """The frames of the song's end; an empty song has none."""
+        if self.samples == 0:
+            return self._transform(0)
+        if not self._reflected:  # too short to be reflected: silence follows it
+            missing = self.n_fft // 2 + 1 - self._buffer.shape[1]
+            self._buffer = np.pad(self._buffer, ((0, 0), (0, missing)))
+            self._reflect_start()
+        frames = frame_count(self.samples, self.hop_length) - self._frames
+        missing = self._next + (frames - 1) * self.hop_length + self.n_fft - self._buffer.shape[1]
+        if missing > 0:
+            self._buffer = np.pad(self._buffer, ((0, 0), (0, missing)), mode="reflect")
+        return self._transform(frames)
+
+    def _reflect_start(self) -> bool:
+        """Puts the reflection before the first sample as soon as enough is there; returns whether it is done."""
+        half = self.n_fft // 2
+        if not self._reflected and self._buffer.shape[1] > half:
+            self._buffer = np.pad(self._buffer, ((0, 0), (half, 0)), mode="reflect")
+            self._reflected = True
+        return self._reflected
+
+    def _transform(self, count: int) -> Spec:
+        """The next `count` frames, all of which are in the buffer."""
+        if count == 0:
+            return np.zeros((self._buffer.shape[0], 0, self.n_fft // 2 + 1), np.complex64)
+        segments = sliding_window_view(self._buffer[:, self._next :], self.n_fft, axis=1)
+        spec: Spec = np.fft.rfft(segments[:, :: self.hop_length][:, :count] * self._window)
+        self._frames += count
+        self._next += count * self.hop_length
+        # One hop stays behind the next frame, so that the song's end can be reflected.
+        drop = max(self._next - self.hop_length, 0)
+        self._buffer = self._buffer[:, drop:]
+        self._next -= drop
+        return spec
+
+
+class StreamingIstft:
+    """Turns blocks of frames into blocks of a waveform: overlap-add, divided by the sum of the squared windows."""
+
+    def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self._parts = -(-n_fft // hop_length)
+        """Hops that one frame covers; the last one in part where the hop does not divide n_fft."""
+        padding = self._parts * hop_length - n_fft
+        self._window = hann_window(n_fft)
+        self._square = np.pad(self._window**2, (0, padding)).reshape(self._parts, hop_length)
+        self._padding = padding
+        self._tail = np.zeros((channels, self._parts - 1, hop_length), np.float32)
+        self._tail_weight = np.zeros((self._parts - 1, hop_length), np.float32)
+        self._skip = n_fft // 2
+        self._held = np.zeros((channels, 0), np.float32)
+        """The newest hop, which may hold samples behind the end of the waveform."""
+        self._samples = 0
+
+    def push(self, spec: Spec) -> Array:
+        """The samples (channels, samples) that the frames `spec` (channels, frames, bins) complete, but for one hop."""
+        frames = spec.shape[1]
+        segments = np.fft.irfft(spec, self.n_fft) * self._window
+        if self._padding:
+            segments = np.pad(segments, ((0, 0), (0, 0), (0, self._padding)))
+        segments = segments.reshape(len(spec), frames, self._parts, self.hop_length)
+        total = np.pad(self._tail, ((0, 0), (0, frames), (0, 0)))
+        weight = np.pad(self._tail_weight, ((0, frames), (0, 0)))
+        for part in range(self._parts):
+            total[:, part : part + frames] += segments[:, :, part]
+            weight[part : part + frames] += self._square[part]
+        self._tail, self._tail_weight = total[:, frames:], weight[frames:]
+        done = np.concatenate((self._held, self._divided(total[:, :frames], weight[:frames])), axis=1)
+        end = max(done.shape[1] - self.hop_length, 0)
+        self._held = done[:, end:]
+        self._samples += end
+        return done[:, :end]
+
+    def finish(self, samples: int) -> Array:
+        """The rest of a waveform of `samples` samples in all."""
+        rest = np.concatenate((self._held, self._divided(self._tail, self._tail_weight)), axis=1)
+        return rest[:, : samples - self._samples]
+
+    def _divided(self, total: Array, weight: Array) -> Array:
+        """Samples of finished hops, without those before the first sample of the song."""
+        waveform = (total / np.maximum(weight, np.finfo(np.float32).tiny)).reshape(total.shape[0], -1)
+        skip = min(self._skip, waveform.shape[1])
+        self._skip -= skip
+        return waveform[:, skip:]
+
+
+class StreamingResampler:
+    """Resamples blocks with soxr; where both rates are the same the blocks pass unchanged."""
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        self.channels = channels
+        self._stream = None
+        if from_rate != to_rate:
+            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=QUALITY)
+
+    def push(self, block: Array) -> Array:
+        """The samples (channels, samples) that `block` completes; they lag behind by soxr's filter."""
+        return self._resample(block, last=False)
+
+    def finish(self) -> Array:
+        """The rest."""
+        return self._resample(np.zeros((self.channels, 0), np.float32), last=True)
+
+    def _resample(self, block: Array, last: bool) -> Array:
+        if self._stream is None:
+            return block
+        result: Array = self._stream.resample_chunk(np.ascontiguousarray(block.T), last=last)
+        return np.ascontiguousarray(result.T)
