@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -224,15 +225,17 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable ONNX file: {' '.join(str(error).split())}") from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     names: dict[str, str] = json.loads(metadata.get(WEIGHTS_KEY, "{}"))
+    initializers = {initializer.name: initializer for initializer in proto.graph.initializer}
     expected = expected_shapes(config)
     state = {}
-    for initializer in proto.graph.initializer:
-        name = names.get(initializer.name, initializer.name)
-        if name in expected:
-            array: np.ndarray = onnx.numpy_helper.to_array(initializer)
-            state[name] = torch.from_numpy(array.copy())
     for name, shape in expected.items():
-        if name not in state and is_unused(name, shape, config):
+        initializer = initializers.get(names.get(name, name))
+        if initializer is not None:
+            array: np.ndarray = onnx.numpy_helper.to_array(initializer)
+            if name in names and array.size == math.prod(shape):
+                array = array.reshape(shape)  # the exporter stores some of them flat or with an axis of 1 added
+            state[name] = torch.from_numpy(array.copy())
+        elif is_unused(name, shape, config):
             state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
     return state
 

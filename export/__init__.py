@@ -1,0 +1,1 @@
+"""Turning checkpoints into files that engines run."""

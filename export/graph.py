@@ -1,0 +1,194 @@
+"""The ONNX graph of a network: traced by PyTorch, then tidied.
+
+Input `magnitude` and output `mask`, both (batch, channels, bins, frames) in 0..1; batch and frames are free. From opset
+23 on, attention and rotary embedding are one native node each; below, they are spelt out for older runtimes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from export.verify import one_line
+from ft.checkpoint import is_unused
+from ft.config import ModelConfig
+from ft.errors import ExportError
+from ft.models.frame_transformer import FrameTransformer, RotaryEmbedding
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+NATIVE_OPSET = 23
+OLDEST_OPSET = 20
+"""The first with Gelu as one node."""
+FORBIDDEN = frozenset({"Einsum", "Tile"})
+
+
+class MaskNetwork(FrameTransformer):
+    """What an engine runs: the network with the scaling before it and the sigmoid behind it."""
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1."""
+        return torch.sigmoid(super().forward(2 * magnitude - 1))
+
+
+class NativeRotaryEmbedding(RotaryEmbedding):
+    """Rotary embedding that becomes one RotaryEmbedding node (ONNX opset 23)."""
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        pairs = self.freqs.shape[0]
+        if pairs == 0:
+            return x
+        batch, frames = x.shape[0], x.shape[2]
+        # The operator looks the angles up by position; without positions it wants one copy of them for each item.
+        position = torch.arange(frames).expand(batch, frames)
+        return torch.onnx.ops.rotary_embedding(
+            x, cos, sin, position, interleaved=True, rotary_embedding_dim=2 * pairs
+        )
+
+
+def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onnx_ir.Model:
+    """Traces `model` and tidies the graph; initializers have the names of the weights.
+
+    Raises:
+        ExportError: PyTorch cannot export the network, or the graph lost a weight.
+    """
+    network = _mask_network(model, config, native=opset >= NATIVE_OPSET)
+    # Traced with a batch of 2 and a number of frames of no meaning, so that no axis is taken for a constant.
+    example = torch.rand(2, config.audio.channels, config.audio.bins, 19)
+    dynamic = {0: torch.export.Dim("batch", min=1), 3: torch.export.Dim("frames", min=1)}
+    registry = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registry.level
+    registry.setLevel(logging.ERROR)  # it warns of a torchvision that nothing here needs
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's exporter uses parts of itself that are deprecated
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=["magnitude"],
+                output_names=["mask"],
+                dynamic_shapes=(dynamic,),
+                external_data=False,
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise ExportError(f"PyTorch {torch.__version__} cannot export this network: {one_line(error)}") from error
+    finally:
+        registry.setLevel(level)
+    assert program is not None
+    graph = program.model
+    simplify_reshapes(graph)
+    _tidy(graph)
+    found = {node.op_type for node in graph.graph}
+    if found & FORBIDDEN:
+        raise ExportError(f"the graph holds {', '.join(sorted(found & FORBIDDEN))}, which engines run badly")
+    return graph
+
+
+def _mask_network(model: FrameTransformer, config: ModelConfig, native: bool) -> MaskNetwork:
+    """The same weights, not copied, in the module that is traced."""
+    with torch.device("meta"):
+        network = MaskNetwork(config.network)
+    network.load_state_dict(model.state_dict(), assign=True)
+    if native:
+        for module in network.modules():
+            if type(module) is RotaryEmbedding:
+                module.__class__ = NativeRotaryEmbedding
+    return network.eval()
+
+
+def simplify_reshapes(model: onnx_ir.Model) -> None:
+    """Replaces computed shapes by constants with 0 (keep this dimension) and -1 (the rest) where these say the same."""
+    import numpy as np
+    import onnx_ir as ir
+
+    graph = model.graph
+    constants: dict[tuple[int, ...], ir.Value] = {}
+    for node in graph:
+        if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].name in graph.initializers:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if source is None or source.shape is None or result.shape is None:
+            continue
+        target = []
+        for axis, size in enumerate(result.shape):
+            kept = axis < len(source.shape) and source.shape[axis] == size
+            target.append(size if isinstance(size, int) else 0 if kept else -1)
+        if target.count(-1) > 1:
+            continue
+        key = tuple(target)
+        if key not in constants:
+            name = "shape_" + "_".join(str(size).replace("-", "m") for size in key)
+            tensor = ir.tensor(np.array(key, dtype=np.int64), name=name)
+            constants[key] = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+            graph.register_initializer(constants[key])
+        node.replace_input_with(1, constants[key])
+        node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
+
+
+def _tidy(model: onnx_ir.Model) -> None:
+    """Drops what is not used any more and the traces of the source code, with their paths, on every node."""
+    from onnx_ir.passes import common
+
+    common.RemoveUnusedNodesPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)
+
+
+def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Model) -> dict[str, str]:
+    """Weights that are in the graph under another name: weight -> initializer.
+
+    The exporter keeps one initializer of several that are equal, and folds a reshaped rotary frequency into a new one;
+    the values and their order are the same.
+
+    Raises:
+        ExportError: a weight that the network applies is not in the graph.
+    """
+    initializers = graph.graph.initializers
+    names: dict[str, str] = {}
+    by_size: dict[int, list[str]] = {}
+    for name, value in initializers.items():
+        by_size.setdefault(value.const_value.size, []).append(name)  # type: ignore[union-attr]
+    for name, weight in model.state_dict().items():
+        if name in initializers:
+            continue
+        values = weight.numpy().ravel()
+        for candidate in by_size.get(weight.numel(), []):
+            array = initializers[candidate].const_value.numpy()  # type: ignore[union-attr]
+            if array.dtype == values.dtype and (array.ravel() == values).all():
+                names[name] = candidate
+                break
+        else:
+            if not is_unused(name, tuple(weight.shape), config):
+                raise ExportError(f"the graph does not hold the weight {name}")
+    return names
+
+
+def store_in_half(model: onnx_ir.Model, names: set[str]) -> None:
+    """Stores the named initializers in fp16, each followed by one Cast to float32.
+
+    Runtimes fold such a cast when they load the graph; the arithmetic stays in float32. The initializers keep their
+    names.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    graph = model.graph
+    for name in sorted(names & set(graph.initializers)):
+        value = graph.initializers[name]
+        half = value.const_value.numpy().astype(np.float16)  # type: ignore[union-attr]
+        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")
+        cast.outputs[0].name = f"{name}.fp32"
+        cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.FLOAT, value.shape
+        for user, index in list(value.uses()):
+            user.replace_input_with(index, cast.outputs[0])
+        cast.replace_input_with(0, value)
+        value.const_value = ir.tensor(half, name=name)
+        value.dtype = ir.DataType.FLOAT16
+        graph.insert_before(graph[0], cast)
