@@ -1,0 +1,48 @@
+# make demo     separates the example song; needs Python 3.11 or later and nothing else
+# make install  the same environment with all that works on a CPU, and the development tools
+# make test     install, then ruff, mypy and pytest
+# make library AUDIO=FOLDER   rebuilds the training audio;  make train   trains the shipped model again
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+EXTRAS := cpu,plots,media,rtx,openvino,train,dev
+
+.PHONY: demo install test lint library train clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m bench.demo
+
+install: $(VENV)/install.stamp
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+library: install
+	$(BIN)/ft library library --audio $(AUDIO)
+
+train: install
+	$(BIN)/ft train small
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: $$($(PYTHON) --version) found, Python 3.11 or later needed: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One package file per stamp: pip runs again only when what is asked for has changed.
+$(VENV)/demo.stamp: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[cpu,plots]'
+	@touch $@
+
+$(VENV)/install.stamp: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@ $(VENV)/demo.stamp
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info separated
