@@ -75,7 +75,8 @@ class Engine(ABC):
         Raises:
             EngineError: not open, a wrong input, a failure while computing, or a mask that is not finite.
         """
-        return next(self.map([batch]))
+        (mask,) = self.map([batch])
+        return mask
 
     def map(self, batches: Iterable[Array]) -> Iterator[Array]:
         """The masks of all batches, in order, computed in another thread with at most two in flight.

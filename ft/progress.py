@@ -1,0 +1,26 @@
+"""Progress bars: on stderr, and only where a person watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[float, float], None]
+"""Called with the seconds of audio that are done and those there are in all."""
+
+
+@contextmanager
+def seconds_bar(name: str, quiet: bool = False) -> Iterator[Progress]:
+    """A bar in seconds of audio; silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    disable = quiet or not sys.stderr.isatty()
+    with tqdm(desc=name, total=0.0, unit="s", disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
+
+        def update(done: float, total: float) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

@@ -1,0 +1,399 @@
+"""Separation: a mixture in, its vocals and instrumental out, in memory that does not grow with length.
+
+    blocks -> resample -> STFT -> windows | -> engine | -> blend -> mask -> inverse STFT -> resample back -> vocals
+              one thread                  |  another  |   the caller's thread          mixture - vocals = instrumental
+
+Vocals come from the inverse STFT. The instrumental is the rest of the mixture at its own rate, so the stems sum to the
+mixture whatever the network and the resampling do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines import load_engine
+from engines.base import Engine
+from ft.audio import MAX_CHANNELS, BitDepth, StemWriter, audio_info, read_blocks
+from ft.config import ModelConfig
+from ft.dsp import StreamingIstft, StreamingResampler, StreamingStft, magnitude
+from ft.errors import AudioError, ConfigError
+from ft.pipeline import prefetch
+from ft.progress import Progress
+from ft.windows import Blender, Window, WindowPlan, cut_windows
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float32]
+Spec = NDArray[np.complex64]
+
+WINDOW_SECONDS = 12.0
+CONTEXT_SECONDS = 1.0
+OVERLAP = 0.05
+_AHEAD = 1
+"""Windows that are prepared while the engine holds its own."""
+_BLOCK_SAMPLES = 1 << 16
+
+
+@dataclass(frozen=True)
+class SeparatedFile:
+    """What `Separator.separate_file` wrote."""
+
+    files: dict[str, Path]
+    """The file of each stem."""
+    audio_seconds: float
+    wall_seconds: float
+    gain: float
+    """By which all stems were multiplied so that none clips; 1 where none would have."""
+    warnings: tuple[str, ...]
+
+    @property
+    def times_real_time(self) -> float:
+        return self.audio_seconds / self.wall_seconds
+
+
+class Separator:
+    """Separates sound with one model, which stays loaded until `close` or the end of `with`.
+
+    >>> stems = Separator().separate(mixture, 44100)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        engine: Engine | str | Path | None = None,
+        *,
+        batch_size: int = 1,
+        window_seconds: float = WINDOW_SECONDS,
+        context_seconds: float = CONTEXT_SECONDS,
+        overlap: float = OVERLAP,
+        threads: int | None = None,
+    ) -> None:
+        """Opens the engine.
+
+        Args:
+            engine: a model file, None or `default` for the shipped one, or an engine, which its owner closes.
+            batch_size: windows that run at once; more of them take more memory and give the same result.
+            window_seconds: what runs through the network at once, context included.
+            context_seconds: on each side of a window, computed and thrown away.
+            overlap: share of the frames between the contexts that two windows cross-fade, 0 to 0.5.
+            threads: of the engine; None takes every core that the process may use.
+        Raises:
+            ConfigError: a value out of range.
+            EngineError: the model cannot be opened.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch size: {batch_size}, expected 1 or more")
+        self._owned = not isinstance(engine, Engine)
+        self.engine = engine if isinstance(engine, Engine) else load_engine(engine, threads)
+        self.engine.open()
+        self.config = self.engine.describe().config
+        audio = self.config.audio
+        self.plan = WindowPlan.from_seconds(
+            window_seconds, context_seconds, overlap, audio.sample_rate / audio.hop_length
+        )
+        self.batch_size = batch_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the model, unless the engine was given as such."""
+        if self._owned:
+            self.engine.close()
+
+    def separate(self, mixture: Array, sample_rate: int, progress: Progress | None = None) -> dict[str, Array]:
+        """The stems of a whole mixture (channels, samples), full scale at 1, each of the same shape.
+
+        Raises:
+            AudioError: no samples, not one or two channels, or values that are not finite.
+            EngineError: the engine failed.
+        """
+        mixture = np.asarray(mixture)
+        if mixture.ndim != 2 or not 1 <= mixture.shape[0] <= MAX_CHANNELS or mixture.shape[1] == 0:
+            raise AudioError(f"mixture of shape {mixture.shape}; expected (channels, samples) of 1 or 2 channels")
+        peak = self.track_peak(_cut(mixture), sample_rate)
+        stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.stems}
+        done = 0
+        for block in self.stream(_cut(mixture), sample_rate, peak):
+            for stem, samples in block.items():
+                stems[stem][:, done : done + samples.shape[1]] = samples
+            done += samples.shape[1]
+            if progress is not None:
+                progress(done / sample_rate, mixture.shape[1] / sample_rate)
+        return stems
+
+    def track_peak(self, blocks: Iterable[Array], sample_rate: int) -> float | None:
+        """The largest magnitude of a song's spectrogram, which `stream` takes as `peak`.
+
+        None, without reading a block, where the model scales each window for itself.
+        """
+        if self.config.audio.normalize != "track":
+            return None
+        peak = 0.0
+        for spec in _Analysis(self.config, sample_rate).frames(blocks):
+            peak = max(peak, float(magnitude(spec).max(initial=0)))
+        return peak
+
+    def stream(
+        self, blocks: Iterable[Array], sample_rate: int, peak: float | None = None
+    ) -> Iterator[dict[str, Array]]:
+        """Blocks of stems (channels, samples), as blocks of the mixture come in; those may have any sizes.
+
+        The stems lag behind by a few windows, and together have as many samples as the mixture. `blocks` is read in
+        another thread.
+
+        Args:
+            peak: `track_peak` of the song, for a model that scales by it. Without it such a model scales by the peak
+                of what came so far, up to each window's end.
+        Raises:
+            AudioError: not one or two channels, or values that are not finite.
+            EngineError: the engine failed.
+        """
+        analysis = _Analysis(self.config, sample_rate)
+        windows = prefetch(cut_windows(analysis.frames(blocks), self.plan), _AHEAD)
+        try:
+            yield from self._synthesise(analysis, windows, peak)
+        finally:
+            windows.close()  # type: ignore[attr-defined]
+
+    def _synthesise(
+        self, analysis: _Analysis, windows: Iterator[Window], peak: float | None
+    ) -> Iterator[dict[str, Array]]:
+        running: deque[list[Window]] = deque()
+        synthesis: _Synthesis | None = None
+        for masks in self.engine.map(self._batches(windows, running, peak)):
+            batch = running.popleft()
+            for window, mask in zip(batch, np.split(masks, len(batch)), strict=True):
+                if synthesis is None:
+                    synthesis = _Synthesis(self.config, analysis, self.plan.fade)
+                yield self._stems(analysis, synthesis.push(window, mask))
+        if synthesis is not None:
+            yield self._stems(analysis, synthesis.finish())
+
+    def _stems(self, analysis: _Analysis, vocals: Array) -> dict[str, Array]:
+        stems = {"vocals": vocals, "instrumental": analysis.take(vocals.shape[1]) - vocals}
+        return {stem: stems[stem] for stem in self.config.stems}
+
+    def _batches(
+        self, windows: Iterator[Window], running: deque[list[Window]], peak: float | None
+    ) -> Iterator[Array]:
+        """Magnitudes (batch, channels, bins, frames) of windows of one length; `running` gets the windows themselves."""
+        scale = peak or 0.0
+        for _, same in itertools.groupby(windows, key=lambda window: window.spec.shape[1]):
+            while batch := list(itertools.islice(same, self.batch_size)):
+                inputs = []
+                for window in batch:
+                    values = magnitude(window.spec)
+                    if self.config.audio.normalize == "window":
+                        scale = float(values.max())
+                    elif peak is None:
+                        scale = max(scale, float(values.max()))
+                    inputs.append(_network_input(values, scale, self.config))
+                running.append(batch)
+                yield np.concatenate(inputs)
+
+    def separate_file(
+        self,
+        path: str | Path,
+        output_dir: str | Path = "separated",
+        *,
+        bit_depth: BitDepth | None = None,
+        progress: Progress | None = None,
+    ) -> SeparatedFile:
+        """Writes `output_dir/<song>/<stem>.wav` with the sample rate, channels and length of the input.
+
+        Args:
+            bit_depth: of the stems; None keeps that of the input (16 for formats without one).
+            progress: called with the seconds of audio done and those there are.
+        Raises:
+            AudioError: the file cannot be read, or the stems cannot be written; none of them is there then.
+            EngineError: the engine failed.
+        """
+        start = time.perf_counter()
+        info = audio_info(Path(path))
+        folder = song_folder(info.path, Path(output_dir))
+        peak = self.track_peak(read_blocks(info.path), info.sample_rate)
+        depth = bit_depth or info.bit_depth
+        done = 0
+        with StemWriter(folder, self.config.stems, info.channels, info.sample_rate, depth) as writer:
+            for stems in self.stream(read_blocks(info.path), info.sample_rate, peak):
+                writer.write(stems)
+                done += stems["vocals"].shape[1]
+                if progress is not None:
+                    progress(done / info.sample_rate, info.seconds)
+            writer.commit()
+        warnings = []
+        if writer.gain < 1:
+            decibels = 20 * np.log10(writer.gain)
+            warnings.append(
+                f"{path}: {depth} bit would clip; all stems were lowered by one gain of {writer.gain:.4f} "
+                f"({decibels:.2f} dB). --bit-depth float keeps the level"
+            )
+        if done != info.samples:
+            found, expected = done / info.sample_rate, info.seconds
+            warnings.append(f"{path}: ends after {found:.1f} s; its header says {expected:.1f} s")
+        for warning in warnings:
+            logger.warning(warning)
+        wall = time.perf_counter() - start
+        return SeparatedFile(writer.files, done / info.sample_rate, wall, writer.gain, tuple(warnings))
+
+
+def song_folder(path: Path, output_dir: Path) -> Path:
+    """Where the stems of a song go. Raises AudioError where one of them would replace the song itself."""
+    folder = output_dir / path.stem
+    if path.resolve().parent == folder.resolve() and path.suffix.lower() == ".wav":
+        raise AudioError(f"{path}: its stems would go to the same folder, {folder}; choose another with -o")
+    return folder
+
+
+def check_names(paths: Sequence[Path]) -> None:
+    """Raises AudioError where two songs would write to the same folder."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem.casefold(), path)
+        if other is not path:
+            raise AudioError(
+                f"{other} and {path}: both are called '{path.stem}', so one would replace the other; "
+                "separate them one at a time, with another -o"
+            )
+
+
+class _Analysis:
+    """The way in: blocks of the mixture to frames. It holds what came in until `take` asks for it."""
+
+    def __init__(self, config: ModelConfig, sample_rate: int) -> None:
+        if sample_rate <= 0:
+            raise AudioError(f"sample rate: {sample_rate}, expected a number of Hz above 0")
+        self.config = config
+        self.sample_rate = sample_rate
+        self.channels = 0
+        self.samples = 0
+        """Samples that came in."""
+        self.model_samples = 0
+        """The same at the model's rate; known when all have come in."""
+        self.ended = False
+        self._mixture: deque[Array] = deque()
+
+    def frames(self, blocks: Iterable[Array]) -> Iterator[Spec]:
+        """Frames (channels, frames, bins) at the model's rate."""
+        audio = self.config.audio
+        stft: StreamingStft | None = None
+        for block in blocks:
+            block = self._checked(block)
+            if stft is None:
+                self.channels = block.shape[0]
+                resampler = StreamingResampler(self.sample_rate, audio.sample_rate, self.channels)
+                stft = StreamingStft(self.channels, audio.n_fft, audio.hop_length)
+            self._mixture.append(block)
+            self.samples += block.shape[1]
+            yield stft.push(resampler.push(block))
+        if stft is not None:
+            yield stft.push(resampler.finish())
+            if stft.samples == 0 and self.samples:  # less than one sample at the model's rate
+                yield stft.push(np.zeros((self.channels, 1), np.float32))
+            self.model_samples = stft.samples
+            yield stft.finish()
+
+    def take(self, count: int) -> Array:
+        """The next `count` samples (channels, samples) of the mixture."""
+        taken = []
+        while count:
+            block = self._mixture.popleft()
+            if block.shape[1] > count:
+                self._mixture.appendleft(block[:, count:])
+                block = block[:, :count]
+            taken.append(block)
+            count -= block.shape[1]
+        return np.concatenate(taken, axis=1) if taken else np.zeros((self.channels, 0), np.float32)
+
+    def _checked(self, block: Array) -> Array:
+        block = np.asarray(block, dtype=np.float32)
+        channels = self.channels or MAX_CHANNELS
+        if block.ndim != 2 or not 1 <= block.shape[0] <= channels or block.shape[0] < self.channels:
+            expected = f"{self.channels}, as before" if self.channels else "1 or 2 channels"
+            raise AudioError(f"block of shape {block.shape}; expected (channels, samples) with {expected}")
+        if not np.isfinite(block).all():
+            raise AudioError(f"values that are not finite near {self.samples / self.sample_rate:.1f} s")
+        return block
+
+
+class _Synthesis:
+    """The way out: windows and their masks to vocals at the mixture's rate."""
+
+    def __init__(self, config: ModelConfig, analysis: _Analysis, fade: int) -> None:
+        audio = config.audio
+        self.config = config
+        self.analysis = analysis
+        self.blender = Blender(fade)
+        self.istft = StreamingIstft(analysis.channels, audio.n_fft, audio.hop_length)
+        self.resampler = StreamingResampler(audio.sample_rate, analysis.sample_rate, analysis.channels)
+        self.samples = 0
+
+    def push(self, window: Window, mask: Array) -> Array:
+        """The samples (channels, samples) that one window completes."""
+        song_mask = _song_mask(mask, window.spec.shape[0])
+        spec = window.spec[:, window.finished] * _vocals_mask(self.blender.push(window, song_mask), self.config)
+        vocals = self.resampler.push(self.istft.push(spec))
+        self.samples += vocals.shape[1]
+        return vocals
+
+    def finish(self) -> Array:
+        """The rest, so that there are as many samples as came in."""
+        end = self.istft.finish(self.analysis.model_samples)
+        vocals = np.concatenate((self.resampler.push(end), self.resampler.finish()), axis=1)
+        missing = self.analysis.samples - self.samples
+        return np.pad(vocals[:, :missing], ((0, 0), (0, max(missing - vocals.shape[1], 0))))
+
+
+def _network_input(values: Array, scale: float, config: ModelConfig) -> Array:
+    """Magnitudes (channels, frames, bins) of a song as the network takes them: (batch, channels, bins, frames) in 0..1.
+
+    A mono song is given to a stereo network twice; the channels of a stereo song are two items of a mono network.
+    """
+    values = values[..., : config.audio.bins].swapaxes(1, 2)
+    scaled = np.minimum(np.multiply(values, 1 / scale if scale > 0 else 0.0, order="C"), 1)
+    if config.audio.channels == 1:
+        return scaled[:, None]
+    return np.broadcast_to(scaled, (config.audio.channels, *scaled.shape[1:]))[None]
+
+
+def _song_mask(mask: Array, channels: int) -> Array:
+    """The mask (channels, frames, bins) of a song from what the network gave for `_network_input`."""
+    mask = mask.reshape(-1, *mask.shape[2:]).swapaxes(1, 2)
+    return mask.mean(axis=0, keepdims=True) if channels < len(mask) else mask
+
+
+def _vocals_mask(mask: Array, config: ModelConfig) -> Array:
+    """The mask of the vocals for every bin of the spectrogram, from the blended mask of the network's bins.
+
+    Above the network's bins vocals are silent, or follow its highest bins (`extend_mask`). The original's networks see
+    all bins but the last one, and their mask of the instrumental is 0 there: it stays with the vocals.
+    """
+    audio = config.audio
+    vocals = mask if config.mask_stem == "vocals" else 1 - mask
+    above = np.zeros((*mask.shape[:2], audio.n_fft // 2 + 1 - audio.bins), np.float32)
+    if audio.extend_mask:
+        above += vocals[..., -audio.extend_mask :].mean(axis=-1, keepdims=True)
+    elif config.mask_stem == "instrumental" and audio.bins == audio.n_fft // 2:
+        above += 1
+    return np.concatenate((vocals, above), axis=-1)
+
+
+def _cut(mixture: Array) -> Iterator[Array]:
+    for start in range(0, mixture.shape[1], _BLOCK_SAMPLES):
+        yield mixture[:, start : start + _BLOCK_SAMPLES]
