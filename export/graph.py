@@ -46,9 +46,7 @@ class NativeRotaryEmbedding(RotaryEmbedding):
         batch, frames = x.shape[0], x.shape[2]
         # The operator looks the angles up by position; without positions it wants one copy of them for each item.
         position = torch.arange(frames).expand(batch, frames)
-        return torch.onnx.ops.rotary_embedding(
-            x, cos, sin, position, interleaved=True, rotary_embedding_dim=2 * pairs
-        )
+        return torch.onnx.ops.rotary_embedding(x, cos, sin, position, interleaved=True, rotary_embedding_dim=2 * pairs)
 
 
 def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onnx_ir.Model:
@@ -119,7 +117,8 @@ def simplify_reshapes(model: onnx_ir.Model) -> None:
             continue
         target = []
         for axis, size in enumerate(result.shape):
-            kept = axis < len(source.shape) and source.shape[axis] == size
+            known = isinstance(size, int) or size.value is not None
+            kept = known and axis < len(source.shape) and source.shape[axis] == size
             target.append(size if isinstance(size, int) else 0 if kept else -1)
         if target.count(-1) > 1:
             continue
@@ -127,7 +126,9 @@ def simplify_reshapes(model: onnx_ir.Model) -> None:
         if key not in constants:
             name = "shape_" + "_".join(str(size).replace("-", "m") for size in key)
             tensor = ir.tensor(np.array(key, dtype=np.int64), name=name)
-            constants[key] = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+            constants[key] = ir.Value(
+                name=name, const_value=tensor, shape=ir.Shape([len(key)]), type=ir.TensorType(tensor.dtype)
+            )
             graph.register_initializer(constants[key])
         node.replace_input_with(1, constants[key])
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)

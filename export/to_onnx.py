@@ -1,9 +1,9 @@
 """Checkpoint to ONNX file, compared with PyTorch before the file gets its name.
 
 Metadata of the file, all text: `ft_config` (JSON, the whole configuration), `ft_format`, `ft_version`, `ft_io`
-(`magnitude`: magnitudes in, a mask out), `ft_parameters` (their number), `ft_precision` (`fp32` or `fp32 (fp16 weights)`),
-`ft_weights` (JSON, weight -> initializer where the names differ; the initializer may have another shape), `sample_rate`
-(Hz), `stems` (names with commas between) and `license`.
+(`magnitude`: magnitudes in, a mask out), `ft_parameters` (their number), `ft_precision` (`fp32`, or `fp32 (fp16 weights)`
+for weights that are stored in half the space), `ft_weights` (JSON, weight -> initializer where the names differ; the
+initializer may have another shape), `sample_rate` (Hz), `stems` (names with commas between) and `license`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ft import __version__
 from ft.checkpoint import CONFIG_KEY, FORMAT, WEIGHTS_KEY, load_model
@@ -23,14 +23,11 @@ from ft.errors import ExportError
 from ft.files import PART_SUFFIX
 
 if TYPE_CHECKING:
-    import onnx_ir
-
     from export.verify import Parity
     from ft.models.frame_transformer import FrameTransformer
 
 logger = logging.getLogger(__name__)
 
-Weights = Literal["fp32", "fp16"]
 PRECISIONS: dict[str, str] = {"fp32": "fp32", "fp16": "fp32 (fp16 weights)"}
 LARGEST_FILE = 1_900_000_000
 """Bytes of weights above which they lie in a file beside the graph; a protocol buffer ends at 2 GiB."""
@@ -51,9 +48,14 @@ class Export:
     files: list[Path]
     """The graph, and its weights where they lie in a file of their own."""
 
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return sum(self.nodes.values())
+
 
 def export_onnx(
-    source: str | Path, output: str | Path, *, opset: int = 23, weights: Weights = "fp32", force: bool = False
+    source: str | Path, output: str | Path, *, opset: int = 23, weights: str = "fp32", force: bool = False
 ) -> Export:
     """Writes the network of a checkpoint (or of another exported file) as ONNX.
 
@@ -78,14 +80,16 @@ def export_onnx(
         raise ExportError(f"{output}: exists; use another name or --force")
     model = load_model(source)
     try:
+        import onnx_ir as ir
+
         from export.graph import NATIVE_OPSET, OLDEST_OPSET, build_graph, store_in_half, weight_names
         from export.verify import verify
-
-        import onnx_ir as ir
     except ImportError as error:
         raise ExportError(
             f"exporting needs {error.name}, which is not installed: pip install 'frame-transformer[train,cpu]'"
         ) from error
+    if weights not in PRECISIONS:
+        raise ExportError(f"weights {weights}; expected {' or '.join(PRECISIONS)}")
     if not OLDEST_OPSET <= opset <= NATIVE_OPSET:
         raise ExportError(f"opset {opset}; expected {OLDEST_OPSET} to {NATIVE_OPSET}")
     config = model.model_config
@@ -117,9 +121,7 @@ def export_onnx(
     return Export(output, opset, nodes, parameters, PRECISIONS[weights], parities, files[::-1])
 
 
-def metadata(
-    model: FrameTransformer, config: ModelConfig, names: dict[str, str], precision: str
-) -> dict[str, str]:
+def metadata(model: FrameTransformer, config: ModelConfig, names: dict[str, str], precision: str) -> dict[str, str]:
     """What an exported file says of itself; the module's docstring lists the keys."""
     return {
         CONFIG_KEY: json.dumps(config.to_dict()),

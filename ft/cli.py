@@ -64,3 +64,78 @@ def train(
     train_from_yaml(
         str(config), assignments, output=output, resume=resume, device=device, progress=not settings["quiet"]
     )
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--audio", required=True, type=click.Path(path_type=Path), help="Audio folder: eif/, voices/ and vocadito/."
+)
+@click.option(
+    "--packages", type=click.Path(path_type=Path), help="Folder of the .deb files. [default: apt-get download]"
+)
+@click.option("--sing", "minutes", default=0.0, show_default=True, help="Minutes of singing to synthesise.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@click.pass_obj
+def library(settings: dict, folder: Path, audio: Path, packages: Path | None, minutes: float, jobs: int) -> None:
+    """Build the training library in FOLDER, from checked sources; what is there already is kept."""
+    from ft.library import build_library
+    from ft.progress import seconds_bar
+
+    with seconds_bar("library", settings["quiet"]) as progress:
+        hours = build_library(folder, audio, packages, jobs, minutes, progress=progress)
+    for name, value in hours.items():
+        click.echo(f"{value:7.2f} h  {name}")
+
+
+@main.command("import")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Checkpoint. [default: WEIGHTS.safetensors]")
+@click.option("--activation", type=click.Choice(["gelu", "squared-relu"]), help="Of the feed-forward parts.")
+@click.option(
+    "--qk-norm-order", type=click.Choice(["rotary-first", "norm-first"]), help="Order in which queries and keys pass."
+)
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def import_weights(
+    weights: Path, output: Path | None, activation: str | None, qk_norm_order: str | None, force: bool
+) -> None:
+    """Make a checkpoint of WEIGHTS (.pth) of the original code, without running code pickled into it."""
+    from ft.original import import_original
+
+    output = output or weights.with_suffix(".safetensors")
+    import_original(weights, output, activation=activation, qk_norm_order=qk_norm_order, force=force)
+    click.echo(output)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(model: str, as_json: bool) -> None:
+    """Say what MODEL is: a preset, a checkpoint, an exported .onnx or `default`, the shipped model."""
+    import json
+
+    from ft.info import as_text, describe_model
+
+    facts = describe_model(model)
+    click.echo(json.dumps(facts, indent=2) if as_json else as_text(facts))
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="ONNX file. [default: CHECKPOINT.onnx]")
+@click.option("--opset", type=click.IntRange(20, 23), default=23, show_default=True, help="20: no native attention.")
+@click.option(
+    "--weights", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="How they are stored."
+)
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def export(checkpoint: str, output: Path | None, opset: int, weights: str, force: bool) -> None:
+    """Write CHECKPOINT as ONNX once it has been compared with PyTorch."""
+    from export.to_onnx import export_onnx
+
+    output = output or Path(checkpoint).with_suffix(".onnx")
+    result = export_onnx(checkpoint, output, opset=opset, weights=weights, force=force)
+    for file in result.files:
+        click.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
+    click.echo(f"{result.parameters:,} parameters, {result.precision}, opset {result.opset}, {result.size} nodes")
+    for parity in result.parities:
+        click.echo(f"{parity.name:9}{parity.shape!s:20} relative L2 to PyTorch {parity.distance:.1e}")

@@ -1,0 +1,103 @@
+"""What is known of a preset, a checkpoint or an exported model, read without torch or ONNX Runtime where possible."""
+
+from __future__ import annotations
+
+import logging
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ft.checkpoint import config_from_metadata, read_header, read_metadata
+from ft.config import ModelConfig, load_model_config, presets
+from ft.errors import CheckpointError
+from ft.files import DEFAULT_MODEL, model_path
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+CONFIGURATION_SUFFIXES = (".yaml", ".yml")
+
+
+def describe_model(source: str | Path) -> dict[str, Any]:
+    """Facts about a model, as `ft info` prints them.
+
+    Args:
+        source: Name of a preset, a configuration (.yaml), a checkpoint, an exported .onnx or `default`.
+    Returns:
+        `kind` (preset, configuration, checkpoint or onnx), `path`, `name`, `parameters` (None where counting them needs
+        torch and torch is not installed), `precision` and what the configuration says.
+    Raises:
+        ConfigError: a configuration that is not usable.
+        CheckpointError: no such file, or none that this project wrote.
+    """
+    if str(source) in presets():
+        path = Path(str(resources.files("ft"))) / "presets" / f"{source}.yaml"
+        config = load_model_config(source)
+        return _facts("preset", path, config, _count(config), "fp32")
+    if Path(source).suffix in CONFIGURATION_SUFFIXES:
+        config = load_model_config(source)
+        return _facts("configuration", Path(source), config, _count(config), "fp32")
+    if not Path(source).exists() and str(source) != DEFAULT_MODEL:
+        raise CheckpointError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
+    path = model_path(source)
+    metadata = read_metadata(path)
+    config = config_from_metadata(path, metadata)
+    if path.suffix == ".onnx":
+        kind, parameters, precision = "onnx", int(metadata["ft_parameters"]), metadata["ft_precision"]
+    else:
+        kind = "checkpoint"
+        parameters, precision = _tensor_facts(path, config)
+    return _facts(kind, path, config, parameters, precision)
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """One fact per line, keys and values in two columns."""
+    width = max(map(len, facts)) + 2
+    return "\n".join(f"{key:{width}}{_value(value)}" for key, value in facts.items())
+
+
+def _facts(kind: str, path: Path, config: ModelConfig, parameters: int | None, precision: str) -> dict[str, Any]:
+    audio = config.audio
+    return {
+        "kind": kind,
+        "path": str(path),
+        "name": config.name,
+        "parameters": parameters,
+        "precision": precision,
+        "sample_rate": audio.sample_rate,
+        "channels": audio.channels,
+        "n_fft": audio.n_fft,
+        "hop_length": audio.hop_length,
+        "bins": audio.bins,
+        "normalize": audio.normalize,
+        "stems": list(config.stems),
+        "mask_stem": config.mask_stem,
+        "license": config.license,
+    }
+
+
+def _count(config: ModelConfig) -> int | None:
+    try:
+        from ft.models.frame_transformer import count_parameters
+    except ImportError:
+        logger.warning("counting the parameters needs torch: pip install 'frame-transformer[train]'")
+        return None
+    return count_parameters(config.network)
+
+
+def _tensor_facts(path: Path, config: ModelConfig) -> tuple[int, str]:
+    """Number of trainable values and their precision, from the header of a checkpoint."""
+    _, tensors = read_header(path)
+    fixed = config.network.rotary == "fixed"
+    trained = {name: tensor for name, tensor in tensors.items() if not (fixed and name.endswith(".freqs"))}
+    kinds = sorted({PRECISIONS.get(tensor["dtype"], tensor["dtype"]) for tensor in trained.values()})
+    return sum(math.prod(tensor["shape"]) for tensor in trained.values()), " and ".join(kinds)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if value is None:
+        return "unknown"
+    return f"{value:,}" if isinstance(value, int) and value >= 1_000_000 else str(value)

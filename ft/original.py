@@ -1,0 +1,189 @@
+"""Weights of the original implementation (github.com/carperbr/frame-transformer) as our checkpoints.
+
+Its files are plain state dicts. Names are ours; a position-wise matrix is (channels, out, in) there and (channels, in,
+out) here, and its convolution runs over (features, frames) where ours runs over (frames, features). The geometry
+follows from the shapes. What does not (the activation, the order of rotary embedding and norm, the signal front end) is
+assumed with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft.checkpoint import NEEDS_TORCH, check_shapes, expected_shapes, save_checkpoint
+from ft.config import LEVELS, AudioConfig, ModelConfig, NetworkConfig
+from ft.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def import_original(
+    source: str | Path,
+    output: str | Path,
+    *,
+    activation: str | None = None,
+    qk_norm_order: str | None = None,
+    force: bool = False,
+) -> ModelConfig:
+    """Writes weights of the original code as a checkpoint.
+
+    Args:
+        source: A `.pth` file of the original; code pickled into it never runs.
+        output: The `.safetensors` file.
+        activation: Of the feed-forward parts; assumed where it is None.
+        qk_norm_order: The original of 2022-08-29 and later is `norm-first`; assumed where it is None.
+        force: Overwrite `output`.
+    Returns:
+        The configuration that was found.
+    Raises:
+        CheckpointError: `source` is unreadable or holds another network, or `output` exists.
+    """
+    source, output = Path(source), Path(output)
+    if output.suffix != ".safetensors":
+        raise CheckpointError(f"{output}: expected a name that ends in .safetensors")
+    if output.exists() and not force:
+        raise CheckpointError(f"{output}: exists; use another name or --force")
+    original = read_state(source)
+    config = infer_config(source, original, activation, qk_norm_order)
+    state = convert_state(source, original, config)
+    save_checkpoint(output, state, config, {"ft_imported_from": source.name})
+    return config
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors in a PyTorch file, old or new format.
+
+    Raises:
+        CheckpointError: no such file, pickled objects other than tensors (they are not executed), or no state dict.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading weights {NEEDS_TORCH}") from error
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected weights (.pth) of the original FrameTransformer")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused: it is damaged, or its pickle asks for code that loading tensors does not need; nothing "
+            "of it was run. Expected a plain state dict of tensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: not a readable PyTorch file: {' '.join(str(error).split())}") from error
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a state dict of tensors")
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(
+                f"{path}: '{name}' is a {type(tensor).__name__}, expected a plain state dict of tensors"
+            )
+    return dict(state)
+
+
+def infer_config(
+    path: Path,
+    state: Mapping[str, Tensor],
+    activation: str | None = None,
+    qk_norm_order: str | None = None,
+) -> ModelConfig:
+    """The configuration that the shapes tell, with a warning for what they do not.
+
+    Raises:
+        CheckpointError: tensors that give the geometry are missing, or the geometry is no valid one.
+    """
+    norms = [f"enc{level}_transformer.attn.q_norm.norm.weight" for level in range(1, LEVELS + 1)]
+    mixers = [f"enc{level}.linear1.weight_dw" for level in range(1, LEVELS + 1)]
+    last_conv = f"enc{LEVELS}_transformer.attn.q_proj.1.weight"
+    needed = {
+        "out": 2,
+        "enc1.norm1.norm.weight": 1,
+        "enc1_transformer.linear1.weight_pw": 3,
+        "dec1.linear3.weight_pw": 3,
+        last_conv: 4,
+        **dict.fromkeys(norms, 1),
+        **dict.fromkeys(mixers, 2),
+    }
+    lacking = [name for name in needed if name not in state]
+    if lacking:
+        raise CheckpointError(
+            f"{path}: not a network of the original FrameTransformer: {len(lacking)} of the tensors that give its "
+            f"geometry are missing, the first is {lacking[0]}"
+        )
+    for name, axes in needed.items():
+        if state[name].ndim != axes or 0 in state[name].shape:
+            raise CheckpointError(f"{path}: {name} has shape {tuple(state[name].shape)}, expected {axes} dimensions")
+    in_channels, channels = state["out"].shape
+    bins = len(state["enc1.norm1.norm.weight"])
+    widths = [len(state[name]) for name in mixers]
+    _, feed_forward, features = state["enc1_transformer.linear1.weight_pw"].shape
+    multipliers = tuple(
+        _divide(path, width, channels, f"{name} rows") for name, width in zip(mixers, widths, strict=True)
+    )
+    full = state[last_conv].shape[1] > 1
+    assumed = []
+    if activation is None:
+        activation = "gelu" if multipliers[-1] == 24 else "squared-relu"
+        assumed.append(f"activation {activation} (--activation)")
+    if qk_norm_order is None:
+        qk_norm_order = "rotary-first"
+        assumed.append(f"query and key norm order {qk_norm_order} (--qk-norm-order)")
+    audio: dict[str, Any] = {"channels": in_channels, "n_fft": 2 * bins, "hop_length": bins, "bins": bins}
+    assumed.append(f"44100 Hz, n_fft {2 * bins}, hop {bins}, one peak for the whole track, mask of the instrumental")
+    try:
+        config = ModelConfig(
+            name=path.stem,
+            audio=AudioConfig(sample_rate=44100, normalize="track", **audio),
+            network=NetworkConfig(
+                in_channels=in_channels,
+                bins=bins,
+                channels=channels,
+                multipliers=multipliers,
+                heads=tuple(
+                    _divide(path, bins >> level, len(state[name]), f"features of {name}")
+                    for level, name in enumerate(norms)
+                ),
+                expansion=_divide(path, feed_forward, features, "rows of enc1_transformer.linear1.weight_pw"),
+                attention_conv="full" if full else "grouped",
+                rotary="fixed" if full else "learned",  # the same numbers in use; they differ in training only
+                activation=activation,  # type: ignore[arg-type]
+                feed_forward_mixing="enc1_transformer.linear1.weight_dw" in state,
+                decoder_block="wide" if state["dec1.linear3.weight_pw"].shape[1] == 2 * bins else "narrow",
+                qk_norm_order=qk_norm_order,  # type: ignore[arg-type]
+            ),
+            mask_stem="instrumental",
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its shapes give no network that is known here: {error}") from error
+    logger.warning("%s does not say everything; assumed: %s", path.name, "; ".join(assumed))
+    return config
+
+
+def convert_state(path: Path, original: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The original's tensors in our layout and in float32.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or misshapen; shapes are named as they are here.
+    """
+    state = {}
+    for name, tensor in original.items():
+        if name.endswith(".weight_pw") and tensor.ndim == 3:
+            tensor = tensor.transpose(1, 2)  # (channels, out, in) -> (channels, in, out)
+        elif name.endswith("_proj.1.weight") and tensor.ndim == 4:
+            tensor = tensor.transpose(2, 3)  # (out, in, 1, width) -> (out, in, width, 1)
+        state[name] = tensor.float().contiguous()
+    check_shapes(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(config))
+    return state
+
+
+def _divide(path: Path, number: int, by: int, what: str) -> int:
+    if number % by:
+        raise CheckpointError(f"{path}: {number} {what} is no multiple of {by}")
+    return number // by
