@@ -108,6 +108,12 @@ def load_batches(
         for batch in range(first, count)
     ]
     loader: DataLoader = DataLoader(
-        _Keyed(items), batch_sampler=keys, num_workers=workers, collate_fn=collate, pin_memory=pin
+        _Keyed(items),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        # A generator of its own: the loader would draw from the one of dropout, and a resumed run would differ.
+        generator=torch.Generator(),
     )
     yield from loader

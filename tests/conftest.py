@@ -1,0 +1,56 @@
+"""Fixtures that several test files share: real audio and tiny real networks."""
+
+from __future__ import annotations
+
+import os
+
+# Threads that wait by spinning take the cores from each other where a machine has few; set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "caesium"
+
+
+@pytest.fixture(scope="session")
+def example() -> Path:
+    """The folder of the example song: mixture.flac and its true stems."""
+    return EXAMPLE
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library in small, cut from the example: `instrumentals/`, `vocals/` and one pair in `pairs/song/`."""
+    folder = tmp_path_factory.mktemp("music")
+    stems = {}
+    for stem in ("mixture", "vocals", "instrumental"):
+        stems[stem], rate = soundfile.read(EXAMPLE / f"{stem}.flac", dtype="float32", always_2d=True)
+    assert rate == 44100
+    for name in ("instrumentals", "vocals", "pairs/song"):
+        (folder / name).mkdir(parents=True)
+    for number in range(3):
+        part = slice(number * 4 * rate, (number + 1) * 4 * rate)
+        soundfile.write(folder / "instrumentals" / f"{number}.flac", stems["instrumental"][part], rate)
+        soundfile.write(folder / "vocals" / f"{number}.wav", stems["vocals"][part].mean(axis=1), rate)
+    tail = slice(20 * rate, 26 * rate)
+    for stem in ("mixture", "instrumental"):
+        soundfile.write(folder / "pairs" / "song" / f"{stem}.flac", stems[stem][tail], rate)
+    return folder
+
+
+@pytest.fixture
+def write_constant(tmp_path: Path):
+    """Writes a stereo file of constant left and right values, so that a test can see where samples came from."""
+
+    def write(name: str, left: float, right: float, samples: int = 4096, rate: int = 44100) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waveform = np.tile(np.array([[left, right]], np.float32), (samples, 1))
+        soundfile.write(path, waveform, rate, subtype="FLOAT")
+        return path
+
+    return write

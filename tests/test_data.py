@@ -1,0 +1,214 @@
+"""Training data: what is drawn, how often, and what bad folders get."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ft.config import AudioConfig
+from ft.data import (
+    MixtureItems,
+    Pool,
+    Scan,
+    ValidationItems,
+    audio_files,
+    draw_plan,
+    pool_from_sources,
+    read_crop,
+    songs_from_sources,
+)
+from ft.errors import DataError
+from ft.train_config import Augment, Source, TrainConfig, VoxAug
+
+AUDIO = AudioConfig(n_fft=64, hop_length=32, bins=32)
+
+
+def pool(*folders: Path, audio: AudioConfig = AUDIO, weights: tuple[float | None, ...] = ()) -> Pool:
+    weights = weights or (None,) * len(folders)
+    sources = [Source(str(folder), weight) for folder, weight in zip(folders, weights, strict=True)]
+    return pool_from_sources(sources, Scan(audio), need_peak=audio.normalize == "track")
+
+
+def items(instrumentals: Pool, vocals: Pool, audio: AudioConfig = AUDIO, **train) -> MixtureItems:
+    return MixtureItems(audio, TrainConfig(**train), instrumentals, vocals, [])
+
+
+def test_share_of_items_without_vocals():
+    rng = np.random.default_rng(0)
+    silent = sum(not draw_plan(rng, VoxAug()).vocals for _ in range(20_000)) / 20_000
+    assert silent == pytest.approx(0.02 + 0.98 * 0.025, abs=0.005)
+
+
+def test_channel_swap_and_mute_rates(write_constant):
+    music = pool(write_constant("music/a.wav", 0.2, 0.1).parent)
+    voice = pool(write_constant("voice/a.wav", 0.04, 0.02).parent)
+    source = items(music, voice, voxaug=VoxAug(skip_vocals=0, drop_vocals=0))
+    drawn = [source.item(0, index, frames=1) for index in range(4000)]
+    swapped = np.mean([item.instrumental[0, 0] < item.instrumental[1, 0] for item in drawn])
+    vocals = np.array([(item.mixture - item.instrumental)[:, 0] for item in drawn])
+    muted = (np.abs(vocals) < 1e-6).any(axis=1)
+    own_swap = np.mean(
+        [
+            (voice[0] < voice[1]) != (item.instrumental[0, 0] < item.instrumental[1, 0])
+            for voice, item in zip(vocals[~muted], np.array(drawn, object)[~muted], strict=True)
+        ]
+    )
+    assert swapped == pytest.approx(0.5, abs=0.03)
+    assert muted.mean() == pytest.approx(0.025, abs=0.01)
+    assert own_swap == pytest.approx(0.5, abs=0.03)
+
+
+def test_mixture_is_the_sum(music):
+    source = items(pool(music / "instrumentals"), pool(music / "vocals"), voxaug=VoxAug(0, 0, 0, 0))
+    item = source.item(0, 3, frames=200)
+    assert np.abs(item.mixture - item.instrumental).max() > 0.01
+    silent = items(pool(music / "instrumentals"), pool(music / "vocals"), voxaug=VoxAug(skip_vocals=1)).item(0, 3, 200)
+    assert np.array_equal(silent.mixture, silent.instrumental)
+    assert not silent.has_vocals
+
+
+def test_item_depends_on_epoch_and_index_alone(music):
+    options = Augment(
+        level_db=-4, level_spread_db=3, vocal_speed=3, instrumental_speed=3, filter_db=3, reverb=1, pan=0.3
+    )
+    first, second = (items(pool(music / "instrumentals"), pool(music / "vocals"), augment=options) for _ in range(2))
+    first.item(5, 5, 64)
+    one, same, other = first.item(1, 2, 64), second.item(1, 2, 64), second.item(1, 3, 64)
+    assert np.array_equal(one.mixture, same.mixture) and np.array_equal(one.instrumental, same.instrumental)
+    assert not np.array_equal(one.mixture, other.mixture)
+    assert one.mixture.shape == (2, 63 * 32 + 64) and one.mixture.dtype == np.float32
+
+
+def test_every_file_once_per_epoch_without_weights(write_constant):
+    for number in range(5):
+        write_constant(f"music/{number}.wav", number / 10, number / 10)
+    folder = write_constant("voice/a.wav", 0, 0).parent
+    source = items(pool(folder.parent / "music"), pool(folder))
+    orders = []
+    for epoch in range(2):
+        seen = [round(float(source.item(epoch, index, 1).instrumental[0, 0]) * 10) for index in range(5)]
+        assert sorted(seen) == [0, 1, 2, 3, 4]
+        orders.append(seen)
+    assert orders[0] != orders[1]
+
+
+def test_weights_set_the_share_of_a_folder(write_constant):
+    rare = write_constant("rare/a.wav", 0.1, 0.1).parent
+    write_constant("often/a.wav", 0.2, 0.2)
+    often = write_constant("often/b.wav", 0.2, 0.2).parent
+    source = items(pool(rare, often, weights=(1, 3)), pool(rare))
+    values = [source.item(0, index, 1).instrumental[0, 0] > 0.15 for index in range(3000)]
+    assert np.mean(values) == pytest.approx(0.75, abs=0.03)
+
+
+def test_mixup_blends_both_sides(write_constant):
+    folder = write_constant("music/a.wav", 0.2, 0.2).parent
+    write_constant("music/b.wav", 0.6, 0.6)
+    source = items(pool(folder), pool(folder), voxaug=VoxAug(skip_vocals=1, mixup=1))
+    values = np.array([source.item(0, index, 1).instrumental[0, 0] for index in range(300)])
+    assert values.min() >= 0.2 - 1e-6 and values.max() <= 0.6 + 1e-6
+    assert ((values > 0.25) & (values < 0.55)).mean() > 0.1
+
+
+def test_level_is_what_was_asked_for(music):
+    source = items(
+        pool(music / "instrumentals"),
+        pool(music / "vocals"),
+        voxaug=VoxAug(0, 0, 0, 0),
+        augment=Augment(level_db=-6),
+    )
+    item = source.item(0, 0, frames=2000)
+    vocals = item.mixture - item.instrumental
+    ratio = 10 * np.log10(np.mean(vocals**2) / np.mean(item.instrumental**2))
+    assert ratio == pytest.approx(-6, abs=0.05)
+
+
+def test_real_pairs_unless_forced(music):
+    songs = songs_from_sources([Source(str(music / "pairs"))], Scan(AUDIO))
+    empty = Pool((), None)
+    pairs = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(force=False, swap_channels=0)), empty, None, songs)
+    item = pairs.item(0, 0, frames=500)
+    mixture, _ = soundfile.read(music / "pairs/song/mixture.flac", dtype="float32")
+    instrumental, _ = soundfile.read(music / "pairs/song/instrumental.flac", dtype="float32")
+    start = next(s for s in range(len(mixture)) if np.array_equal(mixture[s : s + 50].T, item.mixture[:, :50]))
+    assert np.array_equal(instrumental[start : start + item.mixture.shape[1]].T, item.instrumental)
+    forced = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(0, 0, 0)), empty, pool(music / "vocals"), songs)
+    item = forced.item(0, 0, frames=500)
+    assert not np.array_equal(item.mixture, item.instrumental)
+
+
+def test_validation_items_are_the_same_every_time(music):
+    validation = ValidationItems(AUDIO, 4, instrumentals=pool(music / "instrumentals"), vocals=pool(music / "vocals"))
+    first, second = list(validation.items(64)), list(validation.items(64))
+    assert all(np.array_equal(a.mixture, b.mixture) for a, b in zip(first, second, strict=True))
+    assert all(np.abs(item.mixture - item.instrumental).max() > 0 for item in first)
+
+
+def test_other_rates_are_resampled(tmp_path):
+    time = np.arange(48000) / 48000
+    soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 1000 * time), 48000, subtype="FLOAT")
+    (file,) = Scan(AUDIO).read([tmp_path / "tone.wav"], need_peak=False)
+    crop = read_crop(file, 4410, 22050, 44100, 2)
+    expected = 0.5 * np.sin(2 * np.pi * 1000 * (np.arange(22050) + 4410) / 44100)
+    assert crop.shape == (2, 22050)
+    assert np.abs(crop[0, 2000:-2000] - expected[2000:-2000]).max() < 1e-3
+    assert np.array_equal(crop[0], crop[1])
+
+
+def test_short_file_is_padded(write_constant):
+    (file,) = Scan(AUDIO).read([write_constant("a.wav", 0.1, 0.1, samples=10)], need_peak=False)
+    crop = read_crop(file, 0, 100, 44100, 2)
+    assert np.all(crop[:, :10] == np.float32(0.1)) and np.all(crop[:, 10:] == 0)
+
+
+def test_peak_is_that_of_the_spectrogram_and_cached(music, tmp_path):
+    audio = AudioConfig()
+    path = music / "instrumentals" / "0.flac"
+    cache = tmp_path / "scan.json"
+    (file,) = Scan(audio, cache).read([path], need_peak=True)
+    waveform, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform.T, 2048, axis=1)[:, ::1024]
+    full = np.abs(np.fft.rfft(frames * np.hanning(2049)[:-1])).max()
+    assert file.peak == pytest.approx(full, rel=0.02)
+    known = json.loads(cache.read_text())
+    (key,) = known
+    cache.write_text(json.dumps({key: [123.0]}))
+    assert Scan(audio, cache).read([path], need_peak=True)[0].peak == 123.0
+
+
+def test_bad_folders_are_named(tmp_path, music):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        audio_files(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no audio")
+    with pytest.raises(DataError, match="no audio files"):
+        audio_files(tmp_path)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF but not really")
+    (tmp_path / "empty.flac").write_bytes(b"")
+    with pytest.raises(DataError, match=r"broken\.wav.*empty\.flac"):
+        pool(tmp_path)
+    song = tmp_path / "songs" / "one"
+    song.mkdir(parents=True)
+    soundfile.write(song / "mixture.wav", np.zeros((10, 2)), 44100)
+    with pytest.raises(DataError, match="one: a mixture without instrumental"):
+        songs_from_sources([Source(str(tmp_path / "songs"))], Scan(AUDIO))
+    soundfile.write(song / "instrumental.wav", np.zeros((11, 2)), 44100)
+    with pytest.raises(DataError, match="10 samples and instrumental 11"):
+        songs_from_sources([Source(str(tmp_path / "songs"))], Scan(AUDIO))
+
+
+def test_file_that_vanishes_is_named(write_constant):
+    path = write_constant("a/a.wav", 0.1, 0.1)
+    source = items(pool(path.parent), pool(path.parent))
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.wav: can no longer be read"):
+        source.item(0, 0, 4)
+
+
+def test_augmentation_is_off_by_default():
+    assert not any(vars(Augment()).values())
+    assert dataclasses.asdict(VoxAug())["mixup"] == 0

@@ -1,0 +1,278 @@
+"""The trainer: it learns, resumes as if never stopped, accumulates exactly, and stops politely."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from ft.batches import batch_from_waveforms, collate, load_batches
+from ft.checkpoint import load_model
+from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.data import MixtureItems, Scan, pool_from_sources
+from ft.errors import CheckpointError, ConfigError, DataError
+from ft.losses import separation_loss
+from ft.models.frame_transformer import FrameTransformer
+from ft.train import LAST, LOG, STATE, Trainer, TrainingError, select_device, train_from_yaml
+from ft.train_config import Losses, Source, TrainConfig, train_config_from_yaml
+
+CPU = torch.device("cpu")
+
+
+def settings(music: Path, **train) -> dict:
+    values = load_yaml("tiny")
+    values["train"] = {
+        "instrumentals": [str(music / "instrumentals")],
+        "vocals": [str(music / "vocals")],
+        "stages": [{"frames": 16, "last_epoch": 2, "batch_size": 2, "accumulation": 2}],
+        "epoch_size": 12,
+        "warmup_steps": 2,
+        "workers": 0,
+        "log_every": 1,
+        **train,
+    }
+    return values
+
+
+def trainer(folder: Path, values: dict) -> Trainer:
+    return Trainer(model_config_from_yaml(values, "test"), train_config_from_yaml(values, "test"), folder, CPU)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def items_of(music: Path, config: ModelConfig) -> MixtureItems:
+    scan = Scan(config.audio)
+    pools = [pool_from_sources([Source(str(music / name))], scan, True) for name in ("instrumentals", "vocals")]
+    return MixtureItems(config.audio, TrainConfig(), *pools, [])
+
+
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_resumed_run_equals_one_that_never_stopped(music, tmp_path, stop_at):
+    """Epochs have 3 steps: one stop lies in the middle of the first epoch, one in the second. Dropout is on."""
+    values = settings(music, max_steps=6, ema=0.9)
+    straight = trainer(tmp_path / "straight", values)
+    straight.run()
+    stopped = settings(music, max_steps=stop_at, ema=0.9)
+    trainer(tmp_path / "stopped", stopped).run()
+    torch.manual_seed(999)
+    resumed = trainer(tmp_path / "stopped", values)
+    resumed.restore()
+    resumed.run()
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    for name, value in straight.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+        assert torch.equal(straight.average[name], resumed.average[name]), name
+
+
+def test_accumulation_equals_a_large_batch(music, tmp_path):
+    weights = []
+    for batch_size, accumulation in ((1, 4), (4, 1)):
+        values = settings(
+            music,
+            stages=[{"frames": 16, "last_epoch": 2, "batch_size": batch_size, "accumulation": accumulation}],
+            max_steps=1,
+            warmup_steps=0,
+            optimizer="sgd",
+            learning_rate=0.1,
+        )
+        values = override(values, ["model.dropout=0", "model.frame_dropout=0"])
+        run = trainer(tmp_path / str(batch_size), values)
+        run.run()
+        weights.append(run.network.state_dict())
+    start = trainer(tmp_path / "start", values).network.state_dict()
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-6), name
+    assert any(not torch.equal(value, start[name]) for name, value in weights[0].items())
+
+
+def test_overfits_one_batch(music):
+    values = load_yaml("tiny")
+    config = model_config_from_yaml(override(values, ["model.dropout=0", "model.frame_dropout=0"]), "test")
+    source = items_of(music, config)
+    batch = batch_from_waveforms(collate([source.item(0, index, 24) for index in range(2)]), config)
+    torch.manual_seed(0)
+    network = FrameTransformer(config.network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    seen = []
+    for _ in range(150):
+        mask = torch.sigmoid(network(batch.network_input))
+        loss = separation_loss(mask, batch.mixture, batch.target, batch.scale, Losses()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        optimizer.step()
+        seen.append(loss.item())
+    assert seen[-1] < 0.2 * seen[0]
+
+
+def write_toy_songs(folder: Path) -> None:
+    """Voices that are harmonic tones with vibrato, music that is bursts of noise: a task that is soon learned."""
+    rng, rate = np.random.default_rng(0), 44100
+    time = np.arange(4 * rate) / rate
+    for number in range(3):
+        phase = 2 * np.pi * (200 + 60 * number) * (time + 0.002 * np.sin(2 * np.pi * 5 * time))
+        voice = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 9))
+        bursts = rng.standard_normal(len(time)) * (np.sin(2 * np.pi * (1 + number) * time) > 0)
+        for name, waveform in (("voice", 0.1 * voice), ("bursts", 0.2 * bursts)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / name / f"{number}.wav", waveform, rate)
+
+
+def test_learns_more_than_a_constant_mask(tmp_path):
+    """The validation loss is far below the least that one constant for all bins and frames can reach."""
+    write_toy_songs(tmp_path)
+    voices, bursts = [str(tmp_path / "voice")], [str(tmp_path / "bursts")]
+    values = settings(
+        tmp_path,
+        vocals=voices,
+        instrumentals=bursts,
+        validation={"instrumentals": bursts, "vocals": voices, "items": 4},
+        max_steps=60,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        epoch_size=1000,
+        stages=[{"frames": 16, "last_epoch": 9, "batch_size": 4, "accumulation": 1}],
+        voxaug={"skip_vocals": 0, "drop_vocals": 0},
+    )
+    run = trainer(tmp_path / "run", values)
+    run.run()
+    learned = run.validate()["valid/loss_mixed"]
+    constants = []
+    for value in torch.linspace(0, 1, 21):
+        total = 0.0
+        for item in run.validation["mixed"].items(16):
+            batch = batch_from_waveforms(collate([item]), run.config)
+            mask = torch.full_like(batch.network_input, float(value))
+            total += separation_loss(mask, batch.mixture, batch.target, batch.scale, run.train.losses).item()
+        constants.append(total / 4)
+    assert learned < 0.7 * min(constants)
+
+
+def test_scale_follows_the_configuration(music):
+    values = load_yaml("tiny")
+    for normalize in ("track", "window"):
+        config = model_config_from_yaml(override(values, [f"audio.normalize={normalize}"]), "test")
+        source = items_of(music, config)
+        batch = batch_from_waveforms(collate([source.item(0, index, 40) for index in range(8)]), config)
+        peak = batch.mixture.abs().amax((1, 2, 3))
+        assert (batch.scale >= peak * (1 - 1e-6)).all()
+        assert batch.network_input.min() >= -1 and batch.network_input.max() <= 1
+    silence = batch_from_waveforms(collate([source.item(0, 0, 40)]), config)
+    assert batch.network_input.amax() == pytest.approx(1, abs=0.2) and silence.scale.shape == (1,)
+
+
+def test_target_is_the_stem_of_the_mask(music):
+    values = load_yaml("tiny")
+    targets = {}
+    for stem in ("vocals", "instrumental"):
+        config = model_config_from_yaml(override(values, [f"model.mask_stem={stem}"]), "test")
+        batch = batch_from_waveforms(collate([items_of(music, config).item(0, 1, 40)]), config)
+        targets[stem] = batch.target
+    assert torch.allclose(targets["vocals"] + targets["instrumental"], batch.mixture, atol=1e-4)
+
+
+def test_workers_do_not_change_the_batches(music):
+    config = model_config_from_yaml(load_yaml("tiny"), "test")
+    source = items_of(music, config)
+    alone, helped = (list(load_batches(source, 1, 1, 4, 2, 16, workers, False)) for workers in (0, 2))
+    assert len(alone) == len(helped) == 3
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one.mixture, other.mixture) and torch.equal(one.instrumental, other.instrumental)
+
+
+def test_run_leaves_a_model_and_its_description(music, tmp_path):
+    values = settings(music, max_steps=2, precision="bfloat16", validation={"songs": [str(music / "pairs")]})
+    run = trainer(tmp_path / "run", values)
+    run.run()
+    model = load_model(tmp_path / "run" / LAST)
+    assert torch.equal(model.state_dict()["out"], run.average["out"])
+    best = load_model(tmp_path / "run" / "best.safetensors")
+    assert best.model_config == run.config
+    description = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert description["train"]["precision"] == "bfloat16" and description["torch"] == torch.__version__
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert {"valid/sdr_vocals", "valid/sdr_instrumental"} <= set(lines[-1])
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(music, tmp_path):
+    run = trainer(tmp_path, settings(music, max_steps=2, save_every=1))
+    run.run()
+    before = (tmp_path / STATE).read_bytes()
+    broken = trainer(tmp_path, settings(music, max_steps=4, save_every=1))
+    broken.restore()
+    with torch.no_grad():
+        broken.network.out.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="loss is nan at step 2"):
+        broken.run()
+    assert (tmp_path / STATE).read_bytes() == before
+
+
+def test_existing_run_is_not_overwritten(music, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(music, max_steps=1)))
+    train_from_yaml(str(path), output=tmp_path / "run", device="cpu", progress=False)
+    with pytest.raises(ConfigError, match="--resume"):
+        train_from_yaml(str(path), output=tmp_path / "run", device="cpu", progress=False)
+
+
+def test_state_of_another_network_is_refused(music, tmp_path):
+    trainer(tmp_path, settings(music, max_steps=1)).run()
+    other = trainer(tmp_path, override(settings(music), ["model.expansion=1"]))
+    with pytest.raises(CheckpointError, match="another network"):
+        other.restore()
+    (tmp_path / STATE).write_bytes(b"no safetensors")
+    with pytest.raises(CheckpointError, match="no state of a training run"):
+        trainer(tmp_path, settings(music)).restore()
+
+
+def test_what_is_missing_is_named_before_the_first_step(music, tmp_path):
+    with pytest.raises(DataError, match=r"train\.instrumentals"):
+        trainer(tmp_path, {**load_yaml("tiny"), "train": {}})
+    with pytest.raises(DataError, match=r"train\.vocals"):
+        trainer(tmp_path, settings(music, vocals=[]))
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        trainer(tmp_path, settings(music, precision="float16"))
+    with pytest.raises(ConfigError, match="less than one step"):
+        trainer(tmp_path, settings(music, epoch_size=3)).run()
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        trainer(tmp_path, settings(music, learning_rat=1))
+
+
+def test_devices():
+    assert select_device("cpu") == CPU
+    with pytest.raises(ConfigError, match="expected auto, cpu or cuda"):
+        select_device("tpu")
+    with pytest.raises(ConfigError, match="CUDA devices seen"):
+        select_device("cuda:77")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a POSIX terminal does")
+def test_ctrl_c_saves_and_says_how_to_go_on(music, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(music, epoch_size=40000)))
+    command = [sys.executable, "-m", "ft", "train", str(path), "-o", str(tmp_path / "run"), "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / LOG).exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"ft train {path} --resume -o {tmp_path / 'run'}" in errors
+    assert "Traceback" not in errors
+    resumed = trainer(tmp_path / "run", settings(music, epoch_size=40000))
+    resumed.restore()
+    assert resumed.position.step >= 1
