@@ -83,6 +83,7 @@ def load_model(source: str | Path) -> FrameTransformer:
     """
     path = model_path(source)
     try:
+        import safetensors  # noqa: F401
         import torch
 
         from ft.models.frame_transformer import FrameTransformer

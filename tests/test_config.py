@@ -1,0 +1,176 @@
+"""Configuration: what YAML may say, and that every mistake is named with its remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ft.config import (
+    AudioConfig,
+    ModelConfig,
+    NetworkConfig,
+    build,
+    load_model_config,
+    load_yaml,
+    model_config_from_yaml,
+    override,
+    presets,
+)
+from ft.errors import ConfigError
+
+ORIGINALS = {"original-dense", "original-gelu", "original", "base"}
+
+
+def model(**sections):
+    return model_config_from_yaml(sections, "test.yaml")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads_and_has_its_own_name(name):
+    config = load_model_config(name)
+    assert config.name == name
+    assert config.network.bins == config.audio.bins
+
+
+def test_presets_of_the_original_have_its_front_end():
+    assert set(presets()) >= ORIGINALS | {"tiny"}
+    for name in ORIGINALS:
+        config = load_model_config(name)
+        audio = config.audio
+        assert (audio.sample_rate, audio.n_fft, audio.hop_length, audio.bins) == (44100, 2048, 1024, 1024)
+        assert (audio.channels, audio.normalize, config.mask_stem) == (2, "track", "instrumental")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_dict_and_back(name):
+    config = load_model_config(name)
+    values = config.to_dict()
+    assert ModelConfig.from_dict(values) == config
+    assert isinstance(values["network"]["heads"], list)  # plain values, as JSON gives them back
+
+
+def test_a_file_lists_only_what_it_changes(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text("audio: {n_fft: 512, hop_length: 256, bins: 256}\nmodel: {name: mine, channels: 2}\n")
+    config = load_model_config(path)
+    assert config.network == NetworkConfig(bins=256, channels=2)
+    assert config.audio == AudioConfig(n_fft=512, hop_length=256, bins=256)
+
+
+def test_a_file_may_start_from_a_preset():
+    config = model(model={"preset": "tiny", "expansion": 3}, audio={"normalize": "track"})
+    tiny = load_model_config("tiny")
+    assert config.network == dataclasses.replace(tiny.network, expansion=3)
+    assert config.audio == dataclasses.replace(tiny.audio, normalize="track")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": {"expanson": 2}}, r"test.yaml: model: unknown key 'expanson'; did you mean 'expansion'\?"),
+        ({"audio": {"hop": 2}}, r"unknown key 'hop'; did you mean 'hop_length'\?"),
+        ({"modle": {}}, r"test.yaml: unknown key 'modle'; did you mean 'model'\?"),
+        ({"model": {"bins": 64}}, r"unknown key 'bins'"),
+        ({"model": {"heads": [3, 4, 4, 4, 4, 4]}}, r"3 heads do not divide the 1024 features of level 1"),
+        ({"model": {"heads": [4, 4, 4, 4, 4, 3]}}, r"3 heads do not divide the 32 features of level 6"),
+        ({"model": {"heads": [4, 4]}}, r"heads: \[4, 4\], expected 6 positive numbers"),
+        ({"model": {"multipliers": [1, 2, 4, 6, 8, 0]}}, r"multipliers: .* expected 6 positive numbers"),
+        ({"model": {"dropout": 1}}, r"dropout: 1.0, expected 0 <= x < 1"),
+        ({"model": {"activation": "relu"}}, r"activation: 'relu', expected gelu or squared-relu"),
+        ({"model": {"channels": 1.5}}, r"channels: 1.5, expected a whole number"),
+        ({"model": {"channels": True}}, r"channels: True, expected a whole number"),
+        ({"model": {"channels": 0}}, r"channels: 0, expected a number above 0"),
+        ({"model": {"feed_forward_mixing": "maybe"}}, r"expected true or false"),
+        ({"model": {"name": [1]}}, r"name: \[1\], expected text"),
+        ({"model": {"mask_stem": "drums"}}, r"mask_stem: 'drums', expected one of"),
+        ({"model": {"stems": ["bass", "drums"]}}, r"expected vocals and instrumental"),
+        ({"model": 3}, r"model is 3, expected keys and values"),
+        ({"audio": {"bins": 1000}}, r"bins: 1000, expected a multiple of 32 of at most n_fft / 2 = 1024"),
+        ({"audio": {"bins": 1056}}, r"bins: 1056, expected a multiple of 32"),
+        ({"audio": {"n_fft": 2047}}, r"2047 is odd"),
+        ({"audio": {"hop_length": 1500}}, r"more than half of n_fft 2048"),
+        ({"audio": {"channels": 3}}, r"channels: 3, expected 1 or 2"),
+        ({"audio": {"sample_rate": -1}}, r"sample_rate: -1, expected a number above 0"),
+        ({"audio": {"normalize": "song"}}, r"expected track or window"),
+        ({"audio": {"extend_mask": 2000}}, r"extend_mask: 2000, expected 0 to 1024"),
+    ],
+)
+def test_a_mistake_is_named(sections, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        model(**sections)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_network_and_front_end_must_agree():
+    with pytest.raises(ConfigError, match="the network takes 512 bins and audio.bins is 1024"):
+        ModelConfig(network=NetworkConfig(bins=512))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    rate: float = 0.0
+    steps: int = 0
+    limit: int | None = 1
+    sizes: tuple[int, ...] = ()
+
+
+def test_values_become_the_type_of_their_field():
+    # YAML 1.1 reads 3e-4 as text and 16e3 too.
+    sample = build(Sample, {"rate": "3e-4", "steps": "16e3", "limit": None, "sizes": [1, "2", 3.0]}, "here")
+    assert sample == Sample(3e-4, 16000, None, (1, 2, 3))
+    assert [type(value) for value in (sample.rate, sample.steps, *sample.sizes)] == [float, int, int, int, int]
+    assert build(Sample, {"sizes": 5}, "here").sizes == (5,)
+
+
+@pytest.mark.parametrize("values", [{"rate": "fast"}, {"steps": 2.5}, {"sizes": [1, "x"]}, {"rate": float("nan")}])
+def test_a_value_of_another_type_is_refused(values):
+    with pytest.raises(ConfigError, match=f"here: {next(iter(values))}.*expected a"):
+        build(Sample, values, "here")
+
+
+def test_override_reads_yaml_and_leaves_the_source_alone():
+    source = {"train": {"seed": 1}}
+    changed = override(source, ["train.seed=2", "model.heads=[1, 2]", "train.learning_rate=3e-4", "train.deep.key=yes"])
+    assert changed == {
+        "train": {"seed": 2, "learning_rate": "3e-4", "deep": {"key": True}},
+        "model": {"heads": [1, 2]},
+    }
+    assert source == {"train": {"seed": 1}}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.seed", "expected section.key=value"),
+        ("=3", "expected section.key=value"),
+        ("train.seed.x=1", "seed is a value and has no keys"),
+        ("train.seed=[1", "the value is not YAML"),
+    ],
+)
+def test_override_names_a_mistake(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        override({"train": {"seed": 1}}, [assignment])
+
+
+def test_a_missing_file_lists_the_presets():
+    with pytest.raises(ConfigError, match=r"nothing.yaml: no such file or preset; presets are .*tiny"):
+        load_yaml("nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "not YAML"), ("- 1\n- 2\n", "holds a list, expected sections")]
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing\n")
+    assert load_model_config(path) == ModelConfig()

@@ -1,0 +1,334 @@
+"""The network: its geometry, and each part against a formula written down a second time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from networks import DENSE, golden, random_input, tiny_config, tiny_model
+from torch.nn import functional as F  # noqa: N812
+
+from ft.config import NetworkConfig, load_model_config
+from ft.models.frame_transformer import (
+    CONV_WIDTH,
+    FrameConvolution,
+    FrameDrop,
+    FrameNorm,
+    FrameTransformer,
+    MultichannelLinear,
+    MultichannelMultiheadAttention,
+    RotaryEmbedding,
+    SquaredReLU,
+    count_parameters,
+    mix_channels,
+)
+
+COUNTS = {
+    "original-dense": 329_654_232,
+    "original-gelu": 357_493_618,
+    "original": 353_026_426,
+    "base": 357_493_618,
+}
+
+# Of original-gelu, module by module, as the original implementation gives them.
+MODULE_COUNTS = {
+    "enc1": 12_584_992,
+    "enc1_transformer": 50_336_124,
+    "enc2": 18_876_544,
+    "enc2_transformer": 25_168_360,
+    "enc3": 9_438_720,
+    "enc3_transformer": 12_584_640,
+    "enc4": 4_196_160,
+    "enc4_transformer": 4_719_888,
+    "enc5": 1_774_336,
+    "enc5_transformer": 2_360_916,
+    "enc6": 903_296,
+    "enc6_transformer": 1_182_402,
+    "dec5": 2_179_008,
+    "dec5_transformer": 3_148_840,
+    "dec4": 4_329_792,
+    "dec4_transformer": 6_293_792,
+    "dec3": 10_750_208,
+    "dec3_transformer": 16_780_160,
+    "dec2": 23_070_656,
+    "dec2_transformer": 33_558_480,
+    "dec1": 46_140_528,
+    "dec1_transformer": 67_115_768,
+}
+
+# (channels, expansion) -> original-dense, original-gelu, original; all at n_fft 2048, stereo.
+OTHER_COUNTS = {
+    (2, 2): (135_345_876, 148_933_620, 147_085_384),
+    (4, 2): (266_567_768, 293_661_554, 289_948_026),
+    (8, 4): (655_525_328, 710_852_494, 701_859_678),
+}
+
+
+@pytest.mark.parametrize("preset", COUNTS)
+def test_parameter_count(preset):
+    assert count_parameters(load_model_config(preset).network) == COUNTS[preset]
+
+
+@pytest.mark.parametrize("size", OTHER_COUNTS)
+def test_parameter_count_at_other_sizes(size):
+    import dataclasses
+
+    channels, expansion = size
+    networks = [load_model_config(name).network for name in ("original-dense", "original-gelu", "original")]
+    counts = [count_parameters(dataclasses.replace(n, channels=channels, expansion=expansion)) for n in networks]
+    assert tuple(counts) == OTHER_COUNTS[size]
+
+
+def test_parameter_count_of_each_module():
+    with torch.device("meta"):
+        model = FrameTransformer(load_model_config("original-gelu").network)
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
+    assert counts == MODULE_COUNTS
+    assert model.out.numel() == 8
+
+
+@pytest.mark.parametrize(("name", "tensors"), [("original-dense", 420), ("original-gelu", 381), ("original", 381)])
+def test_state_dict_has_the_names_of_the_original(name, tensors):
+    with torch.device("meta"):
+        names = set(FrameTransformer(load_model_config(name).network).state_dict())
+    assert len(names) == tensors
+    assert names == set(golden(name)[0])
+
+
+@pytest.mark.parametrize("frames", [1, 7, 50])
+@pytest.mark.parametrize("variant", [{}, DENSE, {"qk_norm_order": "norm-first", "activation": "gelu"}])
+def test_any_number_of_frames(frames, variant):
+    model = tiny_model(tiny_config(**variant))
+    x = random_input(model.model_config, frames)
+    with torch.inference_mode():
+        logits = model(x)
+    assert logits.shape == x.shape
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 65, 9), (1, 1, 64, 9), (2, 64, 9)])
+def test_another_shape_is_refused_with_the_expected_one(shape):
+    with pytest.raises(ValueError, match=r"2 channels, 64 bins, frames"):
+        tiny_model()(torch.zeros(shape))
+
+
+def test_batch_items_do_not_meet():
+    model = tiny_model()
+    x = random_input(model.model_config, 21, batch=3)
+    with torch.inference_mode():
+        together = model(x)
+        alone = torch.cat([model(item[None]) for item in x])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_every_weight_but_the_unused_norm_moves_the_logits():
+    model = tiny_model(tiny_config(**DENSE))
+    model(random_input(model.model_config, 12)).square().sum().backward()
+    still = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert {name.split(".", 1)[1] for name in still} == {"norm3.norm.weight", "norm3.norm.bias"}
+    assert all(name.startswith("enc") for name in still)
+
+
+def test_linear_is_position_wise_then_depth_wise():
+    linear = MultichannelLinear(3, 5, 8, 6)
+    x = torch.randn(2, 3, 7, 8)
+    assert linear.weight_pw is not None and linear.weight_dw is not None
+    expected = torch.einsum("ec,cfo,bctf->beto", linear.weight_dw, linear.weight_pw, x)
+    torch.testing.assert_close(linear(x), expected, atol=1e-5, rtol=0)
+
+
+def test_linear_of_one_channel_is_the_same_in_training():
+    linear = MultichannelLinear(1, 1, 8, 6, depthwise=False)
+    x = torch.randn(2, 1, 7, 8)
+    torch.testing.assert_close(linear.train()(x), linear.eval()(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "flags", "has"),
+    [
+        ((2, 2, 8, 8), (True, True), (True, True)),
+        ((2, 2, 8, 8), (False, False), (False, False)),
+        ((2, 3, 8, 8), (False, False), (False, True)),
+        ((2, 2, 8, 4), (False, False), (True, False)),
+        ((2, 3, 8, 4), (False, False), (True, True)),
+        ((2, 2, 8, 8), (True, False), (True, False)),
+        ((2, 2, 8, 8), (False, True), (False, True)),
+    ],
+)
+def test_linear_has_a_weight_where_something_changes_or_is_asked_for(sizes, flags, has):
+    linear = MultichannelLinear(*sizes, *flags)
+    assert (linear.weight_pw is not None, linear.weight_dw is not None) == has
+    x = torch.randn(1, sizes[0], 3, sizes[2])
+    assert linear(x).shape == (1, sizes[1], 3, sizes[3])
+
+
+def test_linear_starts_within_its_bounds():
+    linear = MultichannelLinear(16, 32, 400, 100)
+    for weight, fan_in in ((linear.weight_pw, 400), (linear.weight_dw, 16)):
+        assert weight is not None
+        bound = 1 / math.sqrt(fan_in)
+        assert 0.95 * bound < weight.abs().max() <= bound
+        assert abs(weight.mean()) < 0.1 * bound
+
+
+def test_channel_mixing_is_a_linear_map_across_channels():
+    x, weight = torch.randn(2, 3, 4, 5), torch.randn(6, 3)
+    torch.testing.assert_close(mix_channels(x, weight), torch.einsum("ec,bctf->betf", weight, x))
+
+
+def test_norm_is_over_the_features_of_each_frame_with_one_affine_pair():
+    norm = FrameNorm(64)
+    x = torch.randn(2, 3, 5, 64) * 7 + 2
+    plain = norm(x)
+    torch.testing.assert_close(plain.mean(-1), torch.zeros(2, 3, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(plain.var(-1, unbiased=False), torch.ones(2, 3, 5), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        norm.norm.weight.copy_(torch.randn(64))
+        norm.norm.bias.copy_(torch.randn(64))
+    torch.testing.assert_close(norm(x), plain * norm.norm.weight + norm.norm.bias)
+    assert sum(p.numel() for p in norm.parameters()) == 128
+
+
+def test_squared_relu():
+    x = torch.tensor([-2.0, -0.5, 0.0, 0.5, 3.0])
+    assert SquaredReLU()(x).tolist() == [0, 0, 0, 0.25, 9]
+
+
+def rotate(rotary, x):
+    return rotary(x, *rotary.angles(x.shape[2]))
+
+
+def test_rotary_keeps_the_length_of_each_pair_and_leaves_the_rest():
+    rotary = RotaryEmbedding(16, learned=True)  # 4 frequencies: 8 values turn, 8 do not
+    x = torch.randn(2, 3, 11, 16)
+    turned = rotate(rotary, x)
+    pairs = x[..., :8].unflatten(-1, (4, 2)).norm(dim=-1)
+    torch.testing.assert_close(turned[..., :8].unflatten(-1, (4, 2)).norm(dim=-1), pairs, atol=1e-5, rtol=0)
+    assert torch.equal(turned[..., 8:], x[..., 8:])
+    assert torch.equal(turned[:, :, 0], x[:, :, 0])
+    assert not torch.allclose(turned[:, :, 1:, :8], x[:, :, 1:, :8])
+
+
+def test_rotary_turns_by_frame_times_frequency():
+    rotary = RotaryEmbedding(16, learned=False)
+    assert torch.allclose(rotary.freqs, torch.tensor([10000 ** (-2 * i / 8) for i in range(4)]))
+    x = torch.randn(1, 1, 6, 16)
+    values = torch.view_as_complex(x[..., :8].unflatten(-1, (4, 2)).contiguous())
+    angle = torch.arange(6.0)[:, None] * rotary.freqs
+    expected = torch.view_as_real(values * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+    torch.testing.assert_close(rotate(rotary, x)[..., :8], expected)
+
+
+def test_rotary_scores_depend_on_the_distance_of_two_frames_only():
+    rotary = RotaryEmbedding(16, learned=True)
+    query, key = (rotate(rotary, torch.randn(1, 1, 1, 16).expand(1, 1, 40, 16)) for _ in range(2))
+    scores = (query @ key.transpose(-1, -2))[0, 0]
+    for distance in (-9, 0, 3, 17):
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=0)
+
+
+def test_rotary_is_learned_or_a_buffer_under_one_name():
+    assert list(dict(RotaryEmbedding(8, learned=True).named_parameters())) == ["freqs"]
+    fixed = RotaryEmbedding(8, learned=False)
+    assert not list(fixed.parameters()) and list(fixed.state_dict()) == ["freqs"]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_rotary_of_a_narrow_head_does_nothing(width):
+    rotary = RotaryEmbedding(width, learned=True)
+    x = torch.randn(1, 2, 5, width)
+    assert rotary.freqs.numel() == 0
+    assert torch.equal(rotate(rotary, x), x)
+
+
+def attention(channels=3, features=32, heads=4, **changes):
+    config = NetworkConfig(**changes)
+    torch.manual_seed(0)
+    module = MultichannelMultiheadAttention(channels, features, heads, config).eval()
+    with torch.no_grad():
+        for norm in (module.q_norm, module.k_norm):
+            norm.norm.weight.add_(torch.randn(features // heads) * 0.3)
+            norm.norm.bias.add_(torch.randn(features // heads) * 0.3)
+    return module
+
+
+@pytest.mark.parametrize("conv", ["grouped", "full"])
+@pytest.mark.parametrize("order", ["rotary-first", "norm-first"])
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_equals_its_formula(conv, order, cross):
+    module = attention(attention_conv=conv, qk_norm_order=order)
+    x, memory = torch.randn(2, 3, 13, 32), torch.randn(2, 3, 13, 32)
+
+    def project(projection, source):
+        y = torch.einsum("cfo,bctf->bcto", projection[0].weight_pw, source)
+        padded = F.pad(y, (0, 0, CONV_WIDTH // 2, CONV_WIDTH // 2))
+        frames = torch.stack([padded[:, :, k : k + 13] for k in range(CONV_WIDTH)], dim=-1)  # (b, c, t, f, k)
+        kernel = projection[1].weight[..., 0]  # (out, in / groups, k)
+        if conv == "full":
+            y = torch.einsum("bctfk,eck->betf", frames, kernel)
+        else:
+            y = torch.einsum("bctfk,ck->bctf", frames, kernel[:, 0])
+        return y.unflatten(-1, (4, 8)).permute(0, 1, 3, 2, 4)  # (b, c, heads, t, width)
+
+    def turn(heads, norm):
+        def rotated(z):
+            return rotate(module.rotary_embedding, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+        return norm(rotated(heads)) if order == "rotary-first" else rotated(norm(heads))
+
+    source = memory if cross else x
+    query, key = turn(project(module.q_proj, x), module.q_norm), turn(project(module.k_proj, source), module.k_norm)
+    weights = torch.softmax(torch.einsum("bchtd,bchsd->bchts", query, key) / math.sqrt(32), dim=-1)
+    heads = torch.einsum("bchts,bchsd->bcthd", weights, project(module.v_proj, source))
+    expected = torch.einsum("cfo,bctf->bcto", module.out_proj.weight_pw, heads.flatten(-2))
+    torch.testing.assert_close(module(x, memory if cross else None), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("conv", "reached"), [("grouped", [1]), ("full", [0, 1, 2])])
+def test_channels_meet_in_attention_only_through_a_full_convolution(conv, reached):
+    module = attention(attention_conv=conv)
+    x = torch.randn(1, 3, 9, 32)
+    touched = x.clone()
+    touched[:, 1] += 1
+    difference = (module(touched) - module(x)).abs().amax(dim=(0, 2, 3))
+    assert [channel for channel in range(3) if difference[channel] > 0] == reached
+
+
+def test_a_head_one_value_wide_is_legal():
+    model = tiny_model(tiny_config(heads=(64, 32, 16, 8, 4, 2)))
+    assert all(m.head_width == 1 for m in model.modules() if isinstance(m, MultichannelMultiheadAttention))
+    assert torch.isfinite(model(random_input(model.model_config, 5))).all()
+
+
+@pytest.mark.parametrize("frames", [1, 4, 30])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolution_is_the_same_map_in_training(frames, channels):
+    convolution = FrameConvolution(channels, channels)
+    results = []
+    for mode in (True, False):
+        x = torch.randn(2, channels, frames, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        y = convolution.train(mode)(x)
+        weights = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+        results.append((y, *torch.autograd.grad((y * weights).sum(), (x, convolution.weight))))
+    for trained, plain in zip(*results, strict=True):
+        torch.testing.assert_close(trained, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_convolution_is_the_plain_one_beyond_the_longest_band(monkeypatch):
+    convolution = FrameConvolution(2, 2).train()
+    monkeypatch.setattr(FrameConvolution, "LONGEST_BAND", 8)
+    monkeypatch.setattr(FrameConvolution, "_band", lambda self, frames: pytest.fail("a band of too many frames"))
+    assert convolution(torch.randn(1, 2, 9, 4)).shape == (1, 2, 9, 4)
+
+
+def test_dropout_acts_in_training_only_and_in_both_kinds_of_blocks():
+    for only in ("dropout", "frame_dropout"):
+        rates = {"dropout": 0.0, "frame_dropout": 0.0, only: 0.5}
+        model = tiny_model(tiny_config(**rates))
+        x = random_input(model.model_config, 6)
+        assert torch.equal(model(x), model(x))
+        model.train()
+        assert not torch.equal(model(x), model(x))
+    assert isinstance(model.enc1.dropout, FrameDrop)
