@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ft.errors import EngineError
+from ft.files import DEFAULT_MODEL, model_path
 
 if TYPE_CHECKING:
     from engines.base import Engine
-
-DEFAULT = "default"
 
 
 def load_engine(model: str | Path | None = None, threads: int | None = None) -> Engine:
     """The engine for a model file; it is not open yet.
 
     Args:
-        model: an ONNX file, a checkpoint (.safetensors, which runs in torch), or None or `default` for the shipped model.
+        model: an ONNX file, a checkpoint (.safetensors, run by torch), or None or `default` for the shipped model.
         threads: of one operator; None takes every core that the process may use.
     Raises:
-        EngineError: no such file, or a kind of file that no engine runs.
+        CheckpointError: no such file.
+        EngineError: a kind of file that no engine runs.
     """
-    if model is None or str(model) == DEFAULT:
-        model = default_model()
-    path = Path(model)
-    if not path.is_file():
-        raise EngineError(f"{path}: no such model; expected an .onnx or .safetensors file, or '{DEFAULT}'")
+    path = model_path(DEFAULT_MODEL if model is None else model)
     if path.suffix == ".onnx":
         from engines.ort import OrtEngine
 
@@ -36,12 +31,4 @@ def load_engine(model: str | Path | None = None, threads: int | None = None) -> 
         from engines.pytorch import PytorchEngine
 
         return PytorchEngine(path, threads)
-    raise EngineError(f"{path}: no engine runs {path.suffix or 'a file without suffix'}; expected .onnx or .safetensors")
-
-
-def default_model() -> Path:
-    """Where the model lies that is shipped with the package. Raises EngineError where it is missing."""
-    path = Path(str(resources.files("ft"))) / "assets" / "default.onnx"
-    if not path.is_file():
-        raise EngineError("this installation holds no default model; name one, e.g. --engine model.onnx")
-    return path
+    raise EngineError(f"{path}: no engine runs this kind of file; expected .onnx or .safetensors")

@@ -5,7 +5,7 @@
         for mask in engine.map(magnitudes):  # in order; the next one is prepared while one is computed
             ...
 
-An engine takes `magnitude` (batch, channels, bins, frames), float32 in 0..1, and gives `mask` of the same shape, in 0..1:
+An engine takes `magnitude` (batch, channels, bins, frames), float32 in 0..1, and gives a `mask` of that shape in 0..1,
 how much of each value belongs to the stem that the configuration calls `mask_stem`.
 """
 

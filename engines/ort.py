@@ -47,6 +47,8 @@ class OrtEngine(Engine):
         options.inter_op_num_threads = 1
         # Waiting threads sleep, so that decoding, FFT and writing have the cores between two operators.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A plan of all buffers at once takes a third more memory than giving each back to the arena, and is no faster.
+        options.enable_mem_pattern = False
         options.log_severity_level = 3
         try:
             session = onnxruntime.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -60,9 +59,7 @@ def audio_info(path: Path) -> AudioInfo:
     """
     with _open(path) as file:
         if file.channels > MAX_CHANNELS:
-            raise AudioError(
-                f"{path}: {file.channels} channels; expected 1 or 2. Mix it down first, e.g. ffmpeg -ac 2"
-            )
+            raise AudioError(f"{path}: {file.channels} channels; expected 1 or 2. Mix it down first, e.g. ffmpeg -ac 2")
         if file.frames == 0:
             raise AudioError(f"{path}: holds no samples; expected at least one")
         bit_depth = _SUBTYPES.get(file.subtype, "16")
@@ -81,7 +78,9 @@ def read_blocks(path: Path, samples: int = BLOCK_SAMPLES) -> Iterator[Array]:
             try:
                 block = file.read(samples, dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError) as error:
-                raise AudioError(f"{path}: damaged after {position / file.samplerate:.1f} s: {_reason(error)}") from error
+                raise AudioError(
+                    f"{path}: damaged after {position / file.samplerate:.1f} s: {_reason(error)}"
+                ) from error
             if len(block) == 0:
                 return
             if not np.isfinite(block).all():
@@ -142,7 +141,7 @@ class StemWriter:
         for stem, block in stems.items():
             self.peaks[stem] = max(self.peaks[stem], peak_of(block))
             try:
-                self._handles[stem].write(np.ascontiguousarray(block.T, dtype=np.float32))
+                self._handles[stem].write(np.ascontiguousarray(block.T, dtype=np.float32).data)
             except OSError as error:
                 raise AudioError(f"{self._parts[stem]}: cannot write: {error.strerror}") from error
         self._samples += block.shape[1]
@@ -231,4 +230,4 @@ def _remove(path: Path) -> None:
         if path.is_dir():
             path.rmdir()
         else:
-            os.unlink(path)
+            path.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -139,3 +140,59 @@ def export(checkpoint: str, output: Path | None, opset: int, weights: str, force
     click.echo(f"{result.parameters:,} parameters, {result.precision}, opset {result.opset}, {result.size} nodes")
     for parity in result.parities:
         click.echo(f"{parity.name:9}{parity.shape!s:20} relative L2 to PyTorch {parity.distance:.1e}")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="separated", show_default=True, help="Folder.")
+@click.option(
+    "--engine", metavar="MODEL", default="default", show_default=True, help="An .onnx or .safetensors file, or default."
+)
+@click.option(
+    "--bit-depth",
+    type=click.Choice(["16", "24", "float"]),
+    help="Of the stems. [default: the input's, or 16 where its format has none]",
+)
+@click.option("--window-seconds", type=float, help="What runs through the network at once. [default: 12]")
+@click.option("--context-seconds", type=float, help="Computed on each side of a window, then dropped. [default: 1]")
+@click.option("--overlap", type=float, help="Share of a window's kept frames that cross-fades. [default: 0.05]")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Windows that run at once.")
+@click.option("--threads", type=click.IntRange(1), help="Of the engine. [default: all usable cores]")
+@click.pass_obj
+def separate(
+    settings: dict,
+    files: tuple[Path, ...],
+    output: Path,
+    engine: str,
+    bit_depth: Literal["16", "24", "float"] | None,
+    window_seconds: float | None,
+    context_seconds: float | None,
+    overlap: float | None,
+    batch_size: int,
+    threads: int | None,
+) -> None:
+    """Separate each of FILES into OUTPUT/<song>/vocals.wav and OUTPUT/<song>/instrumental.wav."""
+    from ft.progress import seconds_bar
+    from ft.separate import Separator, check_names
+
+    chosen = {"window_seconds": window_seconds, "context_seconds": context_seconds, "overlap": overlap}
+    options = {name: value for name, value in chosen.items() if value is not None}
+    logger = logging.getLogger("ft")
+    failed = False
+    check_names(files)
+    with Separator(engine, batch_size=batch_size, threads=threads, **options) as separator:
+        for path in files:
+            try:
+                with seconds_bar(path.name, quiet=settings["quiet"]) as progress:
+                    result = separator.separate_file(path, output, bit_depth=bit_depth, progress=progress)
+            except FtError as error:
+                logger.debug("traceback", exc_info=True)
+                click.echo(f"ft: {error}", err=True)
+                failed = True
+                continue
+            for file in result.files.values():
+                click.echo(file)
+            times = f"{result.wall_seconds:.1f} s, {result.times_real_time:.1f} times real time"
+            logger.info("%s: %.1f s of audio in %s", path, result.audio_seconds, times)
+    if failed:
+        sys.exit(1)

@@ -1,9 +1,9 @@
 """Signal processing in NumPy: the STFT and its inverse, whole and as streams, and resampling as a stream.
 
 The transform is that of `torch.stft(center=True)` with a periodic Hann window: frame t is centred on sample
-t * hop_length, and the song is reflected at its ends. One frame more is added when the length is no multiple of the hop,
-so that every sample lies between two centres: without it the window is almost zero over the last samples, and dividing
-by its square there would turn rounding errors into clicks.
+t * hop_length, and the song is reflected at its ends. One frame more is added when the length is no multiple of the
+hop, so that every sample lies between two centres: without it the window is almost zero over the last samples, and
+dividing by its square there would turn rounding errors into clicks.
 
 The streams give exactly the frames and samples of the whole transforms, however the input is cut. They hold frames
 before bins, (channels, frames, bins), as the FFT reads and writes them; the whole transforms have the usual
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Spec = NDArray[np.complex64]
 
+_TINY = np.finfo(np.float32).tiny
 QUALITY = "VHQ"
 """soxr's best recipe (28 bit): a round trip through 44.1 kHz changes what both rates can hold by less than 1e-6."""
 
@@ -112,7 +113,7 @@ class StreamingStft:
         if count == 0:
             return np.zeros((self._buffer.shape[0], 0, self.n_fft // 2 + 1), np.complex64)
         segments = sliding_window_view(self._buffer[:, self._next :], self.n_fft, axis=1)
-        spec: Spec = np.fft.rfft(segments[:, :: self.hop_length][:, :count] * self._window)
+        spec = np.fft.rfft(segments[:, :: self.hop_length][:, :count] * self._window).astype(np.complex64, copy=False)
         self._frames += count
         self._next += count * self.hop_length
         # One hop stays behind the next frame, so that the song's end can be reflected.
@@ -143,7 +144,7 @@ class StreamingIstft:
     def push(self, spec: Spec) -> Array:
         """The samples (channels, samples) that the frames `spec` (channels, frames, bins) complete, but for one hop."""
         frames = spec.shape[1]
-        segments = np.fft.irfft(spec, self.n_fft) * self._window
+        segments = np.fft.irfft(spec, self.n_fft).astype(np.float32, copy=False) * self._window
         if self._padding:
             segments = np.pad(segments, ((0, 0), (0, 0), (0, self._padding)))
         segments = segments.reshape(len(spec), frames, self._parts, self.hop_length)
@@ -166,7 +167,7 @@ class StreamingIstft:
 
     def _divided(self, total: Array, weight: Array) -> Array:
         """Samples of finished hops, without those before the first sample of the song."""
-        waveform = (total / np.maximum(weight, np.finfo(np.float32).tiny)).reshape(total.shape[0], -1)
+        waveform: Array = np.divide(total, np.maximum(weight, _TINY), dtype=np.float32).reshape(total.shape[0], -1)
         skip = min(self._skip, waveform.shape[1])
         self._skip -= skip
         return waveform[:, skip:]

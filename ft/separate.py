@@ -24,25 +24,23 @@ from numpy.typing import NDArray
 
 from engines import load_engine
 from engines.base import Engine
-from ft.audio import MAX_CHANNELS, BitDepth, StemWriter, audio_info, read_blocks
-from ft.config import ModelConfig
-from ft.dsp import StreamingIstft, StreamingResampler, StreamingStft, magnitude
+from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, BitDepth, StemWriter, audio_info, read_blocks
+from ft.dsp import magnitude
 from ft.errors import AudioError, ConfigError
 from ft.pipeline import prefetch
 from ft.progress import Progress
-from ft.windows import Blender, Window, WindowPlan, cut_windows
+from ft.stream import Analysis, Synthesis, network_input
+from ft.windows import Window, WindowPlan, cut_windows
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
-Spec = NDArray[np.complex64]
 
 WINDOW_SECONDS = 12.0
 CONTEXT_SECONDS = 1.0
 OVERLAP = 0.05
 _AHEAD = 1
 """Windows that are prepared while the engine holds its own."""
-_BLOCK_SAMPLES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ class Separator:
         if self.config.audio.normalize != "track":
             return None
         peak = 0.0
-        for spec in _Analysis(self.config, sample_rate).frames(blocks):
+        for spec in Analysis(self.config, sample_rate).frames(blocks):
             peak = max(peak, float(magnitude(spec).max(initial=0)))
         return peak
 
@@ -164,7 +162,7 @@ class Separator:
             AudioError: not one or two channels, or values that are not finite.
             EngineError: the engine failed.
         """
-        analysis = _Analysis(self.config, sample_rate)
+        analysis = Analysis(self.config, sample_rate)
         windows = prefetch(cut_windows(analysis.frames(blocks), self.plan), _AHEAD)
         try:
             yield from self._synthesise(analysis, windows, peak)
@@ -172,27 +170,25 @@ class Separator:
             windows.close()  # type: ignore[attr-defined]
 
     def _synthesise(
-        self, analysis: _Analysis, windows: Iterator[Window], peak: float | None
+        self, analysis: Analysis, windows: Iterator[Window], peak: float | None
     ) -> Iterator[dict[str, Array]]:
         running: deque[list[Window]] = deque()
-        synthesis: _Synthesis | None = None
+        synthesis: Synthesis | None = None
         for masks in self.engine.map(self._batches(windows, running, peak)):
             batch = running.popleft()
             for window, mask in zip(batch, np.split(masks, len(batch)), strict=True):
                 if synthesis is None:
-                    synthesis = _Synthesis(self.config, analysis, self.plan.fade)
+                    synthesis = Synthesis(self.config, analysis, self.plan.fade)
                 yield self._stems(analysis, synthesis.push(window, mask))
         if synthesis is not None:
             yield self._stems(analysis, synthesis.finish())
 
-    def _stems(self, analysis: _Analysis, vocals: Array) -> dict[str, Array]:
+    def _stems(self, analysis: Analysis, vocals: Array) -> dict[str, Array]:
         stems = {"vocals": vocals, "instrumental": analysis.take(vocals.shape[1]) - vocals}
         return {stem: stems[stem] for stem in self.config.stems}
 
-    def _batches(
-        self, windows: Iterator[Window], running: deque[list[Window]], peak: float | None
-    ) -> Iterator[Array]:
-        """Magnitudes (batch, channels, bins, frames) of windows of one length; `running` gets the windows themselves."""
+    def _batches(self, windows: Iterator[Window], running: deque[list[Window]], peak: float | None) -> Iterator[Array]:
+        """Magnitudes (batch, channels, bins, frames) of windows of one length; the windows go to `running`."""
         scale = peak or 0.0
         for _, same in itertools.groupby(windows, key=lambda window: window.spec.shape[1]):
             while batch := list(itertools.islice(same, self.batch_size)):
@@ -203,7 +199,7 @@ class Separator:
                         scale = float(values.max())
                     elif peak is None:
                         scale = max(scale, float(values.max()))
-                    inputs.append(_network_input(values, scale, self.config))
+                    inputs.append(network_input(values, scale, self.config))
                 running.append(batch)
                 yield np.concatenate(inputs)
 
@@ -273,127 +269,6 @@ def check_names(paths: Sequence[Path]) -> None:
             )
 
 
-class _Analysis:
-    """The way in: blocks of the mixture to frames. It holds what came in until `take` asks for it."""
-
-    def __init__(self, config: ModelConfig, sample_rate: int) -> None:
-        if sample_rate <= 0:
-            raise AudioError(f"sample rate: {sample_rate}, expected a number of Hz above 0")
-        self.config = config
-        self.sample_rate = sample_rate
-        self.channels = 0
-        self.samples = 0
-        """Samples that came in."""
-        self.model_samples = 0
-        """The same at the model's rate; known when all have come in."""
-        self.ended = False
-        self._mixture: deque[Array] = deque()
-
-    def frames(self, blocks: Iterable[Array]) -> Iterator[Spec]:
-        """Frames (channels, frames, bins) at the model's rate."""
-        audio = self.config.audio
-        stft: StreamingStft | None = None
-        for block in blocks:
-            block = self._checked(block)
-            if stft is None:
-                self.channels = block.shape[0]
-                resampler = StreamingResampler(self.sample_rate, audio.sample_rate, self.channels)
-                stft = StreamingStft(self.channels, audio.n_fft, audio.hop_length)
-            self._mixture.append(block)
-            self.samples += block.shape[1]
-            yield stft.push(resampler.push(block))
-        if stft is not None:
-            yield stft.push(resampler.finish())
-            if stft.samples == 0 and self.samples:  # less than one sample at the model's rate
-                yield stft.push(np.zeros((self.channels, 1), np.float32))
-            self.model_samples = stft.samples
-            yield stft.finish()
-
-    def take(self, count: int) -> Array:
-        """The next `count` samples (channels, samples) of the mixture."""
-        taken = []
-        while count:
-            block = self._mixture.popleft()
-            if block.shape[1] > count:
-                self._mixture.appendleft(block[:, count:])
-                block = block[:, :count]
-            taken.append(block)
-            count -= block.shape[1]
-        return np.concatenate(taken, axis=1) if taken else np.zeros((self.channels, 0), np.float32)
-
-    def _checked(self, block: Array) -> Array:
-        block = np.asarray(block, dtype=np.float32)
-        channels = self.channels or MAX_CHANNELS
-        if block.ndim != 2 or not 1 <= block.shape[0] <= channels or block.shape[0] < self.channels:
-            expected = f"{self.channels}, as before" if self.channels else "1 or 2 channels"
-            raise AudioError(f"block of shape {block.shape}; expected (channels, samples) with {expected}")
-        if not np.isfinite(block).all():
-            raise AudioError(f"values that are not finite near {self.samples / self.sample_rate:.1f} s")
-        return block
-
-
-class _Synthesis:
-    """The way out: windows and their masks to vocals at the mixture's rate."""
-
-    def __init__(self, config: ModelConfig, analysis: _Analysis, fade: int) -> None:
-        audio = config.audio
-        self.config = config
-        self.analysis = analysis
-        self.blender = Blender(fade)
-        self.istft = StreamingIstft(analysis.channels, audio.n_fft, audio.hop_length)
-        self.resampler = StreamingResampler(audio.sample_rate, analysis.sample_rate, analysis.channels)
-        self.samples = 0
-
-    def push(self, window: Window, mask: Array) -> Array:
-        """The samples (channels, samples) that one window completes."""
-        song_mask = _song_mask(mask, window.spec.shape[0])
-        spec = window.spec[:, window.finished] * _vocals_mask(self.blender.push(window, song_mask), self.config)
-        vocals = self.resampler.push(self.istft.push(spec))
-        self.samples += vocals.shape[1]
-        return vocals
-
-    def finish(self) -> Array:
-        """The rest, so that there are as many samples as came in."""
-        end = self.istft.finish(self.analysis.model_samples)
-        vocals = np.concatenate((self.resampler.push(end), self.resampler.finish()), axis=1)
-        missing = self.analysis.samples - self.samples
-        return np.pad(vocals[:, :missing], ((0, 0), (0, max(missing - vocals.shape[1], 0))))
-
-
-def _network_input(values: Array, scale: float, config: ModelConfig) -> Array:
-    """Magnitudes (channels, frames, bins) of a song as the network takes them: (batch, channels, bins, frames) in 0..1.
-
-    A mono song is given to a stereo network twice; the channels of a stereo song are two items of a mono network.
-    """
-    values = values[..., : config.audio.bins].swapaxes(1, 2)
-    scaled = np.minimum(np.multiply(values, 1 / scale if scale > 0 else 0.0, order="C"), 1)
-    if config.audio.channels == 1:
-        return scaled[:, None]
-    return np.broadcast_to(scaled, (config.audio.channels, *scaled.shape[1:]))[None]
-
-
-def _song_mask(mask: Array, channels: int) -> Array:
-    """The mask (channels, frames, bins) of a song from what the network gave for `_network_input`."""
-    mask = mask.reshape(-1, *mask.shape[2:]).swapaxes(1, 2)
-    return mask.mean(axis=0, keepdims=True) if channels < len(mask) else mask
-
-
-def _vocals_mask(mask: Array, config: ModelConfig) -> Array:
-    """The mask of the vocals for every bin of the spectrogram, from the blended mask of the network's bins.
-
-    Above the network's bins vocals are silent, or follow its highest bins (`extend_mask`). The original's networks see
-    all bins but the last one, and their mask of the instrumental is 0 there: it stays with the vocals.
-    """
-    audio = config.audio
-    vocals = mask if config.mask_stem == "vocals" else 1 - mask
-    above = np.zeros((*mask.shape[:2], audio.n_fft // 2 + 1 - audio.bins), np.float32)
-    if audio.extend_mask:
-        above += vocals[..., -audio.extend_mask :].mean(axis=-1, keepdims=True)
-    elif config.mask_stem == "instrumental" and audio.bins == audio.n_fft // 2:
-        above += 1
-    return np.concatenate((vocals, above), axis=-1)
-
-
 def _cut(mixture: Array) -> Iterator[Array]:
-    for start in range(0, mixture.shape[1], _BLOCK_SAMPLES):
-        yield mixture[:, start : start + _BLOCK_SAMPLES]
+    for start in range(0, mixture.shape[1], BLOCK_SAMPLES):
+        yield mixture[:, start : start + BLOCK_SAMPLES]

@@ -113,7 +113,8 @@ class Blender:
 
     def __init__(self, fade: int) -> None:
         # The weights of two neighbours sum to one, and no frame is left to one of them alone.
-        self._rise = ((np.arange(fade, dtype=np.float32) + 1) / (fade + 1))[:, None]
+        self._rise = ((np.arange(fade) + 1) / (fade + 1)).astype(np.float32)[:, None]
+        self._fall = self._rise[::-1]
         self._left: Array | None = None
 
     def push(self, window: Window, mask: Array) -> Array:
@@ -127,5 +128,5 @@ class Blender:
             head *= self._rise
             head += self._left
         if window.fade_out:
-            self._left = mask[:, end : end + window.fade_out] * (1 - self._rise)
+            self._left = mask[:, end : end + window.fade_out] * self._fall
         return blended

@@ -1,0 +1,141 @@
+"""The two ends of a separation as streams: a mixture to frames, and masks to vocals.
+
+What the network reads and what its mask means is decided here: the scale, mono and stereo, and the bins above its band.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft.audio import MAX_CHANNELS
+from ft.config import ModelConfig
+from ft.dsp import StreamingIstft, StreamingResampler, StreamingStft
+from ft.errors import AudioError
+from ft.windows import Blender, Window
+
+Array = NDArray[np.float32]
+Spec = NDArray[np.complex64]
+
+
+class Analysis:
+    """The way in: blocks of the mixture to frames. It holds what came in until `take` asks for it."""
+
+    def __init__(self, config: ModelConfig, sample_rate: int) -> None:
+        if sample_rate <= 0:
+            raise AudioError(f"sample rate: {sample_rate}, expected a number of Hz above 0")
+        self.config = config
+        self.sample_rate = sample_rate
+        self.channels = 0
+        self.samples = 0
+        """Samples that came in."""
+        self.model_samples = 0
+        """The same at the model's rate; known when all have come in."""
+        self._mixture: deque[Array] = deque()
+
+    def frames(self, blocks: Iterable[Array]) -> Iterator[Spec]:
+        """Frames (channels, frames, bins) at the model's rate."""
+        audio = self.config.audio
+        stft: StreamingStft | None = None
+        for block in blocks:
+            block = self._checked(block)
+            if stft is None:
+                self.channels = block.shape[0]
+                resampler = StreamingResampler(self.sample_rate, audio.sample_rate, self.channels)
+                stft = StreamingStft(self.channels, audio.n_fft, audio.hop_length)
+            self._mixture.append(block)
+            self.samples += block.shape[1]
+            yield stft.push(resampler.push(block))
+        if stft is not None:
+            yield stft.push(resampler.finish())
+            if stft.samples == 0 and self.samples:  # less than one sample at the model's rate
+                yield stft.push(np.zeros((self.channels, 1), np.float32))
+            self.model_samples = stft.samples
+            yield stft.finish()
+
+    def take(self, count: int) -> Array:
+        """The next `count` samples (channels, samples) of the mixture."""
+        taken = []
+        while count:
+            block = self._mixture.popleft()
+            if block.shape[1] > count:
+                self._mixture.appendleft(block[:, count:])
+                block = block[:, :count]
+            taken.append(block)
+            count -= block.shape[1]
+        return np.concatenate(taken, axis=1) if taken else np.zeros((self.channels, 0), np.float32)
+
+    def _checked(self, block: Array) -> Array:
+        block = np.asarray(block, dtype=np.float32)
+        channels = self.channels or MAX_CHANNELS
+        if block.ndim != 2 or not 1 <= block.shape[0] <= channels or block.shape[0] < self.channels:
+            expected = f"{self.channels}, as before" if self.channels else "1 or 2 channels"
+            raise AudioError(f"block of shape {block.shape}; expected (channels, samples) with {expected}")
+        if not np.isfinite(block).all():
+            raise AudioError(f"values that are not finite near {self.samples / self.sample_rate:.1f} s")
+        return block
+
+
+class Synthesis:
+    """The way out: windows and their masks to vocals at the mixture's rate."""
+
+    def __init__(self, config: ModelConfig, analysis: Analysis, fade: int) -> None:
+        audio = config.audio
+        self.config = config
+        self.analysis = analysis
+        self.blender = Blender(fade)
+        self.istft = StreamingIstft(analysis.channels, audio.n_fft, audio.hop_length)
+        self.resampler = StreamingResampler(audio.sample_rate, analysis.sample_rate, analysis.channels)
+        self.samples = 0
+
+    def push(self, window: Window, mask: Array) -> Array:
+        """The samples (channels, samples) that one window completes."""
+        blended = self.blender.push(window, song_mask(mask, window.spec.shape[0]))
+        spec = window.spec[:, window.finished] * vocals_mask(blended, self.config)
+        vocals = self.resampler.push(self.istft.push(spec))
+        self.samples += vocals.shape[1]
+        return vocals
+
+    def finish(self) -> Array:
+        """The rest, so that there are as many samples as came in."""
+        end = self.istft.finish(self.analysis.model_samples)
+        vocals = np.concatenate((self.resampler.push(end), self.resampler.finish()), axis=1)
+        missing = self.analysis.samples - self.samples
+        return np.pad(vocals[:, :missing], ((0, 0), (0, max(missing - vocals.shape[1], 0))))
+
+
+def network_input(values: Array, scale: float, config: ModelConfig) -> Array:
+    """Magnitudes (channels, frames, bins) of a song as the network takes them: (batch, channels, bins, frames) in 0..1.
+
+    A mono song is given to a stereo network twice; the channels of a stereo song are two items of a mono network.
+    """
+    values = values[..., : config.audio.bins].swapaxes(1, 2)
+    scaled = np.minimum(np.multiply(values, 1 / scale if scale > 0 else 0.0, order="C"), 1)
+    if config.audio.channels == 1:
+        return scaled[:, None]
+    return np.broadcast_to(scaled, (config.audio.channels, *scaled.shape[1:]))[None]
+
+
+def song_mask(mask: Array, channels: int) -> Array:
+    """The mask (channels, frames, bins) of a song from what the network gave for `network_input`."""
+    mask = mask.reshape(-1, *mask.shape[2:]).swapaxes(1, 2)
+    return mask.mean(axis=0, keepdims=True) if channels < len(mask) else mask
+
+
+def vocals_mask(mask: Array, config: ModelConfig) -> Array:
+    """The mask of the vocals for every bin of the spectrogram, from the blended mask of the network's bins.
+
+    Above the network's bins vocals are silent, or follow its highest bins (`extend_mask`). The original's networks see
+    all bins but the last one, and their mask of the instrumental is 0 there: it stays with the vocals.
+    """
+    audio = config.audio
+    vocals = mask if config.mask_stem == "vocals" else 1 - mask
+    above = np.zeros((*mask.shape[:2], audio.n_fft // 2 + 1 - audio.bins), np.float32)
+    if audio.extend_mask:
+        above += vocals[..., -audio.extend_mask :].mean(axis=-1, keepdims=True)
+    elif config.mask_stem == "instrumental" and audio.bins == audio.n_fft // 2:
+        above += 1
+    return np.concatenate((vocals, above), axis=-1)
