@@ -69,7 +69,7 @@ class PytorchEngine(Engine):
             # Convolutions on a GPU would otherwise round to TF32, 10 bits, and be no reference.
             with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
                 magnitude = torch.from_numpy(np.ascontiguousarray(batch)).to(self._info.device)
-                mask: Array = torch.sigmoid(self._network(2 * magnitude - 1)).cpu().numpy()
+                mask: Array = self._network.mask(magnitude).cpu().numpy()
         except RuntimeError as error:
             raise EngineError(
                 f"{self.model}: PyTorch failed on {self._info.device}: {' '.join(str(error).split())}"

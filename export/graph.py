@@ -33,7 +33,7 @@ class MaskNetwork(FrameTransformer):
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1."""
-        return torch.sigmoid(super().forward(2 * magnitude - 1))
+        return torch.sigmoid(super().forward(self.scale_input(magnitude)))
 
 
 class NativeRotaryEmbedding(RotaryEmbedding):

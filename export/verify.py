@@ -43,7 +43,7 @@ def verify(path: Path, model: FrameTransformer, config: ModelConfig, limit: floa
     for name, (batch, frames) in SHAPES.items():
         magnitude = synthetic_magnitude(config, batch, frames)
         with torch.inference_mode():
-            expected = torch.sigmoid(model(2 * torch.from_numpy(magnitude) - 1)).numpy()
+            expected = model.mask(torch.from_numpy(magnitude)).numpy()
         where = f"at the {name} shape {magnitude.shape}"
         mask = run(magnitude, where)
         if mask.shape != expected.shape:

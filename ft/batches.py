@@ -18,11 +18,11 @@ from ft.data import Item, MixtureItems
 class Batch:
     """What a training step needs, on the device.
 
-    `network_input` is (batch, channels, bins, frames) in [-1, 1]; `mixture` and `target` are the complex spectrograms
+    `magnitude` is (batch, channels, bins, frames) in 0..1, what the network reads; `mixture` and `target` are the complex spectrograms
     of the same shape, `target` that of the stem that the mask keeps; `scale` is (batch,).
     """
 
-    network_input: Tensor
+    magnitude: Tensor
     mixture: Tensor
     target: Tensor
     scale: Tensor
@@ -66,9 +66,9 @@ def spectrogram(waveform: Tensor, audio: AudioConfig, center: bool = False) -> T
     return spec.reshape(*waveform.shape[:-1], *spec.shape[-2:])
 
 
-def scaled_input(magnitude: Tensor, scale: Tensor) -> Tensor:
-    """The network's input 2 clip(|X| / scale, 0, 1) - 1; an all-zero item is silence whatever its scale."""
-    return 2 * (magnitude / scale.clamp_min(1e-8).reshape(-1, 1, 1, 1)).clamp(0, 1) - 1
+def scaled_magnitude(spec: Tensor, scale: Tensor) -> Tensor:
+    """clip(|X| / scale, 0, 1), one scale per item; an all-zero item is silence whatever its scale."""
+    return (spec.abs() / scale.clamp_min(1e-8).reshape(-1, 1, 1, 1)).clamp(0, 1)
 
 
 def batch_from_waveforms(waveforms: Waveforms, config: ModelConfig) -> Batch:
@@ -86,7 +86,7 @@ def batch_from_waveforms(waveforms: Waveforms, config: ModelConfig) -> Batch:
     mixture, instrumental = mixture[:, :, : audio.bins], instrumental[:, :, : audio.bins]
     target = instrumental if config.mask_stem == "instrumental" else mixture - instrumental
     scale = scale.clamp_min(1e-8)
-    return Batch(scaled_input(mixture.abs(), scale), mixture, target, scale)
+    return Batch(scaled_magnitude(mixture, scale), mixture, target, scale)
 
 
 class _Keyed(Dataset):

@@ -66,6 +66,8 @@ class NetworkConfig:
 
     in_channels: int = 2
     bins: int = 1024
+    input_power: float = 1.0
+    """Exponent of the magnitude (0..1) before it is brought to [-1, 1]; below 1, quiet partials are seen beside loud ones."""
     channels: int = 4
     multipliers: tuple[int, ...] = (1, 2, 4, 6, 12, 24)
     """Channels of level l are `channels * multipliers[l]`."""
@@ -88,7 +90,7 @@ class NetworkConfig:
     qk_norm_order: Literal["rotary-first", "norm-first"] = "rotary-first"
 
     def __post_init__(self) -> None:
-        positive(self, "in_channels", "bins", "channels", "expansion")
+        positive(self, "in_channels", "bins", "channels", "expansion", "input_power")
         for name in ("multipliers", "heads"):
             values = getattr(self, name)
             if len(values) != LEVELS or any(value < 1 for value in values):

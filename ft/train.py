@@ -120,9 +120,7 @@ class Trainer:
         first = train.stages[0]
         per_epoch = max(1, self.items_per_epoch // (first.batch_size * first.accumulation))
         decay = train.decay_steps or per_epoch * train.stages[-1].last_epoch
-        self.schedule = Schedule(
-            train.learning_rate, train.warmup_steps, decay, train.decay_target, train.decay_power
-        )
+        self.schedule = Schedule(train.learning_rate, train.warmup_steps, decay, train.decay_target, train.decay_power)
         self.position = Position()
         self.stopping = False
 
@@ -244,13 +242,15 @@ class Trainer:
 
     def _loss(self, waveforms: Waveforms) -> Tensor:
         batch = batch_from_waveforms(waveforms, self.config)
-        mask = torch.sigmoid(self._forward(batch.network_input).float())
+        mask = self._mask(batch.magnitude).float()
         return separation_loss(mask, batch.mixture, batch.target, batch.scale, self.train.losses).mean()
 
-    def _forward(self, network_input: Tensor) -> Tensor:
+    def _mask(self, magnitude: Tensor) -> Tensor:
         dtype = AUTOCAST[self.train.precision]
+        scaled = self.network.scale_input(magnitude)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            return self.network(network_input)
+            logits = self.network(scaled)
+        return torch.sigmoid(logits.float())
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -277,10 +277,10 @@ class Trainer:
         with self._averaged(), torch.no_grad():
             for name, items in self.validation.items():
                 scores[f"valid/loss_{name}"] = mean_loss(
-                    self._forward, items.items(frames), self.config, self.train.losses, self.device
+                    self._mask, items.items(frames), self.config, self.train.losses, self.device
                 )
             if self.songs:
-                sdr = song_sdr(self._forward, self.songs, self.config, self.device)
+                sdr = song_sdr(self._mask, self.songs, self.config, self.device)
                 scores |= {f"valid/sdr_{stem}": value for stem, value in sdr.items()}
         if not scores:
             return scores
@@ -322,7 +322,9 @@ class Trainer:
     def _bar(self) -> tqdm:
         total = self.train.max_steps
         disable = None if self.progress else True
-        return tqdm(total=total, initial=self.position.step, unit="step", desc="train", disable=disable, file=sys.stderr)
+        return tqdm(
+            total=total, initial=self.position.step, unit="step", desc="train", disable=disable, file=sys.stderr
+        )
 
     @contextlib.contextmanager
     def _ctrl_c(self) -> Iterator[None]:

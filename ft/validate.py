@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ft.batches import batch_from_waveforms, collate, scaled_input, spectrogram
+from ft.batches import batch_from_waveforms, collate, scaled_magnitude, spectrogram
 from ft.config import AudioConfig, ModelConfig
 from ft.data import Item, Song, read_crop
 from ft.losses import separation_loss
@@ -18,6 +18,7 @@ from ft.train_config import Losses
 SONG_WINDOW = 512
 SONG_CONTEXT = 64
 Network = Callable[[Tensor], Tensor]
+"""From magnitudes in 0..1 to a mask."""
 
 
 def mean_loss(
@@ -27,7 +28,7 @@ def mean_loss(
     values = []
     for item in items:
         batch = batch_from_waveforms(collate([item]).to(device), config)
-        mask = torch.sigmoid(network(batch.network_input).float())
+        mask = network(batch.magnitude).float()
         values.append(separation_loss(mask, batch.mixture, batch.target, batch.scale, losses).item())
     return float(np.mean(values))
 
@@ -45,7 +46,7 @@ def song_sdr(network: Network, songs: Iterable[Song], config: ModelConfig, devic
         rest = mixture - kept
         vocals, backing = (kept, rest) if config.mask_stem == "vocals" else (rest, kept)
         scores.append(
-            (sdr((mixture - instrumental).numpy(), vocals.numpy()), sdr(instrumental.numpy(), backing.numpy()))
+            (sdr(vocals.numpy(), (mixture - instrumental).numpy()), sdr(backing.numpy(), instrumental.numpy()))
         )
     vocals_db, instrumental_db = np.mean(scores, axis=0)
     return {"vocals": float(vocals_db), "instrumental": float(instrumental_db)}
@@ -55,16 +56,15 @@ def masked_song(network: Network, mixture: Tensor, config: ModelConfig, device: 
     """`mixture` (channels, samples) through the mask: the waveform of `mask_stem`."""
     audio = config.audio
     spec = spectrogram(mixture, audio, center=True)
-    magnitude = spec[:, : audio.bins].abs()
     peak = spec.abs().max() if audio.normalize == "track" else None
     mask = torch.zeros_like(spec.real)
     for start in range(0, spec.shape[2], SONG_WINDOW - 2 * SONG_CONTEXT):
         first, last = max(0, start - SONG_CONTEXT), start + SONG_WINDOW - SONG_CONTEXT
-        window = magnitude[None, :, :, first:last]
         scale = peak if peak is not None else spec[:, :, first:last].abs().max()
-        logits = network(scaled_input(window, scale.reshape(1)).to(device)).float().cpu()
+        magnitude = scaled_magnitude(spec[None, :, : audio.bins, first:last], scale.reshape(1))
+        window_mask = network(magnitude.to(device)).float().cpu()
         kept = slice(start, last - SONG_CONTEXT)
-        mask[:, : audio.bins, kept] = torch.sigmoid(logits)[0, :, :, start - first :][:, :, : kept.stop - kept.start]
+        mask[:, : audio.bins, kept] = window_mask[0, :, :, start - first :][:, :, : kept.stop - kept.start]
     if audio.extend_mask:
         mask[:, audio.bins :] = mask[:, audio.bins - audio.extend_mask : audio.bins].mean(dim=1, keepdim=True)
     return _inverse(spec * mask, audio, mixture.shape[1])

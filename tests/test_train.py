@@ -108,7 +108,7 @@ def test_overfits_one_batch(music):
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     seen = []
     for _ in range(150):
-        mask = torch.sigmoid(network(batch.network_input))
+        mask = network.mask(batch.magnitude)
         loss = separation_loss(mask, batch.mixture, batch.target, batch.scale, Losses()).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -155,7 +155,7 @@ def test_learns_more_than_a_constant_mask(tmp_path):
         total = 0.0
         for item in run.validation["mixed"].items(16):
             batch = batch_from_waveforms(collate([item]), run.config)
-            mask = torch.full_like(batch.network_input, float(value))
+            mask = torch.full_like(batch.magnitude, float(value))
             total += separation_loss(mask, batch.mixture, batch.target, batch.scale, run.train.losses).item()
         constants.append(total / 4)
     assert learned < 0.7 * min(constants)
@@ -169,9 +169,9 @@ def test_scale_follows_the_configuration(music):
         batch = batch_from_waveforms(collate([source.item(0, index, 40) for index in range(8)]), config)
         peak = batch.mixture.abs().amax((1, 2, 3))
         assert (batch.scale >= peak * (1 - 1e-6)).all()
-        assert batch.network_input.min() >= -1 and batch.network_input.max() <= 1
+        assert batch.magnitude.min() >= 0 and batch.magnitude.max() <= 1
     silence = batch_from_waveforms(collate([source.item(0, 0, 40)]), config)
-    assert batch.network_input.amax() == pytest.approx(1, abs=0.2) and silence.scale.shape == (1,)
+    assert batch.magnitude.amax() == pytest.approx(1, abs=0.2) and silence.scale.shape == (1,)
 
 
 def test_target_is_the_stem_of_the_mask(music):

@@ -330,6 +330,15 @@ class FrameTransformer(nn.Module):
             )
         self.out = _uniform((config.in_channels, config.channels * config.multipliers[0]), config.in_channels)
 
+    def scale_input(self, magnitude: Tensor) -> Tensor:
+        """The network's input 2 m^p - 1 from magnitudes m in 0..1, p being `input_power` (1 in the original)."""
+        power = self.config.input_power
+        return 2 * (magnitude if power == 1 else magnitude**power) - 1
+
+    def mask(self, magnitude: Tensor) -> Tensor:
+        """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1: what an engine runs."""
+        return torch.sigmoid(self(self.scale_input(magnitude)))
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the mask.
 

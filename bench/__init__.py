@@ -1,0 +1,1 @@
+"""Benchmarks and the demonstration; each module is a script: `python -m bench.NAME`."""
