@@ -102,11 +102,11 @@ def _add_syllable(
         end = begin + frames if position + 1 < len(notes) else score.frames + vowel + coda
         score.notes.append((begin, max(end, begin + 1), 100 * note.pitch))
         begin = max(end, begin + 1)
-    score.add(_held(syllable, vowel, rng), level)
+    score.add(held_frames(syllable, vowel, rng), level)
     score.add(np.arange(syllable.nucleus_end, syllable.nucleus_end + coda, dtype=float), level)
 
 
-def _held(syllable: Syllable, frames: int, rng: np.random.Generator) -> np.ndarray:
+def held_frames(syllable: Syllable, frames: int, rng: np.random.Generator) -> np.ndarray:
     """Where in the recording each frame of a vowel comes from: in at its pace, a slow wander, out at its pace."""
     start, end = syllable.nucleus_start, syllable.nucleus_end - 1
     spoken = end - start + 1

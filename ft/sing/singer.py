@@ -67,7 +67,7 @@ def sing(voice: Voice, seconds: float, rng: np.random.Generator) -> np.ndarray:
         voice.sample_rate,
         FRAME_SECONDS * 1000,
     )
-    sung = _with_consonants(sung, voice, source, level, voiced)
+    sung = with_consonants(sung, voice, source, level, voiced)
     sung += _breaths(score, len(sung), voice.sample_rate, rng) * np.sqrt(np.mean(sung**2))
     return (sung * (PEAK / np.abs(sung).max())).astype(np.float32)
 
@@ -142,7 +142,7 @@ def _sung_gain_db(envelope: np.ndarray, frequencies: np.ndarray, style: Style) -
     return gain + style.ring_db * np.exp(-(((frequencies - 3000) / 600) ** 2))
 
 
-def _with_consonants(
+def with_consonants(
     sung: np.ndarray, voice: Voice, source: np.ndarray, level: np.ndarray, voiced: np.ndarray
 ) -> np.ndarray:
     """Puts the recording itself where it runs at its own pace and has no pitch, so hisses and bursts stay sharp."""
