@@ -33,6 +33,7 @@ Array = NDArray[np.float32]
 IN_FLIGHT = 2
 """Batches that `map` holds at once: one computed, one waiting."""
 
+_CGROUP = Path("/sys/fs/cgroup")
 ROUNDING = 1e-3
 """How far above 1 or below 0 the arithmetic of low precision may bring a mask."""
 
@@ -159,12 +160,10 @@ class Engine(ABC):
 def usable_cores() -> int:
     """Cores that this process may use: its affinity, and the quota of its control group where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            values = Path(path).read_text(encoding="ascii").split()
-            if len(values) == 1:
-                values.append(Path(path).with_name("cpu.cfs_period_us").read_text(encoding="ascii"))
-            quota, period = float(values[0]), float(values[1])
+            text = " ".join((_CGROUP / name).read_text(encoding="ascii") for name in names)
+            quota, period = map(float, text.split())
         except (OSError, ValueError):  # no such group, or a quota of "max"
             continue
         if quota > 0:

@@ -1,0 +1,81 @@
+"""Engines whose masks are known exactly, so that what surrounds a network can be tested without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from engines.base import Array, Engine, EngineInfo
+from ft.config import AudioConfig, ModelConfig, NetworkConfig
+
+MaskFunction = Callable[[Array], Array]
+
+
+def stub_config(mask_stem: str = "vocals", **audio: Any) -> ModelConfig:
+    """A model of 32 bins (of 33) at 8 kHz, so that seconds of sound are little work."""
+    settings = AudioConfig(
+        **{"sample_rate": 8000, "n_fft": 64, "hop_length": 32, "bins": 32, "normalize": "window", **audio}
+    )
+    network = NetworkConfig(
+        in_channels=settings.channels,
+        bins=settings.bins,
+        channels=1,
+        multipliers=(1,) * 6,
+        heads=(1,) * 6,
+        expansion=1,
+    )
+    return ModelConfig(name="stub", audio=settings, network=network, mask_stem=mask_stem)
+
+
+class StubEngine(Engine):
+    """Computes masks with a function and keeps what it was given."""
+
+    def __init__(self, mask: MaskFunction, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.mask = mask
+        self.config = config or stub_config()
+        self.batches: list[Array] = []
+
+    @property
+    def frames_run(self) -> int:
+        return sum(batch.shape[0] * batch.shape[3] for batch in self.batches)
+
+    def describe(self) -> EngineInfo:
+        return EngineInfo(name="stub", model="none", device="cpu", precision="fp32", config=self.config)
+
+    def _load(self) -> None:
+        pass
+
+    def _unload(self) -> None:
+        pass
+
+    def _infer(self, batch: Array) -> Array:
+        self.batches.append(batch)
+        return self.mask(batch)
+
+
+def all_ones(batch: Array) -> Array:
+    return np.ones_like(batch)
+
+
+def each_frame_alone(batch: Array) -> Array:
+    """A mask that depends on its own frame only, and not on the scale of the window."""
+    total = batch.sum(axis=2, keepdims=True) + 1e-12
+    mask: Array = np.sqrt(np.clip(batch / total, 0, 1))
+    return mask
+
+
+def with_neighbours(reach: int) -> MaskFunction:
+    """A mask of which each frame depends on the frames up to `reach` away, and on what lies beyond the border."""
+
+    def mask(batch: Array) -> Array:
+        total = each_frame_alone(batch)
+        padded = np.pad(total, ((0, 0), (0, 0), (0, 0), (reach, reach)))
+        frames = total.shape[3]
+        sums = sum(padded[..., shift : shift + frames] for shift in range(2 * reach + 1))
+        result: Array = np.clip(sums / (2 * reach + 1), 0, 1).astype(np.float32)
+        return result
+
+    return mask

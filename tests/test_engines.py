@@ -1,0 +1,229 @@
+"""The contract of the engines, and ONNX Runtime and PyTorch against each other."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from stubs import StubEngine, all_ones
+
+import engines.base
+from engines import load_engine
+from engines.base import usable_cores
+from engines.ort import OrtEngine
+from ft.audio import read_audio
+from ft.errors import CheckpointError, EngineError
+from ft.separate import Separator
+
+
+def magnitudes(batch: int, frames: int, seed: int = 0, channels: int = 2, bins: int = 64) -> np.ndarray:
+    return np.random.default_rng(seed).random((batch, channels, bins, frames), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def ort(tiny_onnx):
+    with load_engine(tiny_onnx) as engine:
+        yield engine
+
+
+def test_the_kind_of_file_picks_the_runtime(tiny_onnx, tiny_checkpoint):
+    with load_engine(tiny_onnx) as engine:
+        info = engine.describe()
+        assert (info.name, info.io, info.device, info.precision) == ("onnxruntime", "magnitude", "cpu", "fp32")
+        assert info.shape == ("batch", 2, 64, "frames") and info.config.name == "tiny"
+    with load_engine(str(tiny_checkpoint)) as engine:
+        assert engine.describe().name == "torch"
+        assert engine.describe().config == info.config
+
+
+def test_onnx_runtime_equals_torch(ort, tiny_checkpoint):
+    with load_engine(tiny_checkpoint) as torch_engine:
+        for batch, frames in ((1, 1), (1, 7), (2, 100), (3, 300)):
+            inputs = magnitudes(batch, frames, seed=frames)
+            mask = ort.run(inputs)
+            assert mask.shape == inputs.shape and mask.dtype == np.float32
+            np.testing.assert_allclose(mask, torch_engine.run(inputs), atol=2e-5)
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_a_song_gives_the_same_stems_with_both(tiny_onnx, tiny_checkpoint, example, rate):
+    mixture, _ = read_audio(example / "mixture.flac")
+    mixture = mixture[:, : 8 * 44100]
+    settings = {"window_seconds": 3, "context_seconds": 0.3}
+    stems = {}
+    for path in (tiny_onnx, tiny_checkpoint):
+        with Separator(path, **settings) as separator:
+            stems[path] = separator.separate(mixture, rate)
+    for stem, reference in stems[tiny_checkpoint].items():
+        error = stems[tiny_onnx][stem] - reference
+        assert 10 * np.log10(np.sum(reference**2) / np.sum(error**2)) >= 80
+
+
+def test_map_keeps_the_order_and_takes_any_shapes(ort):
+    batches = [magnitudes(1 + number % 2, 5 + number, seed=number) for number in range(6)]
+    for batch, mask in zip(batches, ort.map(iter(batches)), strict=True):
+        np.testing.assert_allclose(mask, ort.run(batch), atol=1e-6)
+    assert list(ort.map([])) == []
+
+
+def test_map_holds_two_batches_and_computes_them_in_another_thread():
+    threads, running, asked = set(), [], 0
+
+    def slow(batch):
+        threads.add(threading.current_thread())
+        time.sleep(0.005)
+        running.append(asked - len(running))
+        return batch
+
+    def batches():
+        nonlocal asked
+        for number in range(8):
+            asked += 1
+            yield magnitudes(1, 3, number, bins=32)
+
+    with StubEngine(slow) as engine:
+        results = list(engine.map(batches()))
+    assert len(results) == 8
+    assert max(running) == engines.base.IN_FLIGHT == 2
+    assert threading.current_thread() not in threads
+
+
+def test_the_next_batch_is_prepared_while_one_is_computed():
+    """The engine waits until the second batch has been asked for; without overlap it would wait for ever."""
+    second = threading.Event()
+
+    def waits(batch):
+        assert second.wait(10)
+        return batch
+
+    def batches():
+        yield magnitudes(1, 3, bins=32)
+        second.set()
+        yield magnitudes(1, 3, bins=32)
+
+    with StubEngine(waits) as engine:
+        assert len(list(engine.map(batches()))) == 2
+
+
+def test_leaving_map_early_ends_its_thread():
+    before = threading.active_count()
+    with StubEngine(all_ones) as engine:
+        results = engine.map(magnitudes(1, 3, bins=32) for _ in range(100))
+        next(results)
+        results.close()
+        assert threading.active_count() == before
+        assert len(engine.batches) <= 3
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        magnitudes(1, 5)[0],
+        magnitudes(1, 5).astype(np.float64),
+        magnitudes(1, 5, channels=1),
+        magnitudes(1, 5, bins=63),
+        magnitudes(1, 0),
+        magnitudes(0, 5),
+    ],
+)
+def test_wrong_inputs_are_refused(ort, batch):
+    with pytest.raises(EngineError, match=r"onnxruntime: input of shape .* expected \(batch, 2 channels, 64 bins"):
+        ort.run(batch)
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [
+        (lambda batch: batch[..., :-1], "gave shape"),
+        (lambda batch: np.full_like(batch, np.nan), "not finite"),
+        (lambda batch: np.full_like(batch, 2), r"from 2 to 2; expected a mask in 0\.\.1"),
+        (lambda batch: np.full_like(batch, -1), "from -1 to -1"),
+    ],
+)
+def test_wrong_masks_are_refused(mask, text):
+    with StubEngine(mask) as engine, pytest.raises(EngineError, match=f"stub.*{text}"):
+        engine.run(magnitudes(1, 5, bins=32))
+
+
+def test_a_closed_engine_says_so(tiny_onnx):
+    engine = load_engine(tiny_onnx)
+    for use in (engine.describe, lambda: engine.run(magnitudes(1, 5))):
+        with pytest.raises(EngineError, match="not open; use `with`"):
+            use()
+    with engine:
+        engine.run(magnitudes(1, 5))
+    with pytest.raises(EngineError, match="not open"):
+        engine.run(magnitudes(1, 5))
+    with engine:  # again
+        engine.run(magnitudes(1, 5))
+
+
+def test_a_separator_closes_only_what_it_opened(tiny_onnx):
+    given = StubEngine(all_ones)
+    with Separator(given):
+        pass
+    given.run(magnitudes(1, 5, bins=32))
+    with Separator(tiny_onnx) as separator:
+        own = separator.engine
+    with pytest.raises(EngineError, match="not open"):
+        own.run(magnitudes(1, 5))
+
+
+def test_missing_and_strange_files_are_named(tmp_path, tiny_onnx):
+    with pytest.raises(CheckpointError, match=r"nowhere\.onnx: no such file"):
+        load_engine(tmp_path / "nowhere.onnx")
+    text = tmp_path / "model.txt"
+    text.write_text("no model")
+    with pytest.raises(EngineError, match=r"model\.txt: no engine runs this kind of file"):
+        load_engine(text)
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(tiny_onnx.read_bytes()[:5000])
+    with pytest.raises(EngineError, match=r"damaged\.onnx: ONNX Runtime cannot open it") as caught:
+        load_engine(damaged).open()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_project_is_refused(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = ["batch", 2, 64, "frames"]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("magnitude", "mask")]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["magnitude"], ["mask"])], "foreign", values[:1], values[1:]
+    )
+    path = tmp_path / "foreign.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    with pytest.raises(EngineError, match=r"foreign\.onnx: an ONNX file without this project's metadata"):
+        load_engine(path).open()
+
+
+def test_a_missing_runtime_names_the_line_that_installs_it(tiny_onnx, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"pip install 'frame-transformer\[cpu\]'"):
+        load_engine(tiny_onnx).open()
+
+
+def test_threads_are_the_usable_cores_or_what_was_asked(tiny_onnx):
+    assert OrtEngine(tiny_onnx).threads == usable_cores() >= 1
+    assert OrtEngine(tiny_onnx, threads=3).threads == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({}, 64),
+    ],
+)
+def test_a_quota_of_the_control_group_counts(tmp_path, monkeypatch, files, cores):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(engines.base, "_CGROUP", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert usable_cores() == cores

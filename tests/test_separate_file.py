@@ -1,0 +1,291 @@
+"""From files to files, in Python and on the command line."""
+
+import re
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+from stubs import StubEngine, each_frame_alone, stub_config
+
+import ft.separate
+from ft.audio import read_audio
+from ft.cli import main
+from ft.errors import AudioError, ConfigError
+from ft.separate import Separator, check_names, song_folder
+
+RATE = 8000
+SHORT = {"window_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
+
+
+def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
+    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
+
+
+@pytest.fixture
+def song(tmp_path):
+    """Writes a song and gives its path."""
+
+    def write(name="song.wav", waveform=None, rate=RATE, subtype="PCM_16"):
+        path = tmp_path / name
+        soundfile.write(path, (noise(9000) if waveform is None else waveform).T, rate, subtype=subtype)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def separator():
+    return Separator(StubEngine(each_frame_alone), **SHORT)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Runs `ft separate` with a stub in place of every model."""
+    monkeypatch.setattr(ft.separate, "load_engine", lambda model, threads: StubEngine(each_frame_alone))
+    return lambda *arguments: CliRunner().invoke(main, ["separate", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("rate", [RATE, 11025, 44100])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_stems_have_the_form_of_the_input_and_sum_to_it(song, separator, tmp_path, rate, channels, subtype):
+    path = song(waveform=noise(20_001, channels), rate=rate, subtype=subtype)
+    result = separator.separate_file(path, tmp_path / "out")
+    assert result.files == {stem: tmp_path / "out" / "song" / f"{stem}.wav" for stem in ("vocals", "instrumental")}
+    total = 0
+    for file in result.files.values():
+        info = soundfile.info(file)
+        assert (info.samplerate, info.channels, info.frames, info.subtype) == (rate, channels, 20_001, subtype)
+        total = total + read_audio(file)[0]
+    np.testing.assert_allclose(total, read_audio(path)[0], atol=1e-4)
+    assert result.audio_seconds == pytest.approx(20_001 / rate) and result.gain == 1 and result.warnings == ()
+    assert result.times_real_time > 0
+
+
+def test_a_file_gives_what_its_array_gives(song, separator, tmp_path):
+    path = song(waveform=noise(100_000), subtype="FLOAT")
+    files = separator.separate_file(path, tmp_path / "out").files
+    stems = separator.separate(read_audio(path)[0], RATE)
+    for stem, file in files.items():
+        np.testing.assert_allclose(read_audio(file)[0], stems[stem], atol=1e-5)
+
+
+def test_a_first_pass_finds_the_peak_of_the_song(song, tmp_path):
+    waveform = noise(200_000) * np.linspace(0.01, 1, 200_000, dtype=np.float32)
+    path = song(waveform=waveform, subtype="FLOAT")
+    engine = StubEngine(each_frame_alone, stub_config(normalize="track"))
+    separator = Separator(engine, **SHORT)
+    separator.separate_file(path, tmp_path / "out")
+    from_file = engine.batches[:]
+    engine.batches.clear()
+    separator.separate(waveform, RATE)
+    for one, other in zip(from_file, engine.batches, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_the_bit_depth_can_be_chosen(song, separator, tmp_path):
+    files = separator.separate_file(song(), tmp_path / "out", bit_depth="24").files
+    assert soundfile.info(files["vocals"]).subtype == "PCM_24"
+
+
+def test_clipping_is_lowered_with_one_gain_and_a_warning_that_names_it(tmp_path, song, caplog):
+    loud = np.clip(5 * noise(9000), -0.999, 0.999)
+    path = song(waveform=loud)
+
+    def half_of_the_bins(batch):  # leaves an instrumental that is louder than the mixture
+        mask = np.zeros_like(batch)
+        mask[:, :, ::2] = 1
+        return mask
+
+    separator = Separator(StubEngine(half_of_the_bins), **SHORT)
+    result = separator.separate_file(path, tmp_path / "out")
+    assert result.gain < 1
+    assert f"one gain of {result.gain:.4f}" in result.warnings[0] and str(path) in result.warnings[0]
+    assert caplog.messages == list(result.warnings)
+    stems = {stem: read_audio(file)[0] for stem, file in result.files.items()}
+    assert max(np.abs(stem).max() for stem in stems.values()) == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(sum(stems.values()), result.gain * read_audio(path)[0], atol=1e-4)
+    unchanged = separator.separate_file(path, tmp_path / "float", bit_depth="float")
+    assert unchanged.gain == 1 and unchanged.warnings == ()
+
+
+def test_progress_counts_seconds_up_to_the_end(song, separator, tmp_path):
+    calls = []
+    separator.separate_file(song(), tmp_path / "out", progress=lambda *call: calls.append(call))
+    assert calls == sorted(calls) and len(calls) > 2
+    assert calls[-1] == (pytest.approx(9000 / RATE), pytest.approx(9000 / RATE))
+
+
+@pytest.mark.parametrize("where", ["engine", "progress"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_leaves_no_parts(song, tmp_path, where, error):
+    count = 0
+
+    def interrupts(value, *_):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise error
+        return each_frame_alone(value) if where == "engine" else None
+
+    engine = StubEngine(interrupts if where == "engine" else each_frame_alone)
+    with pytest.raises(error):
+        Separator(engine, **SHORT).separate_file(
+            song(), tmp_path / "out", progress=interrupts if where == "progress" else None
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_damaged_on_the_way_leaves_nothing(tmp_path, separator):
+    path = tmp_path / "song.flac"
+    soundfile.write(path, noise(200_000).T, RATE)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
+    path.write_bytes(content)
+    try:
+        result = separator.separate_file(path, tmp_path / "out")
+    except AudioError as error:
+        assert re.search(r"song\.flac: damaged after \d+\.\d s: ", str(error))
+        assert not (tmp_path / "out").exists()
+    else:  # libsndfile went over it with silence
+        assert soundfile.info(result.files["vocals"]).frames == 200_000
+
+
+def test_a_file_shorter_than_its_header_says_gives_a_warning(song, separator, tmp_path, monkeypatch):
+    blocks = ft.separate.read_blocks
+    monkeypatch.setattr(ft.separate, "read_blocks", lambda path: (block[:, :4000] for block in blocks(path)))
+    result = separator.separate_file(song(), tmp_path / "out")
+    assert re.search(r"song\.wav: ends after 0\.5 s; its header says 1\.1 s", result.warnings[0])
+    assert soundfile.info(result.files["vocals"]).frames == 4000
+
+
+def test_memory_does_not_grow_with_length(song, tmp_path):
+    class Forgetful(StubEngine):
+        def _infer(self, batch):
+            return each_frame_alone(batch)
+
+    peaks = []
+    for seconds in (120, 360):
+        path = song(f"{seconds}.flac", np.tile(noise(30 * RATE), seconds // 30))
+        tracemalloc.start()
+        Separator(Forgetful(each_frame_alone), window_seconds=4).separate_file(path, tmp_path / "out")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.15 * peaks[0]
+
+
+def test_names_that_would_collide_are_refused(tmp_path):
+    check_names([tmp_path / "a.wav", tmp_path / "b.wav"])
+    for other in ("x/a.flac", "A.wav", "a.wav"):
+        with pytest.raises(AudioError, match=r"a\.wav and .*: both are called '[aA]'"):
+            check_names([tmp_path / "a.wav", tmp_path / other])
+
+
+def test_a_song_is_never_replaced_by_its_own_stem(tmp_path):
+    assert song_folder(tmp_path / "song.wav", tmp_path) == tmp_path / "song"
+    with pytest.raises(AudioError, match="choose another with -o"):
+        song_folder(tmp_path / "vocals" / "vocals.wav", tmp_path)
+    assert song_folder(tmp_path / "vocals" / "vocals.flac", tmp_path) == tmp_path / "vocals"
+
+
+@pytest.mark.parametrize("name", ["Übung & 'Zitat', 歌.wav", "two words.wav", "dots.in.name.wav", "-dash.wav"])
+def test_names_of_any_kind(song, command, tmp_path, name):
+    path = song(name)
+    result = command("-o", tmp_path / "out", "--", path)
+    assert result.exit_code == 0
+    assert (tmp_path / "out" / name.removesuffix(".wav") / "vocals.wav").is_file()
+
+
+def test_the_command_prints_each_file_and_a_line_per_song(song, command, tmp_path):
+    first, second = song("first.wav"), song("second.wav")
+    result = command(first, second, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    out = tmp_path / "out"
+    expected = [str(out / name / f"{stem}.wav") for name in ("first", "second") for stem in ("vocals", "instrumental")]
+    assert result.stdout.splitlines() == expected
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2  # no bar, since nobody watches
+    assert re.fullmatch(rf"ft: {re.escape(str(first))}: 1\.1 s of audio in \d+\.\d s, [\d.]+ times real time", lines[0])
+
+
+def test_a_bad_file_is_one_line_and_the_others_are_done(song, command, tmp_path):
+    (tmp_path / "notes.txt").write_text("no audio")
+    surround = song("surround.wav", noise(100, 6))
+    good = song("good.wav")
+    result = command(tmp_path / "nowhere.wav", tmp_path / "notes.txt", surround, good, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert [line.endswith(".wav") for line in result.stdout.splitlines()] == [True, True]
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4
+    for line, text in zip(
+        lines, ("nowhere.wav: no such file", "notes.txt: not audio", "6 channels; expected 1 or 2"), strict=False
+    ):
+        assert line.startswith("ft: ") and text in line and "expected" in line
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good"]
+
+
+def test_names_that_collide_are_refused_before_the_first_song(song, command, tmp_path):
+    first, second = song("a.wav"), song("a.flac")
+    result = command(first, second, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "both are called 'a'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
+    made = {}
+    create = Separator.__init__
+
+    def spy(self, engine, **options):
+        made.update(options, engine=engine)
+        create(self, engine, **options)
+
+    monkeypatch.setattr(Separator, "__init__", spy)
+    result = command(
+        *(song(), "-o", tmp_path / "out", "--engine", "model.onnx", "--batch-size", 3, "--window-seconds", 4),
+        *("--context-seconds", 0.5, "--overlap", 0.2, "--threads", 1, "--bit-depth", "float"),
+    )
+    assert result.exit_code == 0
+    assert made == {
+        "engine": "model.onnx",
+        "batch_size": 3,
+        "window_seconds": 4,
+        "context_seconds": 0.5,
+        "overlap": 0.2,
+        "threads": 1,
+    }
+    assert soundfile.info(tmp_path / "out" / "song" / "vocals.wav").subtype == "FLOAT"
+
+
+def test_an_option_out_of_range_is_wrong_usage(song, command):
+    result = command(song(), "--overlap", 0.9)
+    assert result.exit_code == ConfigError.exit_code == 2
+    assert result.stderr.startswith("ft: overlap: 0.9, expected 0 to 0.5")
+
+
+def test_an_interrupted_command_leaves_nothing_and_exits_with_130(song, command, tmp_path, monkeypatch):
+    def interrupts(batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ft.separate, "load_engine", lambda model, threads: StubEngine(interrupts))
+    result = command(song(), "-o", tmp_path / "out")
+    assert result.exit_code == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_process_with_a_real_network_needs_no_torch(song, tiny_onnx, tmp_path):
+    blocker = "import sys\nsys.modules.update(torch=None, scipy=None, onnx=None, matplotlib=None, safetensors=None)\n"
+    program = f"{blocker}from ft.cli import main\nmain()"
+    path = song(waveform=noise(100_000), rate=44100)
+    result = subprocess.run(
+        [sys.executable, "-c", program, "separate", str(path), "-o", str(tmp_path / "out"), "--engine", str(tiny_onnx)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    files = [read_audio(ft.separate.Path(line))[0] for line in result.stdout.splitlines()]
+    np.testing.assert_allclose(files[0] + files[1], read_audio(path)[0], atol=1e-4)

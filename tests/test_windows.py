@@ -1,0 +1,87 @@
+"""Windows: every frame once, context dropped, fades that sum to one, and what they cost."""
+
+import numpy as np
+import pytest
+
+from ft.errors import ConfigError
+from ft.separate import CONTEXT_SECONDS, OVERLAP, WINDOW_SECONDS
+from ft.windows import Blender, WindowPlan, cut_windows
+
+PLANS = [WindowPlan(20, 4, 3), WindowPlan(20, 0, 0), WindowPlan(20, 9, 1), WindowPlan(20, 0, 10), WindowPlan(1, 0, 0)]
+
+
+def song(frames: int) -> np.ndarray:
+    """(1, frames, 1): each frame holds its number."""
+    return np.arange(frames, dtype=np.complex64).reshape(1, frames, 1)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("frames", [1, 19, 20, 21, 33, 40, 41, 200])
+def test_windows_finish_every_frame_once_and_in_order(plan, frames):
+    windows = list(cut_windows([song(frames)], plan))
+    finished = np.concatenate([window.spec[:, window.finished] for window in windows], axis=1)
+    assert np.array_equal(finished, song(frames))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_windows_do_not_depend_on_the_blocks(plan, size):
+    whole = list(cut_windows([song(133)], plan))
+    parts = list(cut_windows([song(133)[:, start : start + size] for start in range(0, 133, size)], plan))
+    assert len(parts) == len(whole)
+    for one, other in zip(parts, whole, strict=True):
+        assert np.array_equal(one.spec, other.spec) and one.finished == other.finished
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_what_is_kept_has_its_context(plan):
+    windows = list(cut_windows([song(200)], plan))
+    for window in windows:
+        frames = window.spec.shape[1]
+        first, last = window.spec[0, 0, 0].real, window.spec[0, -1, 0].real
+        left = window.finished.start
+        right = frames - window.finished.stop - window.fade_out
+        assert left >= plan.context or first == 0
+        assert right >= plan.context or last == 199
+        assert frames == plan.frames or window is windows[-1]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_fades_sum_to_one(plan):
+    blender = Blender(plan.fade)
+    for window in cut_windows([song(200)], plan):
+        blended = blender.push(window, np.ones((1, window.spec.shape[1], 4), np.float32))
+        np.testing.assert_allclose(blended, 1, atol=1e-6)
+
+
+def test_a_fade_is_gradual():
+    blender = Blender(3)
+    windows = list(cut_windows([song(30)], WindowPlan(20, 4, 3)))
+    blender.push(windows[0], np.zeros((1, 20, 1), np.float32))
+    blended = blender.push(windows[1], np.ones((1, windows[1].spec.shape[1], 1), np.float32))
+    np.testing.assert_allclose(blended[0, :5, 0], [0.25, 0.5, 0.75, 1, 1])
+
+
+@pytest.mark.parametrize("frames_per_second", [44100 / 512, 44100 / 1024])
+@pytest.mark.parametrize("seconds", [1, 11.9, 12.1, 30, 61, 240, 3600])
+def test_defaults_run_at_most_1_35_frames_per_frame(frames_per_second, seconds):
+    plan = WindowPlan.from_seconds(WINDOW_SECONDS, CONTEXT_SECONDS, OVERLAP, frames_per_second)
+    frames = round(seconds * frames_per_second)
+    run = sum(window.spec.shape[1] for window in cut_windows([song(frames)], plan))
+    assert run <= 1.35 * frames
+    assert plan.cost <= 1.35
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((12, 6, 0), "window: 12 seconds, expected more than twice the context of 6"),
+        ((12, -1, 0), "context: -1 seconds, expected 0 or more"),
+        ((12, 1, 0.6), "overlap: 0.6, expected 0 to 0.5"),
+        ((float("nan"), 1, 0), "window: nan seconds"),
+        ((0.014, 0.006, 0), "all of which are context"),
+    ],
+)
+def test_impossible_plans_are_refused(arguments, text):
+    with pytest.raises(ConfigError, match=text):
+        WindowPlan.from_seconds(*arguments, 100.0)
