@@ -12,11 +12,11 @@ from ft.sing.score import Score, write_score
 from ft.sing.voice import FRAME_SECONDS, Voice, analyse, load_world
 
 PEAK = 0.89
-# Where the energy of held notes lies in recorded singing: edges in Hz, and dB of the whole in each band (middle of six
-# lead vocals and solo recordings, voiced frames only). Speech of the same loudness has less above 1 kHz.
+# Where the energy of held notes lies in produced singing: edges in Hz, and dB of the whole in each band (voiced frames
+# of lead vocals and solo recordings). Speech of the same loudness has less above 1 kHz.
 BAND_EDGES_HZ = (80, 300, 1000, 2000, 3000, 5000, 8000, 12000, 16000)
-BAND_DB = (-5.0, -2.0, -11.0, -19.0, -23.0, -26.0, -29.0, -38.0)
-MOST_BOOST_DB, MOST_CUT_DB = 10.0, 5.0
+BAND_DB = (-5.0, -2.0, -11.0, -20.0, -24.0, -24.0, -26.0, -36.0)
+MOST_BOOST_DB, MOST_CUT_DB = 12.0, 5.0
 SONG_SECONDS, EXCERPT_SECONDS = 30.0, 25.0
 LEAST_SYLLABLES, LEAST_TREBLE_DB = 8, -48.0
 
@@ -129,8 +129,7 @@ def _shaped(envelope: np.ndarray, style: Style, voiced: np.ndarray, sample_rate:
 
 def _sung_gain_db(envelope: np.ndarray, frequencies: np.ndarray, style: Style) -> np.ndarray:
     """What brings the mean of spoken vowels to the spectrum of sung ones, for each bin."""
-    # Every frame counts the same, so that the loudest vowel does not decide alone.
-    mean = (envelope / envelope.sum(axis=1, keepdims=True)).mean(axis=0)
+    mean = envelope.mean(axis=0)
     centres, gains = [], []
     for low, high, wanted in zip(BAND_EDGES_HZ, BAND_EDGES_HZ[1:], BAND_DB, strict=False):
         inside = (frequencies >= low) & (frequencies < high)
