@@ -1,0 +1,97 @@
+"""Vocals SDR of the example against the context on both sides of a window: what justifies the default.
+
+python -m bench.context [--engine MODEL] [--window-seconds 12] [--overlap 0.05]
+
+The default context is the smallest one from which doubling changes the SDR by less than 0.05 dB. `frames run` is the
+cost: frames that ran through the network per frame of the song.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+
+from engines import load_engine
+from engines.base import Array, Engine
+from ft.audio import read_audio
+from ft.dsp import frame_count
+from ft.metrics import sdr
+from ft.separate import CONTEXT_SECONDS, OVERLAP, WINDOW_SECONDS, Separator
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "caesium"
+CONTEXTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+ENOUGH_DB = 0.05
+
+
+def rows(
+    engine: Engine, window_seconds: float, overlap: float, contexts: Iterable[float]
+) -> Iterator[dict[str, float]]:
+    """SDR of the vocals and frames run for each context that leaves half of a window."""
+    mixture, sample_rate = read_audio(EXAMPLE / "mixture.flac")
+    target, _ = read_audio(EXAMPLE / "vocals.flac")
+    audio = engine.describe().config.audio
+    frames = frame_count(round(mixture.shape[1] * audio.sample_rate / sample_rate), audio.hop_length)
+    for context in contexts:
+        if 4 * context > window_seconds:
+            return
+        separator = Separator(engine, window_seconds=window_seconds, context_seconds=context, overlap=overlap)
+        with Counted(engine) as counter:
+            stems = separator.separate(mixture, sample_rate)
+        yield {
+            "context_seconds": context,
+            "sdr_vocals": sdr(stems["vocals"], target),
+            "frames_run": counter.frames / frames,
+            "frames_run_long_song": separator.plan.cost,
+        }
+
+
+class Counted:
+    """Counts the frames that an engine is given."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.frames = 0
+
+    def __enter__(self) -> Counted:
+        infer = self.engine._infer
+
+        def count(batch: Array) -> Array:
+            self.frames += batch.shape[0] * batch.shape[3]
+            return infer(batch)
+
+        self.engine._infer = count  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self.engine._infer
+
+
+@click.command()
+@click.option("--engine", "model", default="default", show_default=True)
+@click.option("--window-seconds", default=WINDOW_SECONDS, show_default=True)
+@click.option("--overlap", default=OVERLAP, show_default=True)
+def main(model: str, window_seconds: float, overlap: float) -> None:
+    """Prints the table, then the same as JSON."""
+    print(f"window {window_seconds:g} s, overlap {overlap:g}; default context {CONTEXT_SECONDS:g} s")
+    print(f"{'context s':>10}{'SDR dB':>9}{'doubling':>10}{'frames run':>12}{'long song':>11}")
+    found: list[dict[str, float]] = []
+    with load_engine(model) as engine:
+        for row in rows(engine, window_seconds, overlap, CONTEXTS):
+            found.append(row)
+            change = f"{row['sdr_vocals'] - found[-2]['sdr_vocals']:+.3f}" if len(found) > 2 else ""
+            print(
+                f"{row['context_seconds']:>10g}{row['sdr_vocals']:>9.3f}{change:>10}{row['frames_run']:>12.3f}"
+                f"{row['frames_run_long_song']:>11.3f}"
+            )
+    changes = np.abs(np.diff([row["sdr_vocals"] for row in found[1:]]))
+    enough = [row["context_seconds"] for row, change in zip(found[1:], changes, strict=False) if change < ENOUGH_DB]
+    print(f"smallest context from which doubling changes less than {ENOUGH_DB} dB: {enough[0] if enough else 'none'} s")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Peak memory of `ft separate`, child processes included, on two minutes and on an hour of sound.
+
+python -m bench.memory [--engine MODEL] [--seconds 120 --seconds 3600]
+
+The sound is the example, repeated. Linux only (it reads /proc). The hour takes about 4 GB in the temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import soundfile
+
+from bench.context import EXAMPLE
+
+LIMIT_MB = 700
+LIMIT_RATIO = 1.15
+
+
+def repeat_example(path: Path, seconds: int) -> None:
+    """Writes the example again and again until there are `seconds` of it."""
+    block, sample_rate = soundfile.read(EXAMPLE / "mixture.flac", dtype="int16", always_2d=True)
+    missing = seconds * sample_rate
+    with soundfile.SoundFile(path, "w", sample_rate, block.shape[1], "PCM_16") as file:
+        while missing > 0:
+            file.write(block[:missing])
+            missing -= len(block)
+
+
+def peak_mb(command: list[str]) -> float:
+    """The largest sum of the resident memory of a process and all below it, read 20 times a second."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(_resident(pid) for pid in _tree(process.pid)))
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return peak / 1e6
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = path.read_text(encoding="ascii").split()
+        except OSError:  # the thread has ended
+            continue
+        for child in children:
+            found += _tree(int(child))
+    return found
+
+
+def _resident(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:  # the process has ended
+        return 0
+    values = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
+    # A single process is asked for its own high-water mark, so that nothing falls between two looks.
+    return max((int(value.split()[0]) * 1024 for value in values.values()), default=0)
+
+
+@click.command()
+@click.option("--engine", "model", default="default", show_default=True)
+@click.option("--seconds", "lengths", multiple=True, default=(120, 3600), show_default=True, type=int)
+def main(model: str, lengths: tuple[int, ...]) -> None:
+    """Prints the peak for each length and the ratio of the longest to the shortest."""
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seconds in sorted(lengths):
+            song = Path(folder) / f"{seconds}.flac"
+            repeat_example(song, seconds)
+            command = [sys.executable, "-m", "ft", "separate", str(song), "-o", folder, "--engine", model]
+            peaks.append(peak_mb(command))
+            print(f"{seconds:>6} s of audio: {peaks[-1]:.0f} MB (limit {LIMIT_MB})")
+            song.unlink()
+            for file in (Path(folder) / str(seconds)).iterdir():
+                file.unlink()
+    ratio = peaks[-1] / peaks[0]
+    print(f"ratio {ratio:.3f} (limit {LIMIT_RATIO})")
+    print(json.dumps({"seconds": sorted(lengths), "peak_mb": np.round(peaks, 1).tolist(), "ratio": round(ratio, 4)}))
+    if ratio > LIMIT_RATIO or max(peaks) > LIMIT_MB:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
