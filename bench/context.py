@@ -2,18 +2,18 @@
 
 python -m bench.context [--engine MODEL] [--window-seconds 12] [--overlap 0.05]
 
-The default context is the smallest one from which doubling changes the SDR by less than 0.05 dB. `frames run` is the
-cost: frames that ran through the network per frame of the song.
+The default context is one from which doubling changes the SDR by less than 0.05 dB, as does every doubling above it.
+`frames run` is the cost: frames that ran through the network per frame of the song.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
-import numpy as np
 
 from engines import load_engine
 from engines.base import Array, Engine
@@ -47,6 +47,17 @@ def rows(
             "frames_run": counter.frames / frames,
             "frames_run_long_song": separator.plan.cost,
         }
+
+
+def enough(found: list[dict[str, float]]) -> float | None:
+    """The smallest context from which no doubling changes the SDR by `ENOUGH_DB` or more; None where none is."""
+    answer = None
+    doubled = [row for row in found if row["context_seconds"] > 0]
+    for row, twice in reversed(list(itertools.pairwise(doubled))):
+        if abs(twice["sdr_vocals"] - row["sdr_vocals"]) >= ENOUGH_DB:
+            break
+        answer = row["context_seconds"]
+    return answer
 
 
 class Counted:
@@ -87,9 +98,7 @@ def main(model: str, window_seconds: float, overlap: float) -> None:
                 f"{row['context_seconds']:>10g}{row['sdr_vocals']:>9.3f}{change:>10}{row['frames_run']:>12.3f}"
                 f"{row['frames_run_long_song']:>11.3f}"
             )
-    changes = np.abs(np.diff([row["sdr_vocals"] for row in found[1:]]))
-    enough = [row["context_seconds"] for row, change in zip(found[1:], changes, strict=False) if change < ENOUGH_DB]
-    print(f"smallest context from which doubling changes less than {ENOUGH_DB} dB: {enough[0] if enough else 'none'} s")
+    print(f"context from which doubling changes less than {ENOUGH_DB} dB: {enough(found)} s")
     print(json.dumps(found))
 
 

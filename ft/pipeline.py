@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+PATIENCE_SECONDS = 10
 _END = object()
 
 
@@ -16,7 +17,8 @@ def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
     """The same items, made in another thread that runs at most `depth` items ahead.
 
     An error raised while making an item is raised here, in its place. When the reader stops early, the thread ends
-    before this generator does: it is never left behind with files open.
+    before this generator does, so that no file is left open; a source that waits for ever is left to the end of the
+    process after `PATIENCE_SECONDS`.
     """
     ready: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()
@@ -45,7 +47,7 @@ def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
             raise failure[0]
     finally:
         stop.set()
-        thread.join()
+        thread.join(PATIENCE_SECONDS)
 
 
 def _put(ready: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:

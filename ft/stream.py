@@ -69,7 +69,10 @@ class Analysis:
         return np.concatenate(taken, axis=1) if taken else np.zeros((self.channels, 0), np.float32)
 
     def _checked(self, block: Array) -> Array:
-        block = np.asarray(block, dtype=np.float32)
+        block = np.asarray(block)
+        if block.dtype.kind != "f":
+            raise AudioError(f"samples of type {block.dtype}; expected float32, full scale at 1")
+        block = block.astype(np.float32, copy=False)
         channels = self.channels or MAX_CHANNELS
         if block.ndim != 2 or not 1 <= block.shape[0] <= channels or block.shape[0] < self.channels:
             expected = f"{self.channels}, as before" if self.channels else "1 or 2 channels"

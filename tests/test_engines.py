@@ -227,3 +227,32 @@ def test_a_quota_of_the_control_group_counts(tmp_path, monkeypatch, files, cores
     monkeypatch.setattr(engines.base, "_CGROUP", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert usable_cores() == cores
+
+
+@pytest.fixture(scope="module")
+def excerpt(example):
+    mixture, _ = read_audio(example / "mixture.flac")
+    return mixture[:, : 10 * 44100]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 3}, {"threads": 1}])
+def test_stems_of_a_real_network_do_not_depend_on_how_it_runs(tiny_onnx, excerpt, options):
+    settings = {"window_seconds": 2, "context_seconds": 0.2}
+    with Separator(tiny_onnx, **settings) as separator, Separator(tiny_onnx, **settings, **options) as other:
+        expected = separator.separate(excerpt, 44100)
+        for stem, samples in other.separate(excerpt, 44100).items():
+            np.testing.assert_allclose(samples, expected[stem], atol=1e-5)
+        again = separator.separate(excerpt, 44100)
+        assert np.array_equal(again["vocals"], expected["vocals"])
+
+
+@pytest.mark.parametrize("rate", [44100, 32000])
+def test_stems_of_a_real_network_do_not_depend_on_the_blocks(tiny_onnx, excerpt, rate):
+    with Separator(tiny_onnx, window_seconds=2, context_seconds=0.2) as separator:
+        expected = separator.separate(excerpt, rate)
+        sizes = np.random.default_rng(0).integers(1, 60_000, 100)
+        blocks = np.split(excerpt, np.cumsum(sizes)[np.cumsum(sizes) < excerpt.shape[1]], axis=1)
+        stems = list(separator.stream(blocks, rate))
+    for stem, samples in expected.items():
+        np.testing.assert_allclose(np.concatenate([part[stem] for part in stems], axis=1), samples, atol=1e-5)
+    np.testing.assert_allclose(expected["vocals"] + expected["instrumental"], excerpt, atol=1e-6)

@@ -332,6 +332,7 @@ def test_progress_counts_the_seconds():
         (np.zeros((100, 2), np.float32), "1 or 2 channels"),
         (np.zeros((2, 0), np.float32), r"shape \(2, 0\)"),
         (np.full((2, 100), np.nan, np.float32), "not finite"),
+        (np.zeros((2, 100), np.int16), "samples of type int16; expected float32"),
     ],
 )
 def test_what_is_no_mixture_is_refused(mixture, text):

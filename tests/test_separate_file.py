@@ -1,9 +1,14 @@
 """From files to files, in Python and on the command line."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,6 +281,60 @@ def test_an_interrupted_command_leaves_nothing_and_exits_with_130(song, command,
     assert not (tmp_path / "out").exists()
 
 
+def test_reading_computing_and_writing_each_have_a_thread(song, tmp_path, monkeypatch):
+    threads = {}
+
+    def mask(batch):
+        threads["engine"] = threading.current_thread()
+        return each_frame_alone(batch)
+
+    def read(path, blocks=ft.separate.read_blocks):
+        for block in blocks(path):
+            threads["reader"] = threading.current_thread()
+            yield block
+
+    monkeypatch.setattr(ft.separate, "read_blocks", read)
+    Separator(StubEngine(mask), **SHORT).separate_file(song(), tmp_path / "out")
+    assert len({threads["engine"], threads["reader"], threading.current_thread()}) == 3
+
+
+def test_ctrl_c_ends_a_process_without_parts(song, tmp_path):
+    path = song(waveform=noise(100_000))
+    program = """
+import sys, time
+import ft.separate
+from stubs import StubEngine, all_ones
+def slow(batch):
+    time.sleep(0.2)
+    return all_ones(batch)
+ft.separate.load_engine = lambda model, threads: StubEngine(slow)
+from ft.cli import main
+main()
+"""
+    out = tmp_path / "out"
+    arguments = ["separate", str(path), "-o", str(out), "--window-seconds", "0.5", "--context-seconds", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1])))},
+    )
+    while not (out / "song" / "vocals.wav.part").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and errors == "ft: interrupted\n"
+    assert not out.exists()
+
+
+def test_help_states_the_real_defaults():
+    text = " ".join(CliRunner().invoke(main, ["separate", "--help"]).stdout.split())
+    for option in ("window-seconds", "context-seconds", "overlap"):
+        value = getattr(ft.separate, option.replace("-", "_").upper())
+        assert re.search(rf"--{option} FLOAT [^\[]*\[default: {value:g}\]", text)
+
+
 def test_a_real_process_with_a_real_network_needs_no_torch(song, tiny_onnx, tmp_path):
     blocker = "import sys\nsys.modules.update(torch=None, scipy=None, onnx=None, matplotlib=None, safetensors=None)\n"
     program = f"{blocker}from ft.cli import main\nmain()"
@@ -287,5 +346,5 @@ def test_a_real_process_with_a_real_network_needs_no_torch(song, tiny_onnx, tmp_
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    files = [read_audio(ft.separate.Path(line))[0] for line in result.stdout.splitlines()]
+    files = [read_audio(Path(line))[0] for line in result.stdout.splitlines()]
     np.testing.assert_allclose(files[0] + files[1], read_audio(path)[0], atol=1e-4)
