@@ -18,8 +18,8 @@ from ft.data import Item, MixtureItems
 class Batch:
     """What a training step needs, on the device.
 
-    `magnitude` is (batch, channels, bins, frames) in 0..1, what the network reads; `mixture` and `target` are the complex spectrograms
-    of the same shape, `target` that of the stem that the mask keeps; `scale` is (batch,).
+    `magnitude` is (batch, channels, bins, frames) in 0..1, what the network reads; `mixture` and `target` are the
+    complex spectrograms of the same shape, `target` that of the stem that the mask keeps; `scale` is (batch,).
     """
 
     magnitude: Tensor

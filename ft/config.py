@@ -67,7 +67,7 @@ class NetworkConfig:
     in_channels: int = 2
     bins: int = 1024
     input_power: float = 1.0
-    """Exponent of the magnitude (0..1) before it is brought to [-1, 1]; below 1, quiet partials are seen beside loud ones."""
+    """Exponent of the magnitude (0..1) before it is brought to [-1, 1]; below 1, quiet partials stand out more."""
     channels: int = 4
     multipliers: tuple[int, ...] = (1, 2, 4, 6, 12, 24)
     """Channels of level l are `channels * multipliers[l]`."""
@@ -205,7 +205,9 @@ def model_config_from_yaml(values: Mapping[str, Any], where: str) -> ModelConfig
         base = load_yaml(preset)
         audio = {**_section(base, "audio", preset), **audio}
         model = {**_section(base, "model", preset), **model}
-    outer = {name: model.pop(name) for name in ("name", "stems", "mask_stem", "license") if name in model}
+    outer: dict[str, Any] = {
+        name: model.pop(name) for name in ("name", "stems", "mask_stem", "license") if name in model
+    }
     inner = [f.name for f in dataclasses.fields(NetworkConfig) if f.name not in ("bins", "in_channels")]
     check_keys(model, (*inner, "name", "stems", "mask_stem", "license", "preset"), f"{where}: model")
     audio_config = build(AudioConfig, audio, f"{where}: audio")

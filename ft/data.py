@@ -7,10 +7,8 @@ the sum of complex spectrograms of which the original speaks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -19,41 +17,10 @@ from numpy.typing import NDArray
 from ft import augment
 from ft.config import AudioConfig
 from ft.errors import DataError
-from ft.train_config import Augment, Source, TrainConfig, VoxAug
+from ft.scan import AudioFile, Pool, Song
+from ft.train_config import TrainConfig, VoxAug
 
-AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
 Waveform = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class AudioFile:
-    """A readable file and what a scan found out about it."""
-
-    path: Path
-    samples: int
-    sample_rate: int
-    peak: float | None = None
-    """Largest magnitude of its spectrogram at the model's rate; known where the scale is the track's."""
-
-
-@dataclass(frozen=True)
-class Song:
-    """A real pair."""
-
-    mixture: AudioFile
-    instrumental: AudioFile
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Files with the probability of each."""
-
-    files: tuple[AudioFile, ...]
-    probabilities: NDArray[np.float64] | None
-    """None where all files are alike, and an epoch visits each once."""
-
-    def draw(self, rng: np.random.Generator) -> AudioFile:
-        return self.files[int(rng.choice(len(self.files), p=self.probabilities))]
 
 
 @dataclass(frozen=True)
@@ -67,119 +34,6 @@ class Item:
     has_vocals: bool
     headroom: float
     """Factor on the crop's own peak, for `normalize: window`."""
-
-
-def audio_files(folder: str | Path) -> list[Path]:
-    """All audio files below `folder`, sorted. Raises DataError where there is no folder or nothing in it."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one with audio files")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    if not files:
-        raise DataError(f"{folder}: no audio files in it; expected files such as .wav, .flac or .ogg")
-    return files
-
-
-class Scan:
-    """What is known of each file, kept in a JSON file so that a peak is computed once.
-
-    Args:
-        cache: JSON file to read and keep; keyed by path, size, time of change and STFT.
-    """
-
-    def __init__(self, audio: AudioConfig, cache: Path | None = None) -> None:
-        self.audio = audio
-        self.cache = cache
-        self.known: dict[str, list[float]] = {}
-        if cache and cache.is_file():
-            self.known = json.loads(cache.read_text(encoding="utf-8"))
-
-    def read(self, paths: Sequence[Path], need_peak: bool, progress: bool = False) -> list[AudioFile]:
-        """The files, opened once each.
-
-        Raises:
-            DataError: files that cannot be read or are empty; up to five are named.
-        """
-        from tqdm import tqdm
-
-        files, bad, new = [], [], False
-        for path in tqdm(paths, desc="scan", unit="file", disable=not progress or None, leave=False):
-            try:
-                info = soundfile.info(path)
-                if info.frames == 0 or info.channels > 2:
-                    bad.append(f"{path} ({info.frames} samples, {info.channels} channels)")
-                    continue
-                peak = None
-                if need_peak:
-                    key = self._key(path)
-                    if key not in self.known:
-                        self.known[key] = [self._peak(path)]
-                        new = True
-                    peak = self.known[key][0]
-            except (soundfile.SoundFileError, RuntimeError) as error:
-                bad.append(f"{path} ({error})")
-                continue
-            files.append(AudioFile(path, info.frames, info.samplerate, peak))
-        if bad:
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-            raise DataError(f"cannot be read: {', '.join(bad[:5])}{more}; mend or remove them")
-        if new and self.cache:
-            from ft.files import atomic_write
-
-            with atomic_write(self.cache) as part:
-                part.write_text(json.dumps(self.known), encoding="utf-8")
-        return files
-
-    def _key(self, path: Path) -> str:
-        stat = path.stat()
-        return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self.audio.n_fft}|{self.audio.hop_length}"
-
-    def _peak(self, path: Path) -> float:
-        """Largest STFT magnitude, block by block."""
-        n_fft, hop = self.audio.n_fft, self.audio.hop_length
-        window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
-        peak, block = 0.0, hop * 256
-        rate = soundfile.info(path).samplerate
-        for waveform in soundfile.blocks(path, blocksize=block, overlap=0, dtype="float32", always_2d=True):
-            resampled = _to_rate(waveform.T, rate, self.audio.sample_rate)
-            padded = np.pad(resampled, ((0, 0), (0, max(0, n_fft - resampled.shape[1]))))
-            frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, ::hop]
-            peak = max(peak, float(np.abs(np.fft.rfft(frames * window)).max()))
-        return peak
-
-
-def pool_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool, progress: bool = False) -> Pool:
-    """The files of several folders with their probabilities. Raises DataError."""
-    files: list[AudioFile] = []
-    weights: list[float] = []
-    for source in sources:
-        found = scan.read(audio_files(source.folder), need_peak, progress)
-        files += found
-        weights += [1.0 if source.weight is None else source.weight / len(found)] * len(found)
-    even = all(source.weight is None for source in sources)
-    return Pool(tuple(files), None if even else np.array(weights) / sum(weights))
-
-
-def songs_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool = False) -> list[Song]:
-    """Every folder below `sources` that holds `mixture.*` and `instrumental.*`. Raises DataError."""
-    songs = []
-    for source in sources:
-        files = audio_files(source.folder)
-        mixtures = [path for path in files if path.stem == "mixture"]
-        if not mixtures:
-            raise DataError(f"{source.folder}: no song in it; expected folders with mixture.* and instrumental.*")
-        for mixture in mixtures:
-            partner = [path for path in files if path.parent == mixture.parent and path.stem == "instrumental"]
-            if not partner:
-                raise DataError(f"{mixture.parent}: a mixture without instrumental.*; expected both")
-            pair = scan.read([mixture, partner[0]], need_peak)
-            if pair[0].samples != pair[1].samples:
-                raise DataError(
-                    f"{mixture.parent}: mixture has {pair[0].samples} samples and instrumental {pair[1].samples}; "
-                    "expected two files of one length"
-                )
-            songs.append(Song(*pair))
-    return songs
 
 
 def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
@@ -272,11 +126,8 @@ class MixtureItems:
         headroom = 10 ** (rng.uniform(0, options.scale_db) / 20)
         return Item(mixture, instrumental, peak, has_vocals, float(headroom))
 
-    def _with_vocals(
-        self, rng: np.random.Generator, instrumental: Waveform, samples: int
-    ) -> tuple[Waveform, bool]:
-        plan = draw_plan(rng, self.train.voxaug)
-        if self.vocals is None or not plan.vocals:
+    def _with_vocals(self, rng: np.random.Generator, instrumental: Waveform, samples: int) -> tuple[Waveform, bool]:
+        if self.vocals is None or not draw_vocals_wanted(rng, self.train.voxaug):
             return instrumental, False
         vocals = self.draw_vocals(rng, samples)
         if rng.random() < self.train.voxaug.second_vocal:
@@ -318,18 +169,9 @@ class MixtureItems:
         return int(rng.integers(max(1, length - samples + 1)))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What voxaug decided for one item."""
-
-    vocals: bool
-
-
-def draw_plan(rng: np.random.Generator, voxaug: VoxAug) -> Plan:
+def draw_vocals_wanted(rng: np.random.Generator, voxaug: VoxAug) -> bool:
     """Whether an item gets vocals: not with probability skip + (1 - skip) drop, 0.0445 at the original's values."""
-    if rng.random() < voxaug.skip_vocals:
-        return Plan(vocals=False)
-    return Plan(vocals=not rng.random() < voxaug.drop_vocals)
+    return rng.random() >= voxaug.skip_vocals and rng.random() >= voxaug.drop_vocals
 
 
 class ValidationItems:
@@ -371,9 +213,3 @@ class ValidationItems:
 def _random_start(rng: np.random.Generator, file: AudioFile, samples: int, rate: int) -> int:
     length = int(file.samples * rate / file.sample_rate)
     return int(rng.integers(max(1, length - samples + 1)))
-
-
-def describe_augment(options: Augment) -> str:
-    """The augmentation that is on, for the log."""
-    on = {name: value for name, value in vars(options).items() if value}
-    return ", ".join(f"{name} {value}" for name, value in on.items()) or "none"

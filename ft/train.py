@@ -21,11 +21,12 @@ from ft import __version__
 from ft.batches import Waveforms, batch_from_waveforms, load_batches
 from ft.checkpoint import save_checkpoint
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
-from ft.data import MixtureItems, Scan, ValidationItems, pool_from_sources, songs_from_sources
+from ft.data import MixtureItems, ValidationItems
 from ft.errors import ConfigError, DataError, FtError
 from ft.files import atomic_write
 from ft.losses import separation_loss
 from ft.models.frame_transformer import FrameTransformer
+from ft.scan import Scan, pool_from_sources, songs_from_sources
 from ft.schedule import Schedule
 from ft.train_config import Stage, TrainConfig, train_config_from_yaml
 from ft.training_state import load_state, save_state
@@ -346,13 +347,13 @@ class Trainer:
 
 
 def _optimizer(train: TrainConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
-    parameters, options = network.parameters(), {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+    parameters, rate, decay = network.parameters(), train.learning_rate, train.weight_decay
     if train.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **options)
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)
     kinds = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
         "radam": torch.optim.RAdam,
         "rmsprop": torch.optim.RMSprop,
     }
-    return kinds[train.optimizer](parameters, **options)
+    return kinds[train.optimizer](parameters, lr=rate, weight_decay=decay)

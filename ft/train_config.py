@@ -19,7 +19,7 @@ class Source:
 
     folder: str = ""
     weight: float | None = None
-    """Share of the draws that go to this folder; by default the number of its files, so that all files weigh the same."""
+    """Share of the draws that go to this folder; by default the number of its files, so that each weighs the same."""
 
     def __post_init__(self) -> None:
         if not self.folder:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ft.batches import batch_from_waveforms, collate, scaled_magnitude, spectrogram
 from ft.config import AudioConfig, ModelConfig
-from ft.data import Item, Song, read_crop
+from ft.data import Item, read_crop
 from ft.losses import separation_loss
 from ft.metrics import sdr
+from ft.scan import Song
 from ft.train_config import Losses
 
 SONG_WINDOW = 512

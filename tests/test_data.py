@@ -11,18 +11,9 @@ import pytest
 import soundfile
 
 from ft.config import AudioConfig
-from ft.data import (
-    MixtureItems,
-    Pool,
-    Scan,
-    ValidationItems,
-    audio_files,
-    draw_plan,
-    pool_from_sources,
-    read_crop,
-    songs_from_sources,
-)
+from ft.data import MixtureItems, ValidationItems, draw_vocals_wanted, read_crop
 from ft.errors import DataError
+from ft.scan import Pool, Scan, audio_files, pool_from_sources, songs_from_sources
 from ft.train_config import Augment, Source, TrainConfig, VoxAug
 
 AUDIO = AudioConfig(n_fft=64, hop_length=32, bins=32)
@@ -40,7 +31,7 @@ def items(instrumentals: Pool, vocals: Pool, audio: AudioConfig = AUDIO, **train
 
 def test_share_of_items_without_vocals():
     rng = np.random.default_rng(0)
-    silent = sum(not draw_plan(rng, VoxAug()).vocals for _ in range(20_000)) / 20_000
+    silent = sum(not draw_vocals_wanted(rng, VoxAug()) for _ in range(20_000)) / 20_000
     assert silent == pytest.approx(0.02 + 0.98 * 0.025, abs=0.005)
 
 

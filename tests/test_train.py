@@ -19,10 +19,11 @@ import yaml
 from ft.batches import batch_from_waveforms, collate, load_batches
 from ft.checkpoint import load_model
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
-from ft.data import MixtureItems, Scan, pool_from_sources
+from ft.data import MixtureItems
 from ft.errors import CheckpointError, ConfigError, DataError
 from ft.losses import separation_loss
 from ft.models.frame_transformer import FrameTransformer
+from ft.scan import Scan, pool_from_sources
 from ft.train import LAST, LOG, STATE, Trainer, TrainingError, select_device, train_from_yaml
 from ft.train_config import Losses, Source, TrainConfig, train_config_from_yaml
 
