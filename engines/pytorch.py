@@ -89,5 +89,5 @@ def _device(wanted: str) -> str:
     if name != "cuda" or (number and not number.isdecimal()):
         raise EngineError(f"device {wanted}; expected auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
-        raise EngineError(f"device {wanted}: PyTorch finds {torch.cuda.device_count()} GPUs; use --device cpu")
+        raise EngineError(f"device {wanted}: PyTorch finds {torch.cuda.device_count()} GPUs; use cpu")
     return wanted

@@ -74,6 +74,7 @@ def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onn
                 output_names=["mask"],
                 dynamic_shapes=(dynamic,),
                 external_data=False,
+                optimize=False,  # its rewriting takes longer than all the rest and finds three nodes; see _tidy
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
@@ -82,7 +83,6 @@ def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onn
         registry.setLevel(level)
     assert program is not None
     graph = program.model
-    simplify_reshapes(graph)
     _tidy(graph)
     found = {node.op_type for node in graph.graph}
     if found & FORBIDDEN:
@@ -135,11 +135,22 @@ def simplify_reshapes(model: onnx_ir.Model) -> None:
 
 
 def _tidy(model: onnx_ir.Model) -> None:
-    """Drops what is not used any more and the traces of the source code, with their paths, on every node."""
-    from onnx_ir.passes import common
+    """Computes what is constant, merges what is equal, and drops what is not used.
 
-    common.RemoveUnusedNodesPass()(model)
-    common.ClearMetadataAndDocStringPass()(model)
+    Also drops the traces of the source code, with the paths of this machine, that the exporter leaves on every node.
+    """
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer
+
+    passes.InlinePass()(model)
+    optimizer.fold_constants(model, onnx_shape_inference=True)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.DeduplicateInitializersPass()(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    simplify_reshapes(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.ClearMetadataAndDocStringPass()(model)
 
 
 def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Model) -> dict[str, str]:

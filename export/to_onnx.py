@@ -1,9 +1,10 @@
 """Checkpoint to ONNX file, compared with PyTorch before the file gets its name.
 
 Metadata of the file, all text: `ft_config` (JSON, the whole configuration), `ft_format`, `ft_version`, `ft_io`
-(`magnitude`: magnitudes in, a mask out), `ft_parameters` (their number), `ft_precision` (`fp32`, or `fp32 (fp16 weights)`
-for weights that are stored in half the space), `ft_weights` (JSON, weight -> initializer where the names differ; the
-initializer may have another shape), `sample_rate` (Hz), `stems` (names with commas between) and `license`.
+(`magnitude`: magnitudes in, a mask out), `ft_parameters` (their number), `ft_precision` (`fp32`, or
+`fp32 (fp16 weights)` where weights are stored in half the space), `ft_weights` (JSON, weight -> initializer where
+the names differ; the initializer may have another shape), `sample_rate` (Hz), `stems` (names with commas between)
+and `license`.
 """
 
 from __future__ import annotations

@@ -54,3 +54,26 @@ def write_constant(tmp_path: Path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the preset `tiny` with random weights (`networks.tiny_model`)."""
+    from networks import tiny_model
+
+    from ft.checkpoint import save_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    model = tiny_model()
+    save_checkpoint(path, model.state_dict(), model.model_config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network as `ft export` writes it."""
+    from export.to_onnx import export_onnx
+
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    export_onnx(tiny_checkpoint, path)
+    return path

@@ -142,10 +142,10 @@ def test_a_safetensors_file_of_others_is_refused(saved):
 def test_a_later_format_and_a_broken_configuration_are_refused(saved):
     path, _ = saved
     rewrite(path, lambda metadata: metadata.update(ft_format="2"))
-    with pytest.raises(CheckpointError, match="format version 2, this ft .* reads up to 1"):
+    with pytest.raises(CheckpointError, match=r"format version 2, this ft .* reads up to 1"):
         load_config(path)
     rewrite(path, lambda metadata: metadata.update(ft_format="1", ft_config='{"nam": "x"}'))
-    with pytest.raises(CheckpointError, match="configuration is not usable: .*did you mean 'name'"):
+    with pytest.raises(CheckpointError, match=r"configuration is not usable: .*did you mean 'name'"):
         load_config(path)
 
 

@@ -104,7 +104,7 @@ def test_a_mistake_is_named(sections, message):
 
 
 def test_network_and_front_end_must_agree():
-    with pytest.raises(ConfigError, match="the network takes 512 bins and audio.bins is 1024"):
+    with pytest.raises(ConfigError, match=r"the network takes 512 bins and audio\.bins is 1024"):
         ModelConfig(network=NetworkConfig(bins=512))
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from networks import DENSE, golden, random_input, tiny_config, tiny_model
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ft.config import NetworkConfig, load_model_config
 from ft.models.frame_transformer import (

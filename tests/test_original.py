@@ -47,7 +47,7 @@ def test_geometry_comes_from_the_shapes(tmp_path, name):
     network = config.network
     assert (network.bins, network.channels, network.expansion, network.in_channels) == (64, 2, 2, 2)
     assert network.heads == HEADS[name]
-    same = "multipliers attention_conv rotary activation feed_forward_mixing decoder_block qk_norm_order".split()
+    same = ["multipliers", "attention_conv", "rotary", "activation", "feed_forward_mixing", "decoder_block"]
     assert [getattr(network, key) for key in same] == [getattr(preset, key) for key in same]
     assert (config.audio.n_fft, config.audio.hop_length, config.audio.normalize) == (128, 64, "track")
     assert (config.mask_stem, config.name) == ("instrumental", "song")
@@ -84,7 +84,7 @@ def test_pickled_code_never_runs(tmp_path):
     plain.write_bytes(pickle.dumps({"out": Trap()}, protocol=2))
     torch.save({"out": Trap()}, wrapped)
     for source in (plain, wrapped):
-        with pytest.raises(CheckpointError, match="refused: .*nothing of it was run"):
+        with pytest.raises(CheckpointError, match=r"refused: .*nothing of it was run"):
             read_state(source)
     assert not (tmp_path / "it-ran").exists()
     pickle.loads(plain.read_bytes())

@@ -1,0 +1,343 @@
+"""The exported graph: what it is made of, what it says of itself, and that a wrong one is never written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from networks import DENSE, tiny_config, tiny_model
+
+from export import to_onnx
+from export import verify as verify_module
+from export.to_onnx import export_onnx
+from export.verify import LIMIT, SHAPES, relative_l2, synthetic_magnitude
+from ft import __version__
+from ft.checkpoint import is_unused, load_model, save_checkpoint
+from ft.cli import main
+from ft.config import ModelConfig, load_model_config
+from ft.errors import CheckpointError, ExportError
+from ft.models.frame_transformer import FrameTransformer
+
+# The native graph of the preset tiny, node by node: a change here is a change of what engines are given.
+NATIVE_NODES = {
+    "Add": 43,
+    "Attention": 16,
+    "Cast": 1,
+    "Concat": 17,
+    "Conv": 48,
+    "Cos": 12,
+    "Expand": 2,
+    "Gelu": 16,
+    "LayerNormalization": 75,
+    "MatMul": 167,
+    "Mul": 14,
+    "Pow": 11,
+    "Range": 2,
+    "Relu": 11,
+    "Reshape": 145,
+    "RotaryEmbedding": 24,
+    "Shape": 2,
+    "Sigmoid": 1,
+    "Sin": 12,
+    "Slice": 1,
+    "Squeeze": 2,
+    "Sub": 1,
+    "Transpose": 66,
+    "Unsqueeze": 1,
+}
+MOST_NODES = 720
+
+
+def session(path, **options):
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+
+
+def mask_of(path, magnitude):
+    return session(path).run(["mask"], {"magnitude": magnitude})[0]
+
+
+def reference(model, magnitude):
+    with torch.inference_mode():
+        power = model.config.input_power
+        return torch.sigmoid(model(2 * torch.from_numpy(magnitude) ** power - 1)).numpy()
+
+
+def write(tmp_path, model, name="model.safetensors"):
+    save_checkpoint(tmp_path / name, model.state_dict(), model.model_config)
+    return tmp_path / name
+
+
+@pytest.fixture
+def stub(monkeypatch, tiny_onnx):
+    """Exports without tracing: every graph is the one of `tiny_onnx`."""
+    import onnx_ir
+
+    monkeypatch.setattr("export.graph.build_graph", lambda model, config, opset: onnx_ir.load(tiny_onnx))
+
+
+def test_nodes_are_frozen(tiny_onnx):
+    graph = onnx.load(tiny_onnx).graph
+    assert dict(sorted(Counter(node.op_type for node in graph.node).items())) == NATIVE_NODES
+
+
+def test_each_position_wise_linear_is_one_product_of_rank_three_or_more(tiny_onnx):
+    graph = onnx.load(tiny_onnx).graph
+    products = [node.input[1] for node in graph.node if node.op_type == "MatMul" and node.input[1].endswith("_pw")]
+    assert sorted(products) == sorted(name for name in tiny_model().state_dict() if name.endswith("weight_pw"))
+
+
+def test_no_trace_of_the_source_is_left(tiny_onnx):
+    proto = onnx.load(tiny_onnx)
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    assert not proto.graph.metadata_props
+    assert b".py" not in proto.SerializeToString()
+
+
+def test_inputs_outputs_and_opset(tiny_onnx):
+    proto = onnx.load(tiny_onnx)
+    for value, name in ((proto.graph.input, "magnitude"), (proto.graph.output, "mask")):
+        assert [entry.name for entry in value] == [name]
+        dims = value[0].type.tensor_type.shape.dim
+        assert [dim.dim_param or dim.dim_value for dim in dims] == ["batch", 2, 64, "frames"]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 23)]
+    onnx.checker.check_model(proto, full_check=True)
+
+
+def test_metadata(tiny_onnx):
+    metadata = session(tiny_onnx).get_modelmeta().custom_metadata_map
+    config = load_model_config("tiny")
+    assert ModelConfig.from_dict(json.loads(metadata.pop("ft_config"))) == config
+    names = json.loads(metadata.pop("ft_weights"))
+    assert all(name.endswith(".freqs") for name in names)
+    assert metadata == {
+        "ft_format": "1",
+        "ft_io": "magnitude",
+        "ft_parameters": "263177",
+        "ft_precision": "fp32",
+        "ft_version": __version__,
+        "sample_rate": "44100",
+        "stems": "vocals,instrumental",
+        "license": config.license,
+    }
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 40), (1, 333)])
+def test_mask_equals_pytorch_at_shapes_that_were_not_traced(tiny_onnx, shape):
+    model = tiny_model()
+    magnitude = synthetic_magnitude(model.model_config, *shape)
+    mask = mask_of(tiny_onnx, magnitude)
+    assert relative_l2(mask, reference(model, magnitude)) <= LIMIT
+    assert mask.min() >= 0 and mask.max() <= 1
+    assert mask.std() > 0.01
+
+
+def test_weights_come_back_bit_for_bit(tiny_checkpoint, tiny_onnx):
+    before, after = load_model(tiny_checkpoint), load_model(tiny_onnx)
+    assert after.model_config == before.model_config
+    assert not after.training
+    state = after.state_dict()
+    assert {name for name, value in before.state_dict().items() if not torch.equal(value, state[name])} == set()
+
+
+def test_the_original_structure_with_weights_in_half(tmp_path):
+    # Wide enough that each of the 16 attentions has its rotary embedding, as at full size.
+    preset = load_model_config("original-gelu")
+    network = dataclasses.replace(preset.network, bins=512, channels=1, expansion=1)
+    audio = dataclasses.replace(preset.audio, n_fft=1024, hop_length=512, bins=512)
+    exact = tiny_model(ModelConfig(audio=audio, network=network))
+    checkpoint = write(tmp_path, exact)
+    result = export_onnx(checkpoint, tmp_path / "half.onnx", weights="fp16")
+    assert result.precision == "fp32 (fp16 weights)"
+    assert [parity.name for parity in result.parities] == list(SHAPES)
+
+    graph = onnx.load(result.path).graph
+    halves = [tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    assert sorted(halves) == sorted(name for name in exact.state_dict() if name.endswith("weight_pw"))
+    assert result.path.stat().st_size < 0.52 * checkpoint.stat().st_size
+    nodes = result.nodes
+    assert nodes == Counter(node.op_type for node in graph.node)
+    assert sum(nodes.values()) - len(halves) <= MOST_NODES
+    assert (nodes["Attention"], nodes["RotaryEmbedding"], nodes["Einsum"], nodes["Tile"]) == (16, 32, 0, 0)
+    assert nodes["Cast"] == NATIVE_NODES["Cast"] + len(halves)
+
+    rounded = load_model(result.path)
+    for name, value in exact.state_dict().items():
+        expected = value.half().float() if name.endswith("weight_pw") else value
+        assert torch.equal(rounded.state_dict()[name], expected), name
+    magnitude = synthetic_magnitude(exact.model_config, 1, 64)
+    assert 1e-6 < relative_l2(reference(rounded, magnitude), reference(exact, magnitude)) < 1e-3
+
+    # ONNX Runtime folds the casts when it loads the graph: nothing is cast at run time but the number of frames.
+    session(result.path, optimized_model_filepath=str(tmp_path / "optimized.onnx"))
+    optimized = onnx.load(tmp_path / "optimized.onnx").graph
+    assert Counter(node.op_type for node in optimized.node)["Cast"] <= NATIVE_NODES["Cast"]
+
+
+def test_an_exported_file_is_exported_again_for_older_runtimes(tmp_path, tiny_onnx):
+    result = export_onnx(tiny_onnx, tmp_path / "old.onnx", opset=20)
+    assert [(entry.domain, entry.version) for entry in onnx.load(result.path).opset_import] == [("", 20)]
+    assert not result.nodes.keys() & {"Attention", "RotaryEmbedding", "Einsum", "Tile"}
+    assert result.nodes["LayerNormalization"] == NATIVE_NODES["LayerNormalization"]
+    assert all(parity.distance <= LIMIT for parity in result.parities)
+    state = load_model(result.path).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in tiny_model().state_dict().items())
+
+
+def test_the_dense_variant_untrained_and_in_two_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(to_onnx, "LARGEST_FILE", 100_000)
+    config = tiny_config(qk_norm_order="norm-first", input_power=0.3, **DENSE)
+    torch.manual_seed(0)
+    model = FrameTransformer(config.network).eval()  # every norm is ones and zeros: the graph keeps one of each
+    model.model_config = config
+    result = export_onnx(write(tmp_path, model), tmp_path / "out" / "dense.onnx")
+    assert result.files == [tmp_path / "out" / "dense.onnx", tmp_path / "out" / "dense.onnx.data"]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(result.files)
+    graph, data = (file.stat().st_size for file in result.files)
+    assert graph < 500_000 < data
+    magnitude = synthetic_magnitude(config, 2, 17)
+    assert relative_l2(mask_of(result.path, magnitude), reference(model, magnitude)) <= LIMIT
+    loaded = load_model(result.path)
+    state = loaded.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert isinstance(loaded.get_buffer("enc1_transformer.attn.rotary_embedding.freqs"), torch.Tensor)
+
+
+def test_the_norm_that_is_never_applied_comes_back_as_it_starts():
+    config = tiny_config(**DENSE)
+    names = {name for name, value in tiny_model(config).state_dict().items() if is_unused(name, value.shape, config)}
+    norms = {f"enc{level}_transformer.norm3.norm.{kind}" for level in range(1, 7) for kind in ("weight", "bias")}
+    assert {name for name in names if ".norm3." in name} == norms
+    assert all(name.endswith(".freqs") for name in names - norms)
+    plain = tiny_model()
+    assert not any(".norm3." in n for n, v in plain.state_dict().items() if is_unused(n, v.shape, tiny_config()))
+
+
+def test_a_graph_that_differs_is_not_written(tmp_path, stub, tiny_checkpoint, monkeypatch):
+    model = load_model(tiny_checkpoint)
+    with torch.no_grad():
+        model.get_parameter("dec1.linear1.weight_pw").mul_(1.001)
+    monkeypatch.setattr("export.graph.weight_names", lambda *_: {})
+    path = write(tmp_path, model)
+    message = r"at the usual shape \(1, 2, 64, 256\) .* differs from PyTorch's by \d.*e-0\d .*at most 5e-06 is allowed"
+    with pytest.raises(ExportError, match=message):
+        export_onnx(path, tmp_path / "model.onnx")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_graph_that_is_not_finite_is_not_written(tmp_path, stub, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(
+        verify_module, "_onnxruntime", lambda path: lambda magnitude, where: np.full_like(magnitude, np.nan)
+    )
+    with pytest.raises(ExportError, match=r"at the usual shape .* not finite"):
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_shape_is_compared(tmp_path, stub, tiny_checkpoint, tiny_onnx, monkeypatch):
+    run = verify_module._onnxruntime(tiny_onnx)
+    for name, (batch, frames) in SHAPES.items():
+
+        def wrong(magnitude, where, at=(batch, frames)):
+            mask = run(magnitude, where)
+            return mask + 1e-4 if (len(mask), mask.shape[-1]) == at else mask
+
+        monkeypatch.setattr(verify_module, "_onnxruntime", lambda path, wrong=wrong: wrong)
+        with pytest.raises(ExportError, match=f"at the {name} shape"):
+            export_onnx(tiny_checkpoint, tmp_path / "model.onnx")
+
+
+def test_a_lost_weight_is_named(tmp_path, tiny_checkpoint, tiny_onnx, monkeypatch):
+    import onnx_ir
+
+    def lossy(model, config, opset):
+        graph = onnx_ir.load(tiny_onnx)
+        graph.graph.initializers["dec2.linear1.weight_pw"].name = "w"
+        graph.graph.initializers["w"].const_value = onnx_ir.tensor(np.zeros((2, 16, 64), np.float32))
+        return graph
+
+    monkeypatch.setattr("export.graph.build_graph", lossy)
+    with pytest.raises(ExportError, match=r"does not hold the weight dec2.linear1.weight_pw"):
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx")
+
+
+def test_weights_beyond_fp16_are_refused(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_parameter("enc2.linear1.weight_pw")[0, 0, 0] = 1e5
+    with pytest.raises(ExportError, match=r"enc2.linear1.weight_pw has values beyond 65504"):
+        export_onnx(write(tmp_path, model), tmp_path / "model.onnx", weights="fp16")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("model.trt", {}, "expected a name that ends in .onnx"),
+        ("model.onnx", {"opset": 19}, "opset 19; expected 20 to 23"),
+        ("model.onnx", {"weights": "int8"}, "weights int8; expected fp32 or fp16"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path, tiny_checkpoint, name, options, message):
+    with pytest.raises(ExportError, match=message):
+        export_onnx(tiny_checkpoint, tmp_path / name, **options)
+
+
+def test_an_existing_file_is_kept(tmp_path, tiny_checkpoint):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"mine")
+    with pytest.raises(ExportError, match="exists; use another name or --force"):
+        export_onnx(tiny_checkpoint, path)
+    assert path.read_bytes() == b"mine"
+
+
+def test_missing_packages_are_named(tmp_path, tiny_checkpoint, tiny_onnx, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(ExportError, match=r"exporting needs onnx_ir.*pip install 'frame-transformer\[train,cpu\]'"):
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CheckpointError, match=r"needs onnx: pip install 'frame-transformer\[train\]'"):
+        load_model(tiny_onnx)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExportError, match=r"pip install 'frame-transformer\[cpu\]'"):
+        verify_module.verify(tiny_onnx, tiny_model(), tiny_config())
+
+
+def test_damaged_files_are_refused(tmp_path, tiny_onnx):
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(tiny_onnx.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"cut.onnx: not an"):
+        load_model(path)
+
+
+def test_command(tmp_path, stub, tiny_checkpoint, capsys):
+    output = tmp_path / "model.onnx"
+    main(["export", str(tiny_checkpoint), "-o", str(output)], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{output}  ")
+    assert lines[1] == f"263,177 parameters, fp32, opset 23, {sum(NATIVE_NODES.values())} nodes"
+    assert [line.split()[0] for line in lines[2:]] == list(SHAPES)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+    with pytest.raises(SystemExit):
+        main(["export", str(tiny_checkpoint), "-o", str(output)])
+    assert "--force" in capsys.readouterr().err
+
+
+def test_magnitudes_for_the_comparison_are_like_those_of_music():
+    magnitude = synthetic_magnitude(load_model_config("original"), 2, 100)
+    assert magnitude.shape == (2, 2, 1024, 100) and magnitude.dtype == np.float32
+    assert magnitude.min() >= 0
+    assert magnitude.reshape(2, -1).max(axis=1).tolist() == [1, 1]
+    assert (magnitude < 0.01).mean() > 0.5  # most of it is near silence,
+    low, high = magnitude[:, :, :256].mean(), magnitude[:, :, 768:].mean()
+    assert low > 5 * high > 0  # and the energy is low in frequency
+    assert np.array_equal(magnitude, synthetic_magnitude(load_model_config("original"), 2, 100))
