@@ -53,7 +53,7 @@ def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onn
     """Traces `model` and tidies the graph; initializers have the names of the weights.
 
     Raises:
-        ExportError: PyTorch cannot export the network, or the graph lost a weight.
+        ExportError: PyTorch cannot export the network, or the graph holds a node of `FORBIDDEN`.
     """
     network = _mask_network(model, config, native=opset >= NATIVE_OPSET)
     # Traced with a batch of 2 and a number of frames of no meaning, so that no axis is taken for a constant.
@@ -74,7 +74,7 @@ def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onn
                 output_names=["mask"],
                 dynamic_shapes=(dynamic,),
                 external_data=False,
-                optimize=False,  # its rewriting takes longer than all the rest and finds three nodes; see _tidy
+                optimize=False,  # its rewriting takes a third of the time and finds three nodes more than _tidy
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:

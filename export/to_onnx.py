@@ -21,7 +21,7 @@ from ft import __version__
 from ft.checkpoint import CONFIG_KEY, FORMAT, WEIGHTS_KEY, load_model
 from ft.config import ModelConfig
 from ft.errors import ExportError
-from ft.files import PART_SUFFIX
+from ft.files import PART_SUFFIX, move_into_place
 
 if TYPE_CHECKING:
     from export.verify import Parity
@@ -77,11 +77,17 @@ def export_onnx(
     output = Path(output)
     if output.suffix != ".onnx":
         raise ExportError(f"{output}: expected a name that ends in .onnx")
-    if output.exists() and not force:
-        raise ExportError(f"{output}: exists; use another name or --force")
+    if weights not in PRECISIONS:
+        raise ExportError(f"weights {weights}; expected {' or '.join(PRECISIONS)}")
+    data = output.with_name(f"{output.name}.data")
+    for file in (output, data):
+        if file.exists() and not force:
+            raise ExportError(f"{file}: exists; use another name or --force")
     model = load_model(source)
     try:
         import onnx_ir as ir
+        import onnxruntime  # noqa: F401  # asked for now, not after minutes of tracing
+        import onnxscript  # noqa: F401
 
         from export.graph import NATIVE_OPSET, OLDEST_OPSET, build_graph, store_in_half, weight_names
         from export.verify import verify
@@ -89,8 +95,6 @@ def export_onnx(
         raise ExportError(
             f"exporting needs {error.name}, which is not installed: pip install 'frame-transformer[train,cpu]'"
         ) from error
-    if weights not in PRECISIONS:
-        raise ExportError(f"weights {weights}; expected {' or '.join(PRECISIONS)}")
     if not OLDEST_OPSET <= opset <= NATIVE_OPSET:
         raise ExportError(f"opset {opset}; expected {OLDEST_OPSET} to {NATIVE_OPSET}")
     config = model.model_config
@@ -103,23 +107,22 @@ def export_onnx(
         store_in_half(graph, matrices)
     graph.metadata_props.update(metadata(model, config, names, PRECISIONS[weights]))
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
-    data = f"{output.name}.data" if size > LARGEST_FILE else None
+    files = [output, data] if size > LARGEST_FILE else [output]
     folder = output.with_name(output.name + PART_SUFFIX)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
-        ir.save(graph, folder / output.name, external_data=data)
+        ir.save(graph, folder / output.name, external_data=data.name if data in files else None)
         parities = verify(folder / output.name, model, config)
-        files = [output.with_name(name) for name in (data, output.name) if name]
-        for file in files:
-            (folder / file.name).replace(file)
+        for file in reversed(files):
+            move_into_place(folder / file.name, file)
     except OSError as error:
         raise ExportError(f"{output}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     nodes = Counter(node.op_type for node in graph.graph)
     parameters = count(model)
-    return Export(output, opset, nodes, parameters, PRECISIONS[weights], parities, files[::-1])
+    return Export(output, opset, nodes, parameters, PRECISIONS[weights], parities, files)
 
 
 def metadata(model: FrameTransformer, config: ModelConfig, names: dict[str, str], precision: str) -> dict[str, str]:

@@ -29,12 +29,17 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     part = path.with_name(path.name + PART_SUFFIX)
     try:
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        move_into_place(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def move_into_place(part: Path, path: Path) -> None:
+    """Gives the finished file `part` the name `path`, once its bytes are on the disk. Raises OSError."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
     _sync_folder(path.parent)
 
 

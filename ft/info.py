@@ -44,7 +44,8 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     metadata = read_metadata(path)
     config = config_from_metadata(path, metadata)
     if path.suffix == ".onnx":
-        kind, parameters, precision = "onnx", int(metadata["ft_parameters"]), metadata["ft_precision"]
+        kind, parameters = "onnx", int(metadata.get("ft_parameters", 0)) or None
+        precision: str = metadata.get("ft_precision", "unknown")
     else:
         kind = "checkpoint"
         parameters, precision = _tensor_facts(path, config)

@@ -297,13 +297,21 @@ def test_an_existing_file_is_kept(tmp_path, tiny_checkpoint):
     path.write_bytes(b"mine")
     with pytest.raises(ExportError, match="exists; use another name or --force"):
         export_onnx(tiny_checkpoint, path)
-    assert path.read_bytes() == b"mine"
+    path.rename(tmp_path / "other.onnx.data")
+    with pytest.raises(ExportError, match=r"other.onnx.data: exists"):
+        export_onnx(tiny_checkpoint, tmp_path / "other.onnx")
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"mine"]
 
 
-def test_missing_packages_are_named(tmp_path, tiny_checkpoint, tiny_onnx, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx_ir", None)
-    with pytest.raises(ExportError, match=r"exporting needs onnx_ir.*pip install 'frame-transformer\[train,cpu\]'"):
+@pytest.mark.parametrize("package", ["onnx_ir", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_before_tracing(tmp_path, tiny_checkpoint, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: pytest.fail("traced"))
+    with pytest.raises(ExportError, match=rf"needs {package}, .*pip install 'frame-transformer\[train,cpu\]'"):
         export_onnx(tiny_checkpoint, tmp_path / "model.onnx")
+
+
+def test_missing_packages_of_loading_and_comparing_are_named(tiny_onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(CheckpointError, match=r"needs onnx: pip install 'frame-transformer\[train\]'"):
         load_model(tiny_onnx)
