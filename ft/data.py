@@ -72,11 +72,10 @@ class MixtureItems:
     """
 
     def __init__(
-        self, audio: AudioConfig, train: TrainConfig, instrumentals: Pool, vocals: Pool | None, songs: Sequence[Song]
+        self, audio: AudioConfig, train: TrainConfig, music: Pool[AudioFile | Song], vocals: Pool[AudioFile] | None
     ) -> None:
-        self.audio, self.train = audio, train
-        self.instrumentals, self.vocals, self.songs = instrumentals, vocals, tuple(songs)
-        self.count = len(instrumentals.files) + len(self.songs)
+        self.audio, self.train, self.music, self.vocals = audio, train, music, vocals
+        self.count = len(music.entries)
 
     def samples(self, frames: int) -> int:
         return (frames - 1) * self.audio.hop_length + self.audio.n_fft
@@ -87,7 +86,7 @@ class MixtureItems:
         voxaug = self.train.voxaug
         item = self._item(rng, self._choice(rng, epoch, index), frames)
         if voxaug.mixup and rng.random() < voxaug.mixup:
-            other = self._item(rng, int(rng.integers(self.count)), frames)
+            other = self._item(rng, self.music.entries[int(rng.integers(self.count))], frames)
             share = np.float32(rng.beta(voxaug.mixup_alpha, voxaug.mixup_alpha))
             item = Item(
                 share * item.mixture + (1 - share) * other.mixture,
@@ -98,24 +97,20 @@ class MixtureItems:
             )
         return item
 
-    def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> int:
-        """Number of the instrumental (or, behind them, the pair): all in turn, or by weight."""
-        if self.instrumentals.probabilities is None:
+    def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> AudioFile | Song:
+        """An instrumental or a pair: all in turn, or by weight."""
+        if self.music.probabilities is None:
             order = np.random.default_rng((self.train.seed, epoch)).permutation(self.count)
-            return int(order[index % self.count])
-        return int(rng.choice(len(self.instrumentals.files), p=self.instrumentals.probabilities))
+            return self.music.entries[int(order[index % self.count])]
+        return self.music.draw(rng)
 
-    def _item(self, rng: np.random.Generator, choice: int, frames: int) -> Item:
+    def _item(self, rng: np.random.Generator, choice: AudioFile | Song, frames: int) -> Item:
         samples, options = self.samples(frames), self.train.augment
-        pair = self.songs[choice - len(self.instrumentals.files)] if choice >= len(self.instrumentals.files) else None
-        file = pair.instrumental if pair else self.instrumentals.files[choice]
-        if pair and not self.train.voxaug.force:
-            start = self._start(rng, file, samples)
-            channels, rate = self.audio.channels, self.audio.sample_rate
-            instrumental = read_crop(pair.instrumental, start, samples, rate, channels)
-            mixture = read_crop(pair.mixture, start, samples, rate, channels)
-            peak, has_vocals = pair.mixture.peak or 0.0, True
+        if isinstance(choice, Song) and not self.train.voxaug.force:
+            mixture, instrumental = self._pair(rng, choice, samples)
+            peak, has_vocals = choice.mixture.peak or 0.0, True
         else:
+            file = choice.instrumental if isinstance(choice, Song) else choice
             instrumental = self._crop(rng, file, samples, options.instrumental_speed)
             if options.filter_db:
                 instrumental = augment.random_filter(rng, instrumental, options.filter_db, self.audio.sample_rate)
@@ -125,6 +120,20 @@ class MixtureItems:
             mixture, instrumental = mixture[::-1], instrumental[::-1]
         headroom = 10 ** (rng.uniform(0, options.scale_db) / 20)
         return Item(mixture, instrumental, peak, has_vocals, float(headroom))
+
+    def _pair(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Waveform, Waveform]:
+        """The same crop of mixture and instrumental, through the same change of speed and the same filter."""
+        options, rate = self.train.augment, self.audio.sample_rate
+        factor, needed = self._speed(rng, samples, options.instrumental_speed)
+        start = self._start(rng, song.mixture, needed)
+        both = np.concatenate(
+            [read_crop(file, start, needed, rate, self.audio.channels) for file in (song.mixture, song.instrumental)]
+        )
+        if factor != 1:
+            both = augment.change_speed(both, factor, samples)
+        if options.filter_db:
+            both = augment.random_filter(rng, both, options.filter_db, rate)
+        return both[: self.audio.channels], both[self.audio.channels :]
 
     def _with_vocals(self, rng: np.random.Generator, instrumental: Waveform, samples: int) -> tuple[Waveform, bool]:
         if self.vocals is None or not draw_vocals_wanted(rng, self.train.voxaug):
@@ -158,11 +167,16 @@ class MixtureItems:
         return vocals
 
     def _crop(self, rng: np.random.Generator, file: AudioFile, samples: int, semitones: float) -> Waveform:
-        factor = 2 ** (rng.uniform(-semitones, semitones) / 12) if semitones else 1.0
-        needed = int(np.ceil(samples * factor)) if semitones else samples
+        factor, needed = self._speed(rng, samples, semitones)
         start = self._start(rng, file, needed)
         crop = read_crop(file, start, needed, self.audio.sample_rate, self.audio.channels)
-        return augment.change_speed(crop, factor, samples) if semitones else crop
+        return augment.change_speed(crop, factor, samples) if factor != 1 else crop
+
+    @staticmethod
+    def _speed(rng: np.random.Generator, samples: int, semitones: float) -> tuple[float, int]:
+        """A factor of at most `semitones` up or down, and the samples that are needed for it."""
+        factor = 2 ** (rng.uniform(-semitones, semitones) / 12) if semitones else 1.0
+        return factor, int(np.ceil(samples * factor))
 
     def _start(self, rng: np.random.Generator, file: AudioFile, samples: int) -> int:
         length = int(file.samples * self.audio.sample_rate / file.sample_rate)
@@ -182,8 +196,8 @@ class ValidationItems:
         audio: AudioConfig,
         count: int,
         songs: Sequence[Song] = (),
-        instrumentals: Pool | None = None,
-        vocals: Pool | None = None,
+        instrumentals: Pool[AudioFile] | None = None,
+        vocals: Pool[AudioFile] | None = None,
     ) -> None:
         self.audio, self.count = audio, count
         self.songs, self.instrumentals, self.vocals = tuple(songs), instrumentals, vocals
@@ -202,8 +216,8 @@ class ValidationItems:
                 peak = song.mixture.peak or 0.0
             else:
                 assert self.instrumentals is not None and self.vocals is not None
-                file = self.instrumentals.files[index % len(self.instrumentals.files)]
-                voice = self.vocals.files[index % len(self.vocals.files)]
+                file = self.instrumentals.entries[index % len(self.instrumentals.entries)]
+                voice = self.vocals.entries[index % len(self.vocals.entries)]
                 instrumental = read_crop(file, _random_start(rng, file, samples, rate), samples, rate, channels)
                 vocals = read_crop(voice, _random_start(rng, voice, samples, rate), samples, rate, channels)
                 mixture, peak = instrumental + vocals, file.peak or 0.0

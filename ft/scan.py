@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import soundfile
@@ -19,6 +20,9 @@ from ft.files import atomic_write
 from ft.train_config import Source
 
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
+
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,15 @@ class Song:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Files with the probability of each."""
+class Pool(Generic[Entry]):
+    """Files or songs with the probability of each."""
 
-    files: tuple[AudioFile, ...]
+    entries: tuple[Entry, ...]
     probabilities: NDArray[np.float64] | None
-    """None where all files are alike, and an epoch visits each once."""
+    """None where all are alike, and an epoch visits each once."""
 
-    def draw(self, rng: np.random.Generator) -> AudioFile:
-        return self.files[int(rng.choice(len(self.files), p=self.probabilities))]
+    def draw(self, rng: np.random.Generator) -> Entry:
+        return self.entries[int(rng.choice(len(self.entries), p=self.probabilities))]
 
 
 def audio_files(folder: str | Path) -> list[Path]:
@@ -128,16 +132,32 @@ class Scan:
         return peak
 
 
-def pool_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool, progress: bool = False) -> Pool:
+def pool_from_sources(
+    sources: Sequence[Source], scan: Scan, need_peak: bool = False, progress: bool = False
+) -> Pool[AudioFile]:
     """The files of several folders with their probabilities. Raises DataError."""
-    files: list[AudioFile] = []
-    weights: list[float] = []
-    for source in sources:
-        found = scan.read(audio_files(source.folder), need_peak, progress)
-        files += found
-        weights += [1.0 if source.weight is None else source.weight / len(found)] * len(found)
-    even = all(source.weight is None for source in sources)
-    return Pool(tuple(files), None if even else np.array(weights) / sum(weights))
+    groups = [(source, scan.read(audio_files(source.folder), need_peak, progress)) for source in sources]
+    return _pool(groups)
+
+
+def music_from_sources(
+    instrumentals: Sequence[Source], pairs: Sequence[Source], scan: Scan, need_peak: bool, progress: bool = False
+) -> Pool[AudioFile | Song]:
+    """Instrumentals and real pairs in one pool, from which items are drawn. Raises DataError."""
+    groups: list[tuple[Source, Sequence[AudioFile | Song]]] = []
+    for source in instrumentals:
+        groups.append((source, scan.read(audio_files(source.folder), need_peak, progress)))
+    for source in pairs:
+        groups.append((source, songs_from_sources([source], scan, need_peak)))
+    return _pool(groups)
+
+
+def _pool(groups: Sequence[tuple[Source, Sequence[Entry]]]) -> Pool[Entry]:
+    entries = tuple(entry for _, found in groups for entry in found)
+    if all(source.weight is None for source, _ in groups):
+        return Pool(entries, None)
+    weights = [1.0 if source.weight is None else source.weight / len(found) for source, found in groups for _ in found]
+    return Pool(entries, np.array(weights) / sum(weights))
 
 
 def songs_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool = False) -> list[Song]:

@@ -26,7 +26,7 @@ from ft.errors import ConfigError, DataError, FtError
 from ft.files import atomic_write
 from ft.losses import separation_loss
 from ft.models.frame_transformer import FrameTransformer
-from ft.scan import Scan, pool_from_sources, songs_from_sources
+from ft.scan import Scan, music_from_sources, pool_from_sources, songs_from_sources
 from ft.schedule import Schedule
 from ft.train_config import Stage, TrainConfig, train_config_from_yaml
 from ft.training_state import load_state, save_state
@@ -133,10 +133,9 @@ class Trainer:
             raise DataError("train.vocals: none; name a folder, e.g. --set train.vocals=voices/")
         track = self.config.audio.normalize == "track"
         scan = Scan(self.config.audio, self.folder / "scan.json")
-        instrumentals = pool_from_sources(train.instrumentals, scan, track, self.progress)
-        vocals = pool_from_sources(train.vocals, scan, False, self.progress) if train.vocals else None
-        songs = songs_from_sources(train.pairs, scan, track)
-        self.items = MixtureItems(self.config.audio, train, instrumentals, vocals, songs)
+        music = music_from_sources(train.instrumentals, train.pairs, scan, track, self.progress)
+        vocals = pool_from_sources(train.vocals, scan, progress=self.progress) if train.vocals else None
+        self.items = MixtureItems(self.config.audio, train, music, vocals)
         self.items_per_epoch = train.epoch_size or self.items.count
         self.validation: dict[str, ValidationItems] = {}
         count = validation.items
@@ -145,7 +144,7 @@ class Trainer:
             self.validation["pairs"] = ValidationItems(self.config.audio, count, songs=pairs)
         if validation.instrumentals and validation.vocals:
             pools = [pool_from_sources(validation.instrumentals, scan, track)]
-            pools.append(pool_from_sources(validation.vocals, scan, False))
+            pools.append(pool_from_sources(validation.vocals, scan))
             self.validation["mixed"] = ValidationItems(
                 self.config.audio, count, instrumentals=pools[0], vocals=pools[1]
             )

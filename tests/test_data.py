@@ -13,7 +13,7 @@ import soundfile
 from ft.config import AudioConfig
 from ft.data import MixtureItems, ValidationItems, draw_vocals_wanted, read_crop
 from ft.errors import DataError
-from ft.scan import Pool, Scan, audio_files, pool_from_sources, songs_from_sources
+from ft.scan import Pool, Scan, Song, audio_files, music_from_sources, pool_from_sources, songs_from_sources
 from ft.train_config import Augment, Source, TrainConfig, VoxAug
 
 AUDIO = AudioConfig(n_fft=64, hop_length=32, bins=32)
@@ -26,7 +26,7 @@ def pool(*folders: Path, audio: AudioConfig = AUDIO, weights: tuple[float | None
 
 
 def items(instrumentals: Pool, vocals: Pool, audio: AudioConfig = AUDIO, **train) -> MixtureItems:
-    return MixtureItems(audio, TrainConfig(**train), instrumentals, vocals, [])
+    return MixtureItems(audio, TrainConfig(**train), instrumentals, vocals)
 
 
 def test_share_of_items_without_vocals():
@@ -120,17 +120,39 @@ def test_level_is_what_was_asked_for(music):
 
 
 def test_real_pairs_unless_forced(music):
-    songs = songs_from_sources([Source(str(music / "pairs"))], Scan(AUDIO))
-    empty = Pool((), None)
-    pairs = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(force=False, swap_channels=0)), empty, None, songs)
+    songs = music_from_sources([], [Source(str(music / "pairs"))], Scan(AUDIO), need_peak=False)
+    pairs = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(force=False, swap_channels=0)), songs, None)
     item = pairs.item(0, 0, frames=500)
     mixture, _ = soundfile.read(music / "pairs/song/mixture.flac", dtype="float32")
     instrumental, _ = soundfile.read(music / "pairs/song/instrumental.flac", dtype="float32")
     start = next(s for s in range(len(mixture)) if np.array_equal(mixture[s : s + 50].T, item.mixture[:, :50]))
     assert np.array_equal(instrumental[start : start + item.mixture.shape[1]].T, item.instrumental)
-    forced = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(0, 0, 0)), empty, pool(music / "vocals"), songs)
+    forced = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(0, 0, 0)), songs, pool(music / "vocals"))
     item = forced.item(0, 0, frames=500)
     assert not np.array_equal(item.mixture, item.instrumental)
+
+
+def test_pairs_and_instrumentals_share_the_draws_by_weight(music):
+    sources = [Source(str(music / "instrumentals"), 1)], [Source(str(music / "pairs"), 3)]
+    both = music_from_sources(*sources, Scan(AUDIO), need_peak=False)
+    rng = np.random.default_rng(0)
+    share = np.mean([isinstance(both.draw(rng), Song) for _ in range(2000)])
+    assert share == pytest.approx(0.75, abs=0.03)
+
+
+def test_both_sides_of_a_pair_go_through_the_same_augmentation(music):
+    """Where the vocals are silent, mixture and instrumental are equal, and stay so."""
+    folder = music / "silent" / "song"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("mixture", "instrumental"):
+        (folder / f"{name}.flac").write_bytes((music / "instrumentals" / "0.flac").read_bytes())
+    songs = music_from_sources([], [Source(str(folder.parent))], Scan(AUDIO), need_peak=False)
+    options = Augment(instrumental_speed=3, filter_db=4)
+    source = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(force=False), augment=options), songs, None)
+    plain = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(force=False)), songs, None)
+    item = source.item(0, 1, frames=500)
+    assert np.abs(item.mixture - item.instrumental).max() < 1e-6
+    assert np.abs(item.mixture - plain.item(0, 1, frames=500).mixture).max() > 1e-2
 
 
 def test_validation_items_are_the_same_every_time(music):

@@ -57,7 +57,7 @@ def losses(folder: Path) -> list[float]:
 def items_of(music: Path, config: ModelConfig) -> MixtureItems:
     scan = Scan(config.audio)
     pools = [pool_from_sources([Source(str(music / name))], scan, True) for name in ("instrumentals", "vocals")]
-    return MixtureItems(config.audio, TrainConfig(), *pools, [])
+    return MixtureItems(config.audio, TrainConfig(), *pools)
 
 
 @pytest.mark.parametrize("stop_at", [2, 4])

@@ -4,7 +4,7 @@ The library is made of units (a package, the songs, the voices, a synthesised si
 written, a stamp beside it records what it was made from and what came out; a unit whose stamp still holds is skipped.
 
     train/instrumentals/<package>/         train/vocals/{eif,sung,spoken,synthesised}/
-    train/instrumentals/eif{,_drums,_other,_cross}/
+    train/instrumentals/eif{,_drums,_other,_cross}/    train/pairs/<song>/
     validation/instrumentals/<package>/    validation/vocals/    validation/pairs/<song>/
     test/instrumentals/<package>/          licences/
 """
@@ -106,13 +106,14 @@ def _units(library: Path, audio: Path, packages: Path | None, sources: Sources, 
         "pairs",
         audio,
         sources.of_kind("pair"),
-        [partial(recipes.pair, library, audio, name, licence) for name, licence in pairs],
+        [partial(recipes.pair, library, "validation/pairs", audio, name, licence) for name, licence in pairs],
     )
     yield _audio_unit(
         "songs",
         audio,
         sources.of_kind("stem"),
         [partial(recipes.song, library, audio, name, licence) for name, licence in songs]
+        + [partial(recipes.pair, library, "train/pairs", audio, name, licence) for name, licence in songs]
         + [
             partial(recipes.crossed_song, library, audio, beat, tune, licence)
             for (beat, licence), (tune, _) in permutations(songs, 2)

@@ -90,13 +90,13 @@ def crossed_song(library: Path, audio: Path, beat: str, tune: str, licence: str)
     return [save(library, path, drums[:samples] + other[:samples], source, licence)]
 
 
-def pair(library: Path, audio: Path, name: str, licence: str) -> list[Written]:
-    """A song to validate on, in float: the mixture is exactly the sum of the stems."""
+def pair(library: Path, folder: str, audio: Path, name: str, licence: str) -> list[Written]:
+    """A song as it is, in float: the mixture is exactly the sum of the stems."""
     vocals, drums, other = (read(audio / f"eif/{name}/{stem}.ogg") for stem in ("vocals", "drums", "other"))
     instrumental = drums + other
     waveforms = {"mixture": instrumental + vocals, "instrumental": instrumental, "vocals": vocals}
     return [
-        save(library, f"validation/pairs/{name}/{part}.wav", waveform, f"eif/{name}/*.ogg", licence, "FLOAT")
+        save(library, f"{folder}/{name}/{part}.wav", waveform, f"eif/{name}/*.ogg", licence, "FLOAT")
         for part, waveform in waveforms.items()
     ]
 
