@@ -170,7 +170,7 @@ def test_builds_the_tree_and_says_what_it_holds(built, material):
         *(f"train/instrumentals/eif{part}/{song}.wav" for part in ("", "_drums", "_other") for song in ("one", "two")),
         "train/instrumentals/eif_cross/one_drums_two_other.wav",
         "train/instrumentals/eif_cross/two_drums_one_other.wav",
-        *(f"train/pairs/{song}/{part}.wav" for song in ("one", "two") for part in ("mixture", "instrumental", "vocals")),
+        *(f"train/pairs/{s}/{part}.wav" for s in ("one", "two") for part in ("mixture", "instrumental", "vocals")),
         "train/vocals/eif/one.wav",
         "train/vocals/eif/two.wav",
         "train/vocals/sung/a_singer.wav",
