@@ -124,6 +124,7 @@ class Trainer:
         self.schedule = Schedule(train.learning_rate, train.warmup_steps, decay, train.decay_target, train.decay_power)
         self.position = Position()
         self.stopping = False
+        self.board = _board(folder) if train.tensorboard else None
 
     def _open_data(self) -> None:
         train, validation = self.train, self.train.validation
@@ -318,6 +319,10 @@ class Trainer:
         position = {"step": self.position.step, "epoch": self.position.epoch, "time": round(time.time(), 1)}
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(position | values) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, self.position.step)
+            self.board.flush()
 
     def _bar(self) -> tqdm:
         total = self.train.max_steps
@@ -343,6 +348,15 @@ class Trainer:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _board(folder: Path) -> Any:
+    """A TensorBoard writer. Raises ConfigError where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("train.tensorboard needs tensorboard: pip install 'frame-transformer[train]'") from error
+    return SummaryWriter(folder)
 
 
 def _optimizer(train: TrainConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -148,6 +148,8 @@ class TrainConfig:
     """Decay per step of an average of the weights, which is then what is validated and saved; 0 is none."""
     seed: int = 0
     workers: int = 1
+    tensorboard: bool = False
+    """Also write the log's values as TensorBoard events into the folder of the run."""
     log_every: int = 20
     """Optimizer steps between lines of the log."""
     validate_every: int | None = None

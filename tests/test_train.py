@@ -252,6 +252,31 @@ def test_what_is_missing_is_named_before_the_first_step(music, tmp_path):
         trainer(tmp_path, settings(music, learning_rat=1))
 
 
+@pytest.mark.filterwarnings("default")
+def test_tensorboard_gets_the_values_of_the_log(music, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(tmp_path, settings(music, max_steps=2, tensorboard=True)).run()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    logged = [event.value for event in events.Scalars("train/loss")]
+    assert logged == pytest.approx(losses(tmp_path), rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_trains_and_resumes_on_a_gpu(music, tmp_path, precision):
+    values = settings(music, max_steps=4, precision=precision)
+    config, train = model_config_from_yaml(values, "test"), train_config_from_yaml(values, "test")
+    run = Trainer(config, train, tmp_path, torch.device("cuda"))
+    run.run()
+    again = Trainer(config, train, tmp_path, torch.device("cuda"))
+    again.restore()
+    assert again.position == run.position
+    assert all(torch.equal(a, b) for a, b in zip(run.network.parameters(), again.network.parameters(), strict=True))
+    assert torch.isfinite(torch.tensor(losses(tmp_path))).all()
+
+
 def test_devices():
     assert select_device("cpu") == CPU
     with pytest.raises(ConfigError, match="expected auto, cpu or cuda"):
