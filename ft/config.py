@@ -164,19 +164,23 @@ def load_yaml(source: str | Path) -> dict[str, Any]:
     """The mapping in a preset (by name) or a YAML file.
 
     Raises:
-        ConfigError: no such preset or file, or no mapping in it.
+        ConfigError: no such preset or file, or one that is no YAML mapping.
     """
     import yaml
 
     path = Path(source)
-    if str(source) in presets():
-        text = (resources.files("ft") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
-    elif path.is_file():
-        text = path.read_text(encoding="utf-8")
-    else:
-        raise ConfigError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
     try:
+        if str(source) in presets():
+            text = (resources.files("ft") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
+        elif path.is_file():
+            text = path.read_text(encoding="utf-8")
+        else:
+            raise ConfigError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
         values = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source}: not text in UTF-8, expected a YAML file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     if values is None:
@@ -202,7 +206,7 @@ def model_config_from_yaml(values: Mapping[str, Any], where: str) -> ModelConfig
     model = dict(_section(values, "model", where))
     preset = model.pop("preset", None)
     if preset is not None:
-        base = load_yaml(preset)
+        base = load_yaml(_scalar(str, preset, f"{where}: model: preset"))
         audio = {**_section(base, "audio", preset), **audio}
         model = {**_section(base, "model", preset), **model}
     outer: dict[str, Any] = {
@@ -233,7 +237,9 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         *parents, key = path.split(".")
         node = result
         for parent in parents:
-            node = node.setdefault(parent, {})
+            if node.get(parent) is None:  # a section without keys, as in a file that says `train:` and no more
+                node[parent] = {}
+            node = node[parent]
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {assignment}: {parent} is a value and has no keys")
         node[key] = value

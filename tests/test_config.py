@@ -86,6 +86,7 @@ def test_a_file_may_start_from_a_preset():
         ({"model": {"mask_stem": "drums"}}, r"mask_stem: 'drums', expected one of"),
         ({"model": {"stems": ["bass", "drums"]}}, r"expected vocals and instrumental"),
         ({"model": 3}, r"model is 3, expected keys and values"),
+        ({"model": {"preset": ["tiny"]}}, r"model: preset: \['tiny'\], expected text"),
         ({"audio": {"bins": 1000}}, r"bins: 1000, expected a multiple of 32 of at most n_fft / 2 = 1024"),
         ({"audio": {"bins": 1056}}, r"bins: 1056, expected a multiple of 32"),
         ({"audio": {"n_fft": 2047}}, r"2047 is odd"),
@@ -138,6 +139,7 @@ def test_override_reads_yaml_and_leaves_the_source_alone():
         "model": {"heads": [1, 2]},
     }
     assert source == {"train": {"seed": 1}}
+    assert override({"train": None}, ["train.seed=2"]) == {"train": {"seed": 2}}
 
 
 @pytest.mark.parametrize(
@@ -160,11 +162,16 @@ def test_a_missing_file_lists_the_presets():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [1", "not YAML"), ("- 1\n- 2\n", "holds a list, expected sections")]
+    ("content", "message"),
+    [
+        (b"a: [1", "not YAML"),
+        (b"- 1\n- 2\n", "holds a list, expected sections"),
+        (b"\xff\xfe\x00a", "not text in UTF-8, expected a YAML file"),
+    ],
 )
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, content, message):
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
+    path.write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
         load_yaml(path)
     assert "\n" not in str(caught.value)
