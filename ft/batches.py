@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ft.config import AudioConfig, ModelConfig
 from ft.data import Item, MixtureItems
+from ft.errors import FtError
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,35 @@ def batch_from_waveforms(waveforms: Waveforms, config: ModelConfig) -> Batch:
 
 
 class _Keyed(Dataset):
-    """Items by (epoch, index, frames)."""
+    """Items by (epoch, index, frames).
+
+    An error of ours is given in the item's place: raised in a worker, it would reach the user wrapped in a traceback.
+    """
 
     def __init__(self, items: MixtureItems) -> None:
         self.items = items
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Item:
-        return self.items.item(*key)
+    def __getitem__(self, key: tuple[int, int, int]) -> Item | FtError:
+        try:
+            return self.items.item(*key)
+        except FtError as error:
+            return error
+
+
+def _collate_or_error(items: Sequence[Item | FtError]) -> Waveforms | FtError:
+    error = next((item for item in items if isinstance(item, FtError)), None)
+    return error or collate([item for item in items if isinstance(item, Item)])
+
+
+def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
+    """A terminal sends Ctrl-C to the workers too, and the trainer still needs them to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def load_batches(
     items: MixtureItems, epoch: int, first: int, count: int, batch_size: int, frames: int, workers: int, pin: bool
 ) -> Iterator[Waveforms]:
-    """Batches number `first` to `count` - 1 of an epoch, in order."""
+    """Batches number `first` to `count` - 1 of an epoch, in order. Raises DataError."""
     keys = [
         [(epoch, batch * batch_size + position, frames) for position in range(batch_size)]
         for batch in range(first, count)
@@ -111,9 +129,13 @@ def load_batches(
         _Keyed(items),
         batch_sampler=keys,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collate_or_error,
+        worker_init_fn=_leave_ctrl_c_to_the_trainer,
         pin_memory=pin,
         # A generator of its own: the loader would draw from the one of dropout, and a resumed run would differ.
         generator=torch.Generator(),
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, FtError):
+            raise batch
+        yield batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,32 @@ def test_workers_do_not_change_the_batches(music):
     assert len(alone) == len(helped) == 3
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.mixture, other.mixture) and torch.equal(one.instrumental, other.instrumental)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_is_one_line_whoever_reads_it(music, tmp_path, workers):
+    copy = tmp_path / "vocals"
+    shutil.copytree(music / "vocals", copy)
+    run = trainer(tmp_path / "run", settings(music, vocals=[str(copy)], workers=workers))
+    shutil.rmtree(copy)
+    with pytest.raises(DataError, match=r"\.wav: can no longer be read") as caught:
+        run.run()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a POSIX terminal does")
+def test_workers_outlive_ctrl_c_of_a_terminal(music, monkeypatch):
+    """The terminal interrupts the workers as well, and the trainer needs their batches to finish its step."""
+    source = items_of(music, model_config_from_yaml(load_yaml("tiny"), "test"))
+    item, main = MixtureItems.item, os.getpid()
+
+    def interrupted(self, *key):
+        assert os.getpid() != main
+        os.kill(os.getpid(), signal.SIGINT)
+        return item(self, *key)
+
+    monkeypatch.setattr(MixtureItems, "item", interrupted)
+    assert len(list(load_batches(source, 0, 0, 2, 1, 16, 1, False))) == 2
 
 
 def test_run_leaves_a_model_and_its_description(music, tmp_path):
