@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -68,11 +69,13 @@ def train_from_yaml(
     trainer = Trainer(config, train, folder, select_device(device), progress)
     if resume:
         trainer.restore()
-    command = f"ft train {source} --resume -o {folder}" + "".join(f" --set {item}" for item in assignments)
+    command = ["ft", "train", source, "--resume", "-o", str(folder)]
+    command += [word for item in assignments for word in ("--set", item)]
+    command += ["--device", device] if device != "auto" else []
     try:
         trainer.run()
     except Interrupted:
-        logger.warning("stopped at step %d and saved; go on with: %s", trainer.position.step, command)
+        logger.warning("stopped at step %d and saved; go on with: %s", trainer.position.step, shlex.join(command))
         raise
     return folder
 
@@ -111,7 +114,10 @@ class Trainer:
         if train.precision == "float16" and device.type == "cpu":
             raise ConfigError("train.precision: float16 needs a GPU; on a CPU use bfloat16 or float32")
         self.config, self.train, self.folder, self.device, self.progress = config, train, folder, device, progress
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be the folder of a run: {error.strerror}; choose another") from error
         self._open_data()
         torch.manual_seed(train.seed)
         self.network = FrameTransformer(config.network).to(device)
@@ -132,6 +138,11 @@ class Trainer:
             raise DataError("train.instrumentals: none; name a folder, e.g. --set train.instrumentals=music/")
         if not (train.vocals or train.pairs):
             raise DataError("train.vocals: none; name a folder, e.g. --set train.vocals=voices/")
+        if train.voxaug.force and not train.vocals:
+            raise DataError(
+                "train.vocals: none, and train.voxaug.force takes pairs as instrumentals only; name a folder of "
+                "vocals, or --set train.voxaug.force=false"
+            )
         track = self.config.audio.normalize == "track"
         scan = Scan(self.config.audio, self.folder / "scan.json")
         music = music_from_sources(train.instrumentals, train.pairs, scan, track, self.progress)
@@ -165,8 +176,9 @@ class Trainer:
         with self._ctrl_c(), self._bar() as bar:
             while self.position.epoch < self.train.epochs and not self._finished():
                 self._run_epoch(bar)
-        self.validate()
-        self.save()
+            self.save()  # before the last validation, which a second Ctrl-C ends
+            self.validate()
+            self.save()
 
     def _finished(self) -> bool:
         return self.train.max_steps is not None and self.position.step >= self.train.max_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from ft.errors import CheckpointError, ConfigError, DataError
 from ft.losses import separation_loss
 from ft.models.frame_transformer import FrameTransformer
 from ft.scan import Scan, pool_from_sources
-from ft.train import LAST, LOG, STATE, Trainer, TrainingError, select_device, train_from_yaml
+from ft.train import LAST, LOG, STATE, Interrupted, Trainer, TrainingError, select_device, train_from_yaml
 from ft.train_config import Losses, Source, TrainConfig, train_config_from_yaml
 
 CPU = torch.device("cpu")
@@ -271,6 +272,11 @@ def test_what_is_missing_is_named_before_the_first_step(music, tmp_path):
         trainer(tmp_path, {**load_yaml("tiny"), "train": {}})
     with pytest.raises(DataError, match=r"train\.vocals"):
         trainer(tmp_path, settings(music, vocals=[]))
+    with pytest.raises(DataError, match=r"train\.voxaug\.force"):
+        trainer(tmp_path, settings(music, vocals=[], pairs=[str(music / "pairs")]))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"file: cannot be the folder of a run"):
+        trainer(tmp_path / "file", settings(music))
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         trainer(tmp_path, settings(music, precision="float16"))
     with pytest.raises(ConfigError, match="less than one step"):
@@ -310,6 +316,33 @@ def test_devices():
         select_device("tpu")
     with pytest.raises(ConfigError, match="CUDA devices seen"):
         select_device("cuda:77")
+
+
+def test_an_interruption_of_the_last_validation_loses_no_step(music, tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, settings(music, max_steps=2)).run()
+    resumed = trainer(tmp_path, settings(music))
+    resumed.restore()
+    assert resumed.position.step == 2
+
+
+def test_the_command_that_goes_on_can_be_pasted(music, tmp_path, monkeypatch, caplog):
+    def interrupted(self):
+        raise Interrupted
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    path = tmp_path / "two words.yaml"
+    path.write_text(yaml.safe_dump(settings(music)))
+    assignment = "train.stages=[{frames: 16}]"
+    with pytest.raises(Interrupted):
+        train_from_yaml(str(path), [assignment], output=tmp_path / "run", device="cpu", progress=False)
+    command = shlex.split(caplog.messages[-1].partition("go on with: ")[2])
+    expected = ["--resume", "-o", str(tmp_path / "run"), "--set", assignment, "--device", "cpu"]
+    assert command == ["ft", "train", str(path), *expected]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a POSIX terminal does")
