@@ -71,7 +71,7 @@ class Scan:
     """What is known of each file, kept in a JSON file so that a peak is computed once.
 
     Args:
-        cache: JSON file to read and keep; keyed by path, size, time of change and STFT.
+        cache: JSON file to read and keep; keyed by path, size, time of change, rate and STFT.
     """
 
     def __init__(self, audio: AudioConfig, cache: Path | None = None) -> None:
@@ -103,7 +103,7 @@ class Scan:
                         self.known[key] = [self._peak(path)]
                         new = True
                     peak = self.known[key][0]
-            except (AudioError, soundfile.SoundFileError, RuntimeError) as error:
+            except (AudioError, soundfile.SoundFileError, RuntimeError, TypeError) as error:  # TypeError: a .raw file
                 bad.append(f"{path} ({error})")
                 continue
             files.append(AudioFile(path, info.frames, info.samplerate, peak))
@@ -117,7 +117,8 @@ class Scan:
 
     def _key(self, path: Path) -> str:
         stat = path.stat()
-        return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self.audio.n_fft}|{self.audio.hop_length}"
+        transform = (self.audio.sample_rate, self.audio.n_fft, self.audio.hop_length)
+        return "|".join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns, *transform)))
 
     def _peak(self, file: Path) -> float:
         """Largest STFT magnitude, block by block."""

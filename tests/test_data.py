@@ -192,6 +192,8 @@ def test_peak_is_that_of_the_spectrogram_and_cached(music, tmp_path):
     (key,) = known
     cache.write_text(json.dumps({key: [123.0]}))
     assert Scan(audio, cache).read([path], need_peak=True)[0].peak == 123.0
+    other = dataclasses.replace(audio, sample_rate=22050)
+    assert Scan(other, cache).read([path], need_peak=True)[0].peak != 123.0
 
 
 def test_bad_folders_are_named(tmp_path, music):
@@ -202,7 +204,8 @@ def test_bad_folders_are_named(tmp_path, music):
         audio_files(tmp_path)
     (tmp_path / "broken.wav").write_bytes(b"RIFF but not really")
     (tmp_path / "empty.flac").write_bytes(b"")
-    with pytest.raises(DataError, match=r"broken\.wav.*empty\.flac"):
+    (tmp_path / "headerless.raw").write_bytes(bytes(100))
+    with pytest.raises(DataError, match=r"broken\.wav.*empty\.flac.*headerless\.raw"):
         pool(tmp_path)
     song = tmp_path / "songs" / "one"
     song.mkdir(parents=True)
