@@ -222,7 +222,7 @@ class Separator:
         """
         start = time.perf_counter()
         info = audio_info(Path(path))
-        folder = song_folder(info.path, Path(output_dir))
+        folder = song_folder(info.path, Path(output_dir), self.config.stems)
         peak = self.track_peak(read_blocks(info.path), info.sample_rate)
         depth = bit_depth or info.bit_depth
         done = 0
@@ -249,11 +249,13 @@ class Separator:
         return SeparatedFile(writer.files, done / info.sample_rate, wall, writer.gain, tuple(warnings))
 
 
-def song_folder(path: Path, output_dir: Path) -> Path:
+def song_folder(path: Path, output_dir: Path, stems: Sequence[str]) -> Path:
     """Where the stems of a song go. Raises AudioError where one of them would replace the song itself."""
     folder = output_dir / path.stem
-    if path.resolve().parent == folder.resolve() and path.suffix.lower() == ".wav":
-        raise AudioError(f"{path}: its stems would go to the same folder, {folder}; choose another with -o")
+    for stem in stems:
+        file = folder / f"{stem}.wav"
+        if file.exists() and file.samefile(path):  # also where names differ by case only and the system ignores that
+            raise AudioError(f"{path}: would be replaced by its own {stem}; choose another folder with -o")
     return folder
 
 

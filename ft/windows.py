@@ -11,6 +11,7 @@ context and the last one no right context, since there the song itself ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -54,9 +55,9 @@ class WindowPlan:
             raise ConfigError(f"overlap: {overlap:g}, expected 0 to 0.5 of the kept frames")
         if context_seconds < 0:
             raise ConfigError(f"context: {context_seconds:g} seconds, expected 0 or more")
-        if not window_seconds > 2 * context_seconds:
+        if not 2 * context_seconds < window_seconds < math.inf:
             raise ConfigError(
-                f"window: {window_seconds:g} seconds, expected more than twice the context of {context_seconds:g}"
+                f"window: {window_seconds:g} seconds, expected a number above twice the context of {context_seconds:g}"
             )
         frames = max(round(window_seconds * frames_per_second), 1)
         context = round(context_seconds * frames_per_second)

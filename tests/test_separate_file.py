@@ -191,10 +191,15 @@ def test_names_that_would_collide_are_refused(tmp_path):
 
 
 def test_a_song_is_never_replaced_by_its_own_stem(tmp_path):
-    assert song_folder(tmp_path / "song.wav", tmp_path) == tmp_path / "song"
-    with pytest.raises(AudioError, match="choose another with -o"):
-        song_folder(tmp_path / "vocals" / "vocals.wav", tmp_path)
-    assert song_folder(tmp_path / "vocals" / "vocals.flac", tmp_path) == tmp_path / "vocals"
+    stems = ("vocals", "instrumental")
+    assert song_folder(tmp_path / "song.wav", tmp_path, stems) == tmp_path / "song"
+    (tmp_path / "vocals").mkdir()
+    (tmp_path / "vocals" / "vocals.wav").touch()
+    with pytest.raises(AudioError, match="replaced by its own vocals; choose another folder with -o"):
+        song_folder(tmp_path / "vocals" / "vocals.wav", tmp_path, stems)
+    assert song_folder(tmp_path / "vocals" / "vocals.flac", tmp_path, stems) == tmp_path / "vocals"
+    # An album with a folder for each song: the stems go beside the song and replace nothing.
+    assert song_folder(tmp_path / "song" / "song.wav", tmp_path, stems) == tmp_path / "song"
 
 
 @pytest.mark.parametrize("name", ["Übung & 'Zitat', 歌.wav", "two words.wav", "dots.in.name.wav", "-dash.wav"])

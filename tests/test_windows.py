@@ -75,10 +75,11 @@ def test_defaults_run_at_most_1_35_frames_per_frame(frames_per_second, seconds):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((12, 6, 0), "window: 12 seconds, expected more than twice the context of 6"),
+        ((12, 6, 0), "window: 12 seconds, expected a number above twice the context of 6"),
         ((12, -1, 0), "context: -1 seconds, expected 0 or more"),
         ((12, 1, 0.6), "overlap: 0.6, expected 0 to 0.5"),
         ((float("nan"), 1, 0), "window: nan seconds"),
+        ((float("inf"), 1, 0), "window: inf seconds"),
         ((0.014, 0.006, 0), "all of which are context"),
     ],
 )
