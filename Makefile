@@ -33,7 +33,7 @@ train: install
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "make: $$($(PYTHON) --version) found, Python 3.11 or later needed: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # One package file per stamp: pip runs again only when what is asked for has changed.
 $(VENV)/demo.stamp: setup.cfg pyproject.toml | $(BIN)/python
