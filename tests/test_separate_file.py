@@ -194,7 +194,8 @@ def test_a_song_is_never_replaced_by_its_own_stem(tmp_path):
     stems = ("vocals", "instrumental")
     assert song_folder(tmp_path / "song.wav", tmp_path, stems) == tmp_path / "song"
     (tmp_path / "vocals").mkdir()
-    (tmp_path / "vocals" / "vocals.wav").touch()
+    for suffix in ("wav", "flac"):
+        (tmp_path / "vocals" / f"vocals.{suffix}").touch()
     with pytest.raises(AudioError, match="replaced by its own vocals; choose another folder with -o"):
         song_folder(tmp_path / "vocals" / "vocals.wav", tmp_path, stems)
     assert song_folder(tmp_path / "vocals" / "vocals.flac", tmp_path, stems) == tmp_path / "vocals"
