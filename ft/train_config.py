@@ -68,6 +68,10 @@ class VoxAug:
     force: bool = True
     """Real pairs are used as instrumentals too, so that vocals are always mixed in."""
 
+    def __post_init__(self) -> None:
+        share(self, "skip_vocals", "drop_vocals", "swap_channels", "mute_channel", "second_vocal", "mixup")
+        positive(self, "mixup_alpha")
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -88,6 +92,10 @@ class Augment:
     """Largest left-right imbalance of the vocals, 0 to 1."""
     scale_db: float = 0.0
     """With `normalize: window`, the scale is up to this many dB above the crop's own peak."""
+
+    def __post_init__(self) -> None:
+        share(self, "reverb", "pan")
+        not_negative(self, "level_spread_db", "vocal_speed", "instrumental_speed", "filter_db", "scale_db")
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,9 @@ class Validation:
     """Crops per set."""
     songs: tuple[Source, ...] = ()
     """Folders of songs as in `pairs` that are separated whole, for the SDR of both stems."""
+
+    def __post_init__(self) -> None:
+        positive(self, "items")
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive(self, "learning_rate", "log_every", "save_every", "decay_power", "clip_norm")
+        not_negative(self, "warmup_steps", "workers", "weight_decay", "extra_epochs", "seed")
         if not self.stages:
             raise ConfigError("stages: none, expected at least one")
         last = [stage.last_epoch for stage in self.stages]
@@ -176,6 +188,20 @@ class TrainConfig:
     @property
     def epochs(self) -> int:
         return self.stages[-1].last_epoch + self.extra_epochs
+
+
+def not_negative(section: Any, *names: str) -> None:
+    """Raises ConfigError for the first of the named fields that is below zero."""
+    for name in names:
+        if getattr(section, name) < 0:
+            raise ConfigError(f"{name}: {getattr(section, name)}, expected 0 or more")
+
+
+def share(section: Any, *names: str) -> None:
+    """Raises ConfigError for the first of the named fields that is not in 0..1."""
+    for name in names:
+        if not 0 <= getattr(section, name) <= 1:
+            raise ConfigError(f"{name}: {getattr(section, name)}, expected 0 to 1")
 
 
 def train_config_from_yaml(values: Mapping[str, Any], where: str) -> TrainConfig:

@@ -18,6 +18,7 @@ from ft.config import (
     presets,
 )
 from ft.errors import ConfigError
+from ft.train_config import train_config_from_yaml
 
 ORIGINALS = {"original-dense", "original-gelu", "original", "base"}
 
@@ -102,6 +103,27 @@ def test_a_mistake_is_named(sections, message):
         model(**sections)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"voxaug": {"skip_vocals": 2}}, r"test.yaml: train: voxaug: skip_vocals: 2.0, expected 0 to 1"),
+        ({"voxaug": {"mixup_alpha": 0}}, r"mixup_alpha: 0.0, expected a number above 0"),
+        ({"augment": {"pan": -0.1}}, r"pan: -0.1, expected 0 to 1"),
+        ({"augment": {"filter_db": -3}}, r"filter_db: -3.0, expected 0 or more"),
+        ({"validation": {"items": 0}}, r"items: 0, expected a number above 0"),
+        ({"warmup_steps": -1}, r"warmup_steps: -1, expected 0 or more"),
+        ({"workers": -1}, r"workers: -1, expected 0 or more"),
+        ({"stages": []}, r"stages: none, expected at least one"),
+        ({"stages": [{"last_epoch": 5}, {"last_epoch": 5}]}, r"last_epoch \[5, 5\], expected rising numbers"),
+        ({"vocals": ["voices"]}, r"instrumentals: none, expected folders of music"),
+        ({"learning_rat": 1}, r"test.yaml: train: unknown key 'learning_rat'; did you mean 'learning_rate'\?"),
+    ],
+)
+def test_a_mistake_in_a_training_is_named(train, message):
+    with pytest.raises(ConfigError, match=message):
+        train_config_from_yaml({"train": train}, "test.yaml")
 
 
 def test_network_and_front_end_must_agree():
