@@ -166,7 +166,8 @@ class Trainer:
         """Goes back to the saved state of this folder. Raises CheckpointError."""
         facts = load_state(self.folder / STATE, self.network, self.average, self.optimizer)
         self.position = Position(**facts["position"])
-        self.scaler.load_state_dict(facts["scaler"])
+        if facts["scaler"]:  # empty where the run had another precision so far
+            self.scaler.load_state_dict(facts["scaler"])
         if self.position.step:
             logger.info("resumed at step %d (epoch %d)", self.position.step, self.position.epoch)
 

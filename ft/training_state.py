@@ -39,7 +39,8 @@ def save_state(
         tensors[RNG_CUDA] = torch.cuda.get_rng_state()
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_write(path) as part:
-        save_file(copies, part, metadata={"ft_state": json.dumps({"facts": facts, "optimizer": scalars})})
+        state = {"facts": facts, "optimizer": scalars, "kind": type(optimizer).__name__}
+        save_file(copies, part, metadata={"ft_state": json.dumps(state)})
 
 
 def load_state(
@@ -58,6 +59,9 @@ def load_state(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: no state of a training run ({error}); start without --resume") from error
+    wanted = type(optimizer).__name__
+    if (kind := metadata.get("kind", wanted)) != wanted:
+        raise CheckpointError(f"{path}: the state of another optimizer, {kind} and not {wanted}; set train.optimizer")
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
         group, _, rest = name.partition(".")
@@ -76,11 +80,7 @@ def load_state(
     for name, scalar in metadata["optimizer"].items():
         number, _, key = name.partition(".")
         state.setdefault(int(number), {})[key] = scalar
-    layout = optimizer.state_dict()
-    try:
-        optimizer.load_state_dict({"state": state, "param_groups": layout["param_groups"]})
-    except ValueError as error:
-        raise CheckpointError(f"{path}: the state of another optimizer ({error})") from error
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(groups["rng"]["cpu"])
     if torch.cuda.is_available() and "cuda" in groups["rng"]:
         torch.cuda.set_rng_state(groups["rng"]["cuda"])

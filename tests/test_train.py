@@ -262,6 +262,8 @@ def test_state_of_another_network_is_refused(music, tmp_path):
     other = trainer(tmp_path, override(settings(music), ["model.expansion=1"]))
     with pytest.raises(CheckpointError, match="another network"):
         other.restore()
+    with pytest.raises(CheckpointError, match="another optimizer, AdamW and not SGD"):
+        trainer(tmp_path, settings(music, optimizer="sgd")).restore()
     (tmp_path / STATE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="no state of a training run"):
         trainer(tmp_path, settings(music)).restore()
