@@ -112,6 +112,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"weights.pth: (refused|not a readable)"):
             read_state(path)
+    torch.save({"out": torch.zeros(2, 2)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 5):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"weights.pth: (refused|not a readable)"):
+            read_state(path)
     with pytest.raises(CheckpointError, match=r"gone.pth: no such file; expected weights"):
         read_state(tmp_path / "gone.pth")
 
