@@ -130,6 +130,7 @@ class Trainer:
         self.schedule = Schedule(train.learning_rate, train.warmup_steps, decay, train.decay_target, train.decay_power)
         self.position = Position()
         self.stopping = False
+        self.validated = -1
         self.board = _board(folder) if train.tensorboard else None
 
     def _open_data(self) -> None:
@@ -178,8 +179,10 @@ class Trainer:
             while self.position.epoch < self.train.epochs and not self._finished():
                 self._run_epoch(bar)
             self.save()  # before the last validation, which a second Ctrl-C ends
-            self.validate()
-            self.save()
+            if self.validated != self.position.step:
+                self.validate()
+                self.save()
+        logger.info("done after %d steps: %s", self.position.step, self.folder / LAST)
 
     def _finished(self) -> bool:
         return self.train.max_steps is not None and self.position.step >= self.train.max_steps
@@ -286,6 +289,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Scores of the averaged weights, logged; saves them as `best` if they are the best so far."""
+        self.validated = self.position.step
         scores: dict[str, float] = {}
         frames = self.train.stage(self.position.epoch).frames
         with self._averaged(), torch.no_grad():

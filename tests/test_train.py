@@ -222,6 +222,13 @@ def test_workers_outlive_ctrl_c_of_a_terminal(music, monkeypatch):
     assert len(list(load_batches(source, 0, 0, 2, 1, 16, 1, False))) == 2
 
 
+def test_last_step_is_validated_once(music, tmp_path):
+    songs = {"songs": [str(music / "pairs")]}
+    trainer(tmp_path, settings(music, max_steps=2, validate_every=2, validation=songs)).run()
+    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines if "valid/sdr_vocals" in line] == [2]
+
+
 def test_run_leaves_a_model_and_its_description(music, tmp_path):
     values = settings(music, max_steps=2, precision="bfloat16", validation={"songs": [str(music / "pairs")]})
     run = trainer(tmp_path / "run", values)
