@@ -3,7 +3,7 @@
 The library is made of units (a package, the songs, the voices, a synthesised singer). When the last file of a unit is
 written, a stamp beside it records what it was made from and what came out; a unit whose stamp still holds is skipped.
 
-    train/instrumentals/<package>/         train/vocals/{eif,sung,spoken,synthesised}/
+    train/instrumentals/<package>/         train/vocals/{eif,sung,spoken,synthesised,klettres}/
     train/instrumentals/eif{,_drums,_other,_cross}/    train/pairs/<song>/
     validation/instrumentals/<package>/    validation/vocals/    validation/pairs/<song>/
     test/instrumentals/<package>/          licences/
