@@ -25,7 +25,7 @@ lint: install
 	$(BIN)/mypy
 
 library: install
-	$(BIN)/ft library library --audio $(AUDIO)
+	$(BIN)/ft library library --audio $(AUDIO) --sing 90
 
 train: install
 	$(BIN)/ft train small

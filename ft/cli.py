@@ -153,7 +153,7 @@ def export(checkpoint: str, output: Path | None, opset: int, weights: str, force
     type=click.Choice(["16", "24", "float"]),
     help="Of the stems. [default: the input's, or 16 where its format has none]",
 )
-@click.option("--window-seconds", type=float, help="What runs through the network at once. [default: 12]")
+@click.option("--window-seconds", type=float, help="What runs through the network at once. [default: 20]")
 @click.option("--context-seconds", type=float, help="Computed on each side of a window, then dropped. [default: 1]")
 @click.option("--overlap", type=float, help="Share of a window's kept frames that cross-fades. [default: 0.05]")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Windows that run at once.")

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 
-WINDOW_SECONDS = 12.0
+WINDOW_SECONDS = 20.0
 CONTEXT_SECONDS = 1.0
 OVERLAP = 0.05
 _AHEAD = 1

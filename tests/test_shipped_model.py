@@ -1,0 +1,83 @@
+"""The shipped model: what the package promises of it. Its score over a whole song stands in its card."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.song import read_song
+from ft.checkpoint import load_config
+from ft.config import load_model_config
+from ft.info import describe_model
+from ft.metrics import sdr
+from ft.separate import Separator
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "ft" / "assets" / "default.onnx"
+LARGEST_BYTES = 40_000_000
+
+
+def test_size_licence_and_configuration():
+    assert MODEL.stat().st_size <= LARGEST_BYTES
+    facts = describe_model("default")
+    assert facts["license"] == "MIT"
+    assert facts["parameters"] == describe_model("small")["parameters"]
+    assert load_config("default") == load_model_config("small")
+
+
+@pytest.fixture(scope="module")
+def separated(example) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    song, rate = read_song(example)
+    with Separator() as separator:
+        return song, separator.separate(song["mixture"], rate)
+
+
+def test_it_separates_the_example(separated):
+    """Better than silence (0 dB), than the mixture (-4.8) and than the best constant mask (1.2) by a clear margin."""
+    song, stems = separated
+    assert sdr(stems["vocals"], song["vocals"]) > 2.0
+    assert sdr(stems["instrumental"], song["instrumental"]) > 6.8
+
+
+def test_stems_sum_to_the_mixture(separated):
+    song, stems = separated
+    assert np.abs(stems["vocals"] + stems["instrumental"] - song["mixture"]).max() < 1e-6
+
+
+def test_card_names_every_source_of_the_training_data():
+    import yaml
+
+    card = (MODEL.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+    sources = yaml.safe_load((ROOT / "ft" / "library" / "sources.yaml").read_text(encoding="utf-8"))
+    for package in sources["packages"]:
+        if package["folder"].startswith("train/") and package["name"] != "klettres-data":
+            assert package["name"] in card
+    for word in ("CC0", "CC BY", "GPL", "caesium", "cannot"):
+        assert word in card
+
+
+def test_demonstration_runs(tmp_path):
+    command = [sys.executable, "-m", "bench.demo"]
+    environment = {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    for name in ("vocals.wav", "instrumental.wav", "spectrograms.png"):
+        (file,) = (tmp_path / "separated").rglob(name)
+        assert str(file.relative_to(tmp_path)) in result.stdout
+    assert "times real time" in result.stdout and result.stdout.count("SDR of") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"separated"}
+
+
+def test_info_is_complete():
+    facts = json.loads(json.dumps(describe_model("default")))
+    wanted = {"kind", "path", "parameters", "precision", "sample_rate", "n_fft", "hop_length", "stems", "mask_stem"}
+    assert wanted <= set(facts)
+    assert (facts["sample_rate"], facts["mask_stem"]) == (44100, "vocals")
