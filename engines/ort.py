@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engines.base import Array, Engine, EngineInfo, usable_cores
 from ft.config import ModelConfig
-from ft.errors import ConfigError, EngineError
+from ft.errors import ConfigError, EngineError, one_line
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -53,7 +53,7 @@ class OrtEngine(Engine):
         try:
             session = onnxruntime.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common base but Exception
-            raise EngineError(f"{self.model}: ONNX Runtime cannot open it: {_one_line(error)}") from error
+            raise EngineError(f"{self.model}: ONNX Runtime cannot open it: {one_line(error)}") from error
         self._info = self._read_info(session)
         self._session = session
         logger.debug("%s: onnxruntime %s, %d threads", self.model, onnxruntime.__version__, self.threads)
@@ -67,7 +67,7 @@ class OrtEngine(Engine):
         try:
             mask: Array = self._session.run(["mask"], {"magnitude": batch})[0]
         except Exception as error:  # as above
-            raise EngineError(f"{self.model}: ONNX Runtime failed: {_one_line(error)}") from error
+            raise EngineError(f"{self.model}: ONNX Runtime failed: {one_line(error)}") from error
         return mask
 
     def _read_info(self, session: onnxruntime.InferenceSession) -> EngineInfo:
@@ -79,9 +79,5 @@ class OrtEngine(Engine):
         try:
             config = ModelConfig.from_dict(json.loads(metadata["ft_config"]))
         except (ConfigError, ValueError) as error:
-            raise EngineError(f"{self.model}: its configuration cannot be read: {_one_line(error)}") from error
+            raise EngineError(f"{self.model}: its configuration cannot be read: {one_line(error)}") from error
         return EngineInfo(name="onnxruntime", model=str(self.model), device="cpu", precision="fp32", config=config)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

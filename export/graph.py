@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from export.verify import one_line
 from ft.checkpoint import is_unused
 from ft.config import ModelConfig
-from ft.errors import ExportError
+from ft.errors import ExportError, one_line
 from ft.models.frame_transformer import FrameTransformer, RotaryEmbedding
 
 if TYPE_CHECKING:

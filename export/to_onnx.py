@@ -116,6 +116,8 @@ def export_onnx(
         parities = verify(folder / output.name, model, config)
         for file in reversed(files):
             move_into_place(folder / file.name, file)
+        if data not in files:
+            data.unlink(missing_ok=True)  # of the export that this one replaces
     except OSError as error:
         raise ExportError(f"{output}: cannot be written: {error.strerror or error}") from error
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ft.config import ModelConfig
-from ft.errors import ExportError
+from ft.errors import ExportError, one_line
 from ft.models.frame_transformer import FrameTransformer
 
 LIMIT = 5e-6
@@ -123,8 +123,3 @@ def _onnxruntime(path: Path) -> Callable[[np.ndarray, str], np.ndarray]:
             raise ExportError(f"{where} ONNX Runtime failed: {one_line(error)}; nothing was written") from error
 
     return run
-
-
-def one_line(error: Exception) -> str:
-    """The text of an error of another library, without line breaks."""
-    return " ".join(str(error).split())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft import __version__
 from ft.config import ModelConfig
-from ft.errors import CheckpointError, ConfigError
+from ft.errors import CheckpointError, ConfigError, one_line
 from ft.files import atomic_write, model_path
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     try:
         proto = onnx.load(path)
     except Exception as error:  # protobuf and onnx raise several unrelated kinds for damaged files
-        raise CheckpointError(f"{path}: not a readable ONNX file: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{path}: not a readable ONNX file: {one_line(error)}") from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     names: dict[str, str] = json.loads(metadata.get(WEIGHTS_KEY, "{}"))
     initializers = {initializer.name: initializer for initializer in proto.graph.initializer}

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ft.errors import ConfigError
+from ft.errors import ConfigError, one_line
 
 LEVELS = 6
 Section = TypeVar("Section")
@@ -182,7 +182,7 @@ def load_yaml(source: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: not text in UTF-8, expected a YAML file") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{source}: not YAML: {one_line(error)}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

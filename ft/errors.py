@@ -9,6 +9,15 @@ class FtError(Exception):
     exit_code = 1
 
 
+def one_line(error: Exception) -> str:
+    """The text of an error of another library, without line breaks.
+
+    >>> one_line(ValueError("first,\\n  second"))
+    'first, second'
+    """
+    return " ".join(str(error).split())
+
+
 class ConfigError(FtError):
     """A configuration file or value is not what is expected."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ft.errors import CheckpointError
+from ft.errors import CheckpointError, one_line
 from ft.files import atomic_write
 
 RNG, RNG_CUDA = "rng.cpu", "rng.cuda"
@@ -69,8 +69,7 @@ def load_state(
     try:
         network.load_state_dict(groups["model"])
     except RuntimeError as error:
-        line = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: the state of another network: {line[:300]}") from error
+        raise CheckpointError(f"{path}: the state of another network: {one_line(error)[:300]}") from error
     for name, value in groups["average"].items():
         average[name].copy_(value)
     state: dict[int, dict[str, Any]] = {}

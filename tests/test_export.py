@@ -185,7 +185,10 @@ def test_the_original_structure_with_weights_in_half(tmp_path):
 
 
 def test_an_exported_file_is_exported_again_for_older_runtimes(tmp_path, tiny_onnx):
-    result = export_onnx(tiny_onnx, tmp_path / "old.onnx", opset=20)
+    stale = tmp_path / "old.onnx.data"
+    stale.write_bytes(b"weights of the file that is replaced")
+    result = export_onnx(tiny_onnx, tmp_path / "old.onnx", opset=20, force=True)
+    assert not stale.exists()
     assert [(entry.domain, entry.version) for entry in onnx.load(result.path).opset_import] == [("", 20)]
     assert not result.nodes.keys() & {"Attention", "RotaryEmbedding", "Einsum", "Tile"}
     assert result.nodes["LayerNormalization"] == NATIVE_NODES["LayerNormalization"]
