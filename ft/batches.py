@@ -80,14 +80,14 @@ def batch_from_waveforms(waveforms: Waveforms, config: ModelConfig) -> Batch:
     instrumental = spectrogram(waveforms.instrumental, audio)
     own_peak = mixture.abs().amax((1, 2, 3))
     if audio.normalize == "window":
-        scale = own_peak * waveforms.headroom
+        scale = own_peak
     else:
         # The file's own peak, raised to the crop's where vocals were added (or the file's is not known).
         louder = waveforms.has_vocals | (waveforms.peak == 0)
         scale = torch.where(louder, torch.maximum(waveforms.peak, own_peak), waveforms.peak)
     mixture, instrumental = mixture[:, :, : audio.bins], instrumental[:, :, : audio.bins]
     target = instrumental if config.mask_stem == "instrumental" else mixture - instrumental
-    scale = scale.clamp_min(1e-8)
+    scale = (scale * waveforms.headroom).clamp_min(1e-8)
     return Batch(scaled_magnitude(mixture, scale), mixture, target, scale)
 
 

@@ -30,10 +30,10 @@ class Item:
     mixture: Waveform
     instrumental: Waveform
     peak: float
-    """The track's scale before vocals were added; 0 where the crop's own is used."""
+    """The track's scale before vocals were added; 0 where the crop's own peak is used."""
     has_vocals: bool
     headroom: float
-    """Factor on the crop's own peak, for `normalize: window`."""
+    """Factor on the scale."""
 
 
 def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
@@ -119,6 +119,8 @@ class MixtureItems:
         if rng.random() < self.train.voxaug.swap_channels:
             mixture, instrumental = mixture[::-1], instrumental[::-1]
         headroom = 10 ** (rng.uniform(0, options.scale_db) / 20)
+        if options.scale_db:
+            peak = 0.0
         return Item(mixture, instrumental, peak, has_vocals, float(headroom))
 
     def _pair(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Waveform, Waveform]:

@@ -142,9 +142,10 @@ class Separator:
         """
         if self.config.audio.normalize != "track":
             return None
-        peak = 0.0
-        for spec in Analysis(self.config, sample_rate).frames(blocks):
+        peak, analysis = 0.0, Analysis(self.config, sample_rate)
+        for spec in analysis.frames(blocks):
             peak = max(peak, float(magnitude(spec).max(initial=0)))
+            analysis.drop()
         return peak
 
     def stream(

@@ -56,6 +56,10 @@ class Analysis:
             self.model_samples = stft.samples
             yield stft.finish()
 
+    def drop(self) -> None:
+        """Forgets what came in and was not taken: for a pass that only looks."""
+        self._mixture.clear()
+
     def take(self, count: int) -> Array:
         """The next `count` samples (channels, samples) of the mixture."""
         taken = []

@@ -146,7 +146,8 @@ class Trainer:
             )
         track = self.config.audio.normalize == "track"
         scan = Scan(self.config.audio, self.folder / "scan.json")
-        music = music_from_sources(train.instrumentals, train.pairs, scan, track, self.progress)
+        own_scale = train.augment.scale_db > 0  # drawn for each crop, so that peaks of files are not asked for
+        music = music_from_sources(train.instrumentals, train.pairs, scan, track and not own_scale, self.progress)
         vocals = pool_from_sources(train.vocals, scan, progress=self.progress) if train.vocals else None
         self.items = MixtureItems(self.config.audio, train, music, vocals)
         self.items_per_epoch = train.epoch_size or self.items.count

@@ -91,7 +91,7 @@ class Augment:
     pan: float = 0.0
     """Largest left-right imbalance of the vocals, 0 to 1."""
     scale_db: float = 0.0
-    """With `normalize: window`, the scale is up to this many dB above the crop's own peak."""
+    """The scale is drawn up to this many dB above the crop's own peak, as in a song that is louder elsewhere."""
 
     def __post_init__(self) -> None:
         share(self, "reverb", "pan")

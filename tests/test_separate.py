@@ -1,5 +1,7 @@
 """Separation: what goes in comes out, wherever it was cut, at every rate, in mono and stereo, long and short."""
 
+import weakref
+
 import numpy as np
 import pytest
 from stubs import StubEngine, all_ones, each_frame_alone, stub_config, with_neighbours
@@ -229,6 +231,24 @@ def test_track_scaling_reads_the_peak_of_the_whole_song():
     first = magnitude(stft(mixture, 64, 32))[:, :32, : engine.batches[0].shape[3]] / peak
     np.testing.assert_allclose(engine.batches[0][0], first, atol=1e-6)
     assert max(batch.max() for batch in engine.batches) <= 1
+
+
+def test_reading_the_peak_does_not_hold_the_song():
+    """At no time are more than three of the blocks alive."""
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def blocks():
+        nonlocal most
+        for seed in range(12):
+            block = noise(RATE // 4, seed=seed).astype(np.float32)
+            alive.append(weakref.ref(block))
+            most = max(most, sum(reference() is not None for reference in alive))
+            yield block
+
+    separator = Separator(StubEngine(all_ones, stub_config(normalize="track")))
+    assert separator.track_peak(blocks(), RATE) > 0
+    assert len(alive) == 12 and most <= 3
 
 
 def test_a_stream_without_a_peak_scales_by_what_came_so_far():

@@ -27,7 +27,7 @@ from ft.losses import separation_loss
 from ft.models.frame_transformer import FrameTransformer
 from ft.scan import Scan, pool_from_sources
 from ft.train import LAST, LOG, STATE, Interrupted, Trainer, TrainingError, select_device, train_from_yaml
-from ft.train_config import Losses, Source, TrainConfig, train_config_from_yaml
+from ft.train_config import Augment, Losses, Source, TrainConfig, train_config_from_yaml
 
 CPU = torch.device("cpu")
 
@@ -175,6 +175,17 @@ def test_scale_follows_the_configuration(music):
         assert batch.magnitude.min() >= 0 and batch.magnitude.max() <= 1
     silence = batch_from_waveforms(collate([source.item(0, 0, 40)]), config)
     assert batch.magnitude.amax() == pytest.approx(1, abs=0.2) and silence.scale.shape == (1,)
+
+
+@pytest.mark.parametrize("normalize", ["track", "window"])
+def test_drawn_scale_lies_above_the_own_peak(music, normalize):
+    config = model_config_from_yaml(override(load_yaml("tiny"), [f"audio.normalize={normalize}"]), "test")
+    scan = Scan(config.audio)
+    pools = [pool_from_sources([Source(str(music / name))], scan) for name in ("instrumentals", "vocals")]
+    source = MixtureItems(config.audio, TrainConfig(augment=Augment(scale_db=12)), *pools)
+    batch = batch_from_waveforms(collate([source.item(0, index, 40) for index in range(64)]), config)
+    decibels = 20 * torch.log10(batch.scale / batch.mixture.abs().amax((1, 2, 3)))
+    assert decibels.min() >= -1e-3 and decibels.max() > 9 and 4 < decibels.median() < 9
 
 
 def test_target_is_the_stem_of_the_mask(music):
