@@ -49,10 +49,14 @@ class EngineInfo:
     device: str
     """E.g. cpu."""
     precision: str
-    """What the engine computes in, e.g. fp32."""
+    """What the model was exported in, e.g. fp32, fp16, bf16, int8."""
     config: ModelConfig
-    io: Literal["magnitude"] = "magnitude"
-    """What goes in; a mask for it comes out."""
+    io: Literal["magnitude", "waveform"] = "magnitude"
+    """What goes in: magnitudes, for a mask, or waveforms, for stems."""
+    version: str = ""
+    """Of the runtime."""
+    reason: str = ""
+    """Why this runtime and device were taken, for the log."""
 
     @property
     def shape(self) -> tuple[str, int, int, str]:

@@ -42,3 +42,11 @@ class ExportError(FtError):
 
 class EngineError(FtError):
     """An engine cannot be opened or run."""
+
+
+class OutOfDeviceMemory(EngineError):
+    """A batch does not fit into the memory of the device; a smaller one may."""
+
+
+class DeviceLost(EngineError):
+    """The device stopped answering; nothing more can run on it in this process."""
