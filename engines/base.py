@@ -6,7 +6,9 @@
             ...
 
 An engine takes `magnitude` (batch, channels, bins, frames), float32 in 0..1, and gives a `mask` of that shape in 0..1,
-how much of each value belongs to the stem that the configuration calls `mask_stem`.
+how much of each value belongs to the stem that the configuration calls `mask_stem`. Where `EngineInfo.io` is `waveform`
+it takes a `WaveformBatch` instead and gives the `stems` (batch, stems, channels, samples) themselves, as described in
+export/waveform.py.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,18 @@ IN_FLIGHT = 2
 _CGROUP = Path("/sys/fs/cgroup")
 ROUNDING = 1e-3
 """How far above 1 or below 0 the arithmetic of low precision may bring a mask."""
+
+
+class WaveformBatch(NamedTuple):
+    """What a model with `io` `waveform` takes."""
+
+    waveform: Array
+    """(batch, channels, samples), float32; a multiple of the hop of samples, and not fewer than one frame covers."""
+    scale: Array
+    """(batch,) float32: the peak of each item's spectrogram; 0 or less takes that of the item itself."""
+
+
+Batch = Array | WaveformBatch
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class EngineInfo:
 
     @property
     def shape(self) -> tuple[str, int, int, str]:
-        """Shape of the input and of the output; any number of items and of frames."""
+        """Shape of the input and of the output of a `magnitude` model; any number of items and of frames."""
         return ("batch", self.config.audio.channels, self.config.audio.bins, "frames")
 
 
@@ -74,17 +88,17 @@ class Engine(ABC):
     def describe(self) -> EngineInfo:
         """What the engine takes and where it computes; the engine must be open."""
 
-    def run(self, batch: Array) -> Array:
-        """The mask (batch, channels, bins, frames) of one `magnitude` of that shape.
+    def run(self, batch: Batch) -> Array:
+        """The mask (batch, channels, bins, frames) of one `magnitude` of that shape, or the stems of one waveform.
 
         Raises:
-            EngineError: not open, a wrong input, a failure while computing, or a mask that is not finite.
+            EngineError: not open, a wrong input, a failure while computing, or a result that is not finite.
         """
-        (mask,) = self.map([batch])
-        return mask
+        (result,) = self.map([batch])
+        return result
 
-    def map(self, batches: Iterable[Array]) -> Iterator[Array]:
-        """The masks of all batches, in order, computed in another thread with at most two in flight.
+    def map(self, batches: Iterable[Batch]) -> Iterator[Array]:
+        """The masks or stems of all batches, in order, computed in another thread with at most two in flight.
 
         `batches` is read in the caller's thread, one batch ahead of the computation.
 
@@ -138,8 +152,17 @@ class Engine(ABC):
     def _infer(self, batch: Array) -> Array:
         """The mask of a checked batch. Raises EngineError."""
 
-    def _checked(self, batch: Array) -> Array:
+    def _infer_waveform(self, batch: WaveformBatch) -> Array:
+        """The stems (batch, stems, channels, samples) of a checked batch. Raises EngineError."""
         info = self.describe()
+        raise EngineError(f"{info.name} does not run models that take waveforms; use onnxruntime for {info.model}")
+
+    def _checked(self, batch: Batch) -> Array:
+        info = self.describe()
+        if (info.io == "waveform") != isinstance(batch, WaveformBatch):
+            raise EngineError(f"{info.name}: {info.model} takes a {info.io}; something else was given")
+        if isinstance(batch, WaveformBatch):
+            return self._checked_waveform(info, batch)
         if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:3] != info.shape[1:3] or 0 in batch.shape:
             raise EngineError(
                 f"{info.name}: input of shape {batch.shape} and type {batch.dtype}; expected (batch, {info.shape[1]} "
@@ -148,17 +171,46 @@ class Engine(ABC):
         mask = self._infer(batch)
         if mask.shape != batch.shape:
             raise EngineError(f"{info.name}: {info.model} gave shape {mask.shape} for an input of {batch.shape}")
-        low, high = float(mask.min()), float(mask.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise EngineError(
-                f"{info.name} ({info.precision} on {info.device}): {info.model} gave values that are not finite; "
-                "use another precision or engine"
-            )
+        low, high = _finite_range(info, mask)
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise EngineError(
                 f"{info.name}: {info.model} gave values from {low:.3g} to {high:.3g}; expected a mask in 0..1"
             )
         return mask
+
+    def _checked_waveform(self, info: EngineInfo, batch: WaveformBatch) -> Array:
+        waveform, scale = batch
+        channels, hop, least = info.config.audio.channels, info.config.audio.hop_length, info.config.audio.covered
+        items, samples = waveform.shape[0], waveform.shape[-1]
+        if (
+            (waveform.dtype, scale.dtype) != (np.float32, np.float32)
+            or (waveform.shape, scale.shape) != ((items, channels, samples), (items,))
+            or items == 0
+            or samples % hop
+            or samples < least
+        ):
+            raise EngineError(
+                f"{info.name}: waveform of shape {waveform.shape} ({waveform.dtype}) and scale of shape {scale.shape} "
+                f"({scale.dtype}); expected (batch, {channels} channels, samples) and (batch,) of float32, samples a "
+                f"multiple of {hop} of at least {least}"
+            )
+        stems = self._infer_waveform(batch)
+        expected = (items, len(info.config.stems), channels, samples)
+        if stems.shape != expected:
+            raise EngineError(f"{info.name}: {info.model} gave shape {stems.shape}; expected stems of {expected}")
+        _finite_range(info, stems)
+        return stems
+
+
+def _finite_range(info: EngineInfo, values: Array) -> tuple[float, float]:
+    """The lowest and the highest of the values. Raises EngineError where one is not finite."""
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise EngineError(
+            f"{info.name} ({info.precision} on {info.device}): {info.model} gave values that are not finite; "
+            "use another precision or engine"
+        )
+    return low, high
 
 
 def usable_cores() -> int:

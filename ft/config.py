@@ -59,6 +59,19 @@ class AudioConfig:
         if not 0 <= self.extend_mask <= self.bins:
             raise ConfigError(f"audio.extend_mask: {self.extend_mask}, expected 0 to {self.bins}")
 
+    @property
+    def covered(self) -> int:
+        """Samples of the hops that one frame covers, the last one in part where the hop does not divide n_fft."""
+        return -(-self.n_fft // self.hop_length) * self.hop_length
+
+    def samples(self, frames: int) -> int:
+        """Samples of the hops that so many frames in a row cover: what a waveform model takes for them.
+
+        >>> AudioConfig(n_fft=2048, hop_length=1024).samples(3)
+        4096
+        """
+        return self.covered + (frames - 1) * self.hop_length
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
