@@ -1,18 +1,19 @@
 """The ONNX graph of a network: traced by PyTorch, then tidied.
 
-Input `magnitude` and output `mask`, both (batch, channels, bins, frames) in 0..1; batch and frames are free. From opset
-23 on, attention and rotary embedding are one native node each; below, they are spelt out for older runtimes.
+Input `magnitude` and output `mask`, both (batch, channels, bins, frames) of float32 in 0..1; batch and frames are free.
+From opset 23 on, attention and rotary embedding are one native node each; below, they are spelt out for older runtimes.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+from export.half import halve
 from ft.checkpoint import is_unused
 from ft.config import ModelConfig
 from ft.errors import ExportError, one_line
@@ -28,11 +29,30 @@ FORBIDDEN = frozenset({"Einsum", "Tile"})
 
 
 class MaskNetwork(FrameTransformer):
-    """What an engine runs: the network with the scaling before it and the sigmoid behind it."""
+    """What an engine runs: the network with the scaling before it and the sigmoid behind it.
+
+    Of a network in half precision (`export.half`), what comes in and what goes out stay in float32.
+    """
+
+    @classmethod
+    def of(
+        cls, model: FrameTransformer, config: ModelConfig, native: bool, dtype: torch.dtype = torch.float32
+    ) -> Self:
+        """The same weights, not copied where `dtype` is theirs, in the module that is traced; `native` from opset 23."""
+        with torch.device("meta"):
+            network = cls(config.network)
+        network.load_state_dict(model.state_dict(), assign=True)
+        halve(network, dtype)
+        if native:
+            for module in network.modules():
+                if type(module) is RotaryEmbedding:
+                    module.__class__ = NativeRotaryEmbedding
+        return network.eval()
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1."""
-        return torch.sigmoid(super().forward(self.scale_input(magnitude)))
+        logits = super().forward(self.scale_input(magnitude).to(self.out.dtype))
+        return torch.sigmoid(logits.float())
 
 
 class NativeRotaryEmbedding(RotaryEmbedding):
@@ -43,21 +63,40 @@ class NativeRotaryEmbedding(RotaryEmbedding):
         if pairs == 0:
             return x
         batch, frames = x.shape[0], x.shape[2]
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         # The operator looks the angles up by position; without positions it wants one copy of them for each item.
         position = torch.arange(frames).expand(batch, frames)
         return torch.onnx.ops.rotary_embedding(x, cos, sin, position, interleaved=True, rotary_embedding_dim=2 * pairs)
 
 
-def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onnx_ir.Model:
+def build_graph(
+    model: FrameTransformer, config: ModelConfig, opset: int, dtype: torch.dtype = torch.float32
+) -> onnx_ir.Model:
     """Traces `model` and tidies the graph; initializers have the names of the weights.
 
+    Args:
+        dtype: What the network computes in; input and output are float32 in any case.
     Raises:
         ExportError: PyTorch cannot export the network, or the graph holds a node of `FORBIDDEN`.
     """
-    network = _mask_network(model, config, native=opset >= NATIVE_OPSET)
+    network = MaskNetwork.of(model, config, native=opset >= NATIVE_OPSET, dtype=dtype)
     # Traced with a batch of 2 and a number of frames of no meaning, so that no axis is taken for a constant.
     example = torch.rand(2, config.audio.channels, config.audio.bins, 19)
     dynamic = {0: torch.export.Dim("batch", min=1), 3: torch.export.Dim("frames", min=1)}
+    return trace(network, {"magnitude": example}, "mask", (dynamic,), opset)
+
+
+def trace(
+    network: torch.nn.Module, inputs: dict[str, Tensor], output: str, dynamic: tuple[dict[int, Any], ...], opset: int
+) -> onnx_ir.Model:
+    """The tidied graph of a module of one output.
+
+    Args:
+        inputs: Name and example of each argument of `forward`, in order.
+        dynamic: For each of them, which axes are free.
+    Raises:
+        ExportError: as `build_graph`.
+    """
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registry.level
     registry.setLevel(logging.ERROR)  # it warns of a torchvision that nothing here needs
@@ -66,12 +105,12 @@ def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onn
             warnings.simplefilter("ignore")  # PyTorch's exporter uses parts of itself that are deprecated
             program = torch.onnx.export(
                 network,
-                (example,),
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=["magnitude"],
-                output_names=["mask"],
-                dynamic_shapes=(dynamic,),
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_shapes=dynamic,
                 external_data=False,
                 optimize=False,  # its rewriting takes a third of the time and finds three nodes more than _tidy
                 verbose=False,
@@ -87,18 +126,6 @@ def build_graph(model: FrameTransformer, config: ModelConfig, opset: int) -> onn
     if found & FORBIDDEN:
         raise ExportError(f"the graph holds {', '.join(sorted(found & FORBIDDEN))}, which engines run badly")
     return graph
-
-
-def _mask_network(model: FrameTransformer, config: ModelConfig, native: bool) -> MaskNetwork:
-    """The same weights, not copied, in the module that is traced."""
-    with torch.device("meta"):
-        network = MaskNetwork(config.network)
-    network.load_state_dict(model.state_dict(), assign=True)
-    if native:
-        for module in network.modules():
-            if type(module) is RotaryEmbedding:
-                module.__class__ = NativeRotaryEmbedding
-    return network.eval()
 
 
 def simplify_reshapes(model: onnx_ir.Model) -> None:
@@ -161,6 +188,8 @@ def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Mo
     Raises:
         ExportError: a weight that the network applies is not in the graph.
     """
+    import numpy as np
+
     initializers = graph.graph.initializers
     names: dict[str, str] = {}
     by_size: dict[int, list[str]] = {}
@@ -169,10 +198,10 @@ def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Mo
     for name, weight in model.state_dict().items():
         if name in initializers:
             continue
-        values = weight.numpy().ravel()
+        values = weight.float().numpy().ravel()
         for candidate in by_size.get(weight.numel(), []):
             array = initializers[candidate].const_value.numpy()  # type: ignore[union-attr]
-            if array.dtype == values.dtype and (array.ravel() == values).all():
+            if array.dtype.kind not in "biu" and (array.ravel().astype(np.float32) == values).all():
                 names[name] = candidate
                 break
         else:
