@@ -1,34 +1,115 @@
-"""What runs a model. `load_engine` picks the runtime by the kind of file."""
+"""What runs a model. `load_engine` picks the runtime by the kind of file, the machine and what was asked for."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ft.errors import EngineError
+from engines.devices import find_gpus, parse_device
+from ft.errors import CheckpointError, EngineError
 from ft.files import DEFAULT_MODEL, model_path
 
 if TYPE_CHECKING:
     from engines.base import Engine
+    from ft.config import ModelConfig
+
+RUNTIMES = ("auto", "onnxruntime", "openvino", "torch", "tensorrt")
+SUFFIXES = {
+    ".onnx": ("onnxruntime", "openvino", "torch", "tensorrt"),
+    ".safetensors": ("torch",),
+    ".plan": ("tensorrt",),
+}
+"""What can run each kind of file; `auto` takes the first, unless the file's precision wants another."""
 
 
-def load_engine(model: str | Path | None = None, threads: int | None = None) -> Engine:
-    """The engine for a model file; it is not open yet.
+def load_engine(
+    model: str | Path | None = None,
+    threads: int | None = None,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    windows: tuple[int, int] | None = None,
+    memory: str = "cuda-python",
+) -> Engine:
+    """The engine for a model file; it is not open yet. What it takes and why is logged when it opens.
 
     Args:
-        model: an ONNX file, a checkpoint (.safetensors, run by torch), or None or `default` for the shipped model.
-        threads: of one operator; None takes every core that the process may use.
+        model: an ONNX file, a checkpoint (.safetensors), a TensorRT plan, or None or `default` for the shipped model.
+        threads: of one operator on the CPU; None takes every core that the process may use.
+        runtime: auto, onnxruntime, openvino, torch or tensorrt.
+        device: auto, cpu, cuda or cuda:N. Under auto a GPU is taken where the runtime can use one; a GPU that is there
+            and cannot be used is a warning.
+        windows: (batch, frames) that most batches will have. Engines that gain by a known shape prepare it; every
+            other shape runs too.
+        memory: who handles device memory for TensorRT, cuda-python or pycuda.
     Raises:
         CheckpointError: no such file.
-        EngineError: a kind of file that no engine runs.
+        EngineError: a kind of file that no engine runs, or a runtime that does not run this file.
     """
     path = model_path(DEFAULT_MODEL if model is None else model)
-    if path.suffix == ".onnx":
-        from engines.ort import OrtEngine
+    wanted = parse_device(device)[0]
+    if runtime not in RUNTIMES:
+        raise EngineError(f"runtime {runtime}; expected {', '.join(RUNTIMES)}")
+    if path.suffix not in SUFFIXES:
+        raise EngineError(f"{path}: no engine runs this kind of file; expected {', '.join(SUFFIXES)}")
+    if runtime not in ("auto", *SUFFIXES[path.suffix]):
+        takes = [suffix for suffix, runtimes in SUFFIXES.items() if runtime in runtimes]
+        raise EngineError(f"{path}: {runtime} does not run this kind of file; it takes {' and '.join(takes)}")
+    chosen, reason = (runtime, "asked for") if runtime != "auto" else _choose(path, wanted)
+    if chosen == "tensorrt":
+        if wanted == "cpu":
+            raise EngineError(f"{path}: TensorRT runs on NVIDIA GPUs only; use --device auto, or an .onnx on the CPU")
+        from engines.tensorrt import TensorrtEngine
 
-        return OrtEngine(path, threads)
-    if path.suffix == ".safetensors":
+        if path.suffix == ".onnx":
+            from engines.plan_cache import cached_plan
+
+            path = cached_plan(path, device=device, windows=windows)
+        return TensorrtEngine(path, device=device, windows=windows, memory=memory, reason=reason)
+    if chosen == "torch":
         from engines.pytorch import PytorchEngine
 
-        return PytorchEngine(path, threads)
-    raise EngineError(f"{path}: no engine runs this kind of file; expected .onnx or .safetensors")
+        return PytorchEngine(path, threads, device, windows=windows, reason=reason)
+    if chosen == "openvino":
+        from engines.openvino import OpenvinoEngine
+
+        return OpenvinoEngine(path, threads, device, windows=windows, reason=reason)
+    from engines.ort import OrtEngine
+
+    return OrtEngine(path, threads, device, windows=windows, reason=reason)
+
+
+def read_config(model: str | Path | None = None) -> ModelConfig:
+    """The configuration of a model that `load_engine` takes, read without any runtime. Raises CheckpointError."""
+    path = model_path(DEFAULT_MODEL if model is None else model)
+    if path.suffix == ".plan":
+        from ft.plan import read_manifest
+
+        return read_manifest(path).config
+    from ft.checkpoint import load_config
+
+    return load_config(path)
+
+
+def _choose(path: Path, device: str) -> tuple[str, str]:
+    """The runtime for a file, and the reason where it is more than the kind of file.
+
+    fp32 on a CPU goes to ONNX Runtime: OpenVINO takes 0.8 to 1.0 of its time for a window, and two seconds more to
+    compile, which a few songs do not earn back. int8 and bf16 gain much more by it, or run nowhere else.
+    """
+    first = SUFFIXES[path.suffix][0]
+    if path.suffix != ".onnx":
+        return first, ""
+    from ft.checkpoint import read_metadata
+
+    try:
+        precision = read_metadata(path).get("ft_precision", "")
+    except CheckpointError:  # the engine says what is wrong with the file
+        return first, ""
+    on_gpu = device == "cuda" or (device == "auto" and bool(find_gpus().found))
+    if on_gpu or precision not in ("int8", "bf16"):
+        return first, ""
+    if importlib.util.find_spec("openvino") is not None:
+        return "openvino", f"{precision} runs fastest in it on a CPU" if precision == "int8" else "bf16 on a CPU"
+    return first, ""

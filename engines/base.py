@@ -13,6 +13,7 @@ export/waveform.py.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from abc import ABC, abstractmethod
@@ -30,7 +31,10 @@ from numpy.typing import NDArray
 from ft.config import ModelConfig
 from ft.errors import EngineError
 
+logger = logging.getLogger("engines")
+
 Array = NDArray[np.float32]
+Io = Literal["magnitude", "waveform"]
 
 IN_FLIGHT = 2
 """Batches that `map` holds at once: one computed, one waiting."""
@@ -65,7 +69,7 @@ class EngineInfo:
     precision: str
     """What the model was exported in, e.g. fp32, fp16, bf16, int8."""
     config: ModelConfig
-    io: Literal["magnitude", "waveform"] = "magnitude"
+    io: Io = "magnitude"
     """What goes in: magnitudes, for a mask, or waveforms, for stems."""
     version: str = ""
     """Of the runtime."""
@@ -120,10 +124,13 @@ class Engine(ABC):
                 worker.shutdown(wait=True, cancel_futures=True)
 
     def open(self) -> None:
-        """Loads the model; nothing happens where it is loaded. Raises EngineError."""
+        """Loads the model and logs the choice; nothing happens where it is loaded. Raises EngineError."""
         if not self._open:
             self._load()
             self._open = True
+            info = self.describe()
+            if info.reason:
+                logger.info("%s %s on %s (%s): %s", info.name, info.version, info.device, info.precision, info.reason)
 
     def close(self) -> None:
         """Frees the model; it can be opened again."""

@@ -2,64 +2,72 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.base import Array, Engine, EngineInfo
-from ft.errors import CheckpointError, EngineError
+from engines.base import Array, EngineInfo
+from engines.devices import Gpu, choose_device, device_error
+from engines.model_file import FileEngine, Windows
+from ft.errors import CheckpointError, EngineError, one_line
 
 if TYPE_CHECKING:
     from ft.models.frame_transformer import FrameTransformer
 
-logger = logging.getLogger(__name__)
+MISSING = "pip install 'frame-transformer[train]'"
 
 
-class PytorchEngine(Engine):
+class PytorchEngine(FileEngine):
     """Runs a checkpoint as it is; also takes an exported ONNX file, whose weights it runs in PyTorch."""
 
-    def __init__(self, model: Path, threads: int | None = None, device: str = "auto") -> None:
-        """`threads`: of one operator on the CPU, None leaves it to PyTorch. `device`: auto, cpu, cuda or cuda:N."""
-        super().__init__()
-        self.model = model
-        self.threads = threads
-        self.device = device
+    def __init__(
+        self,
+        model: Path,
+        threads: int | None = None,
+        device: str = "auto",
+        *,
+        windows: Windows | None = None,
+        reason: str = "",
+    ) -> None:
+        """As `FileEngine`, but `threads` None leaves their number to PyTorch."""
+        super().__init__(model, threads, device, windows=windows, reason=reason)
+        self._set_threads = threads
         self._network: FrameTransformer | None = None
-        self._info: EngineInfo | None = None
-
-    def describe(self) -> EngineInfo:
-        if self._info is None:
-            raise EngineError(f"{self.model}: the engine is not open; use `with` around it")
-        return self._info
 
     def _load(self) -> None:
         try:
             import torch
         except ImportError as error:
             raise EngineError(
-                f"torch is not installed and {self.model} is to run in it; pip install 'frame-transformer[train]', or "
-                "export the model to ONNX"
+                f"torch is not installed and {self.model} is to run in it; {MISSING}, or export the model to ONNX"
             ) from error
         from ft.checkpoint import load_model
 
-        device = _device(self.device)
+        device = choose_device(self.device, cuda_problem)
         try:
             network = load_model(self.model)
         except CheckpointError as error:
             raise EngineError(str(error)) from error
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        self._network = network.to(device)
-        self._info = EngineInfo(
-            name="torch", model=str(self.model), device=device, precision="fp32", config=network.model_config
+        if self._set_threads is not None:
+            torch.set_num_threads(self._set_threads)
+        try:
+            self._network = network.to(device.name)
+        except RuntimeError as error:
+            raise device_error(f"{self.model}: PyTorch cannot load it on {device.name}: {one_line(error)}") from error
+        info = EngineInfo(
+            name="torch",
+            model=str(self.model),
+            device=device.name,
+            precision="fp32",
+            config=network.model_config,
+            version=torch.__version__,
         )
-        logger.debug("%s: torch %s on %s", self.model, torch.__version__, device)
+        self._info = self._placed(info, device)
 
     def _unload(self) -> None:
+        super()._unload()
         self._network = None
-        self._info = None
 
     def _infer(self, batch: Array) -> Array:
         import torch
@@ -71,23 +79,21 @@ class PytorchEngine(Engine):
                 magnitude = torch.from_numpy(np.ascontiguousarray(batch)).to(self._info.device)
                 mask: Array = self._network.mask(magnitude).cpu().numpy()
         except RuntimeError as error:
-            raise EngineError(
-                f"{self.model}: PyTorch failed on {self._info.device}: {' '.join(str(error).split())}"
-            ) from error
+            raise device_error(f"{self.model}: PyTorch failed on {self._info.device}: {one_line(error)}") from error
         return mask
 
 
-def _device(wanted: str) -> str:
-    """The device to run on: `auto` takes a GPU where there is one. Raises EngineError."""
+def cuda_problem(gpu: Gpu | None = None) -> str | None:
+    """Why PyTorch cannot use a GPU that the driver sees, with what mends it; None where it can."""
     import torch
 
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
-        return wanted
-    name, _, number = wanted.partition(":")
-    if name != "cuda" or (number and not number.isdecimal()):
-        raise EngineError(f"device {wanted}; expected auto, cpu, cuda or cuda:N")
-    if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
-        raise EngineError(f"device {wanted}: PyTorch finds {torch.cuda.device_count()} GPUs; use cpu")
-    return wanted
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build for the CPU; pip install --force-reinstall 'torch>=2.11,<2.14'"
+    if not torch.cuda.is_available():
+        return (
+            f"torch {torch.__version__} is built for CUDA {torch.version.cuda} and cannot start it; "
+            "the driver may be too old for it: install a newer driver, or a torch for its CUDA"
+        )
+    if gpu is not None and gpu.index >= torch.cuda.device_count():
+        return f"torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
+    return None

@@ -178,7 +178,7 @@ def test_missing_and_strange_files_are_named(tmp_path, tiny_onnx):
         load_engine(text)
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(tiny_onnx.read_bytes()[:5000])
-    with pytest.raises(EngineError, match=r"damaged\.onnx: ONNX Runtime cannot open it") as caught:
+    with pytest.raises(EngineError, match=r"damaged\.onnx: not an ONNX model") as caught:
         load_engine(damaged).open()
     assert "\n" not in str(caught.value)
 
@@ -194,7 +194,7 @@ def test_a_model_of_another_project_is_refused(tmp_path):
     )
     path = tmp_path / "foreign.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    with pytest.raises(EngineError, match=r"foreign\.onnx: an ONNX file without this project's metadata"):
+    with pytest.raises(EngineError, match=r"foreign\.onnx: holds no configuration"):
         load_engine(path).open()
 
 

@@ -65,7 +65,6 @@ def test_a_damaged_checkpoint_is_an_engine_error(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for an NVIDIA GPU")
 def test_the_gpu_gives_the_mask_of_the_cpu(tiny_checkpoint):
     magnitude = synthetic_magnitude(tiny_model().model_config, 2, 100)

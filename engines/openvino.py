@@ -1,0 +1,91 @@
+"""ONNX models in OpenVINO, on the CPU: one more runtime without loss, and the one for int8 and bf16.
+
+The shape of the streaming window is compiled for itself, since known shapes run a few per cent faster. Compiling takes
+seconds, so that every other shape shares one model with free shapes instead of having one for each song's tail.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.base import Array
+from engines.devices import Device, device_error, parse_device
+from engines.model_file import FileEngine, read_info
+from ft.errors import EngineError, one_line
+
+if TYPE_CHECKING:
+    import openvino
+
+MISSING = "pip install 'frame-transformer[openvino]'"
+
+
+class OpenvinoEngine(FileEngine):
+    """Runs a model that `ft export` wrote, in the precision that the file states and no lower one."""
+
+    _core: openvino.Core | None = None
+    _window: Any = None
+    _any_shape: Any = None
+
+    def _load(self) -> None:
+        if parse_device(self.device)[0] == "cuda":
+            raise EngineError(
+                f"device {self.device}: OpenVINO runs on the CPU only; use --device cpu or another runtime"
+            )
+        try:
+            import openvino
+        except ImportError as error:
+            raise EngineError(f"openvino is not installed; {MISSING}") from error
+        info = read_info(self.model, "openvino", openvino.__version__.partition("-")[0])
+        if info.io != "magnitude":
+            raise EngineError(f"{self.model}: takes waveforms, which are run in onnxruntime; use --runtime onnxruntime")
+        self._core = openvino.Core()
+        # Left to itself OpenVINO computes fp32 models in bf16 on every CPU that has it.
+        self._hint = "bf16" if info.precision == "bf16" else "f32"
+        reason = ""
+        if self._hint == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            self._hint, reason = "f32", "computed in fp32, since this CPU has no bf16"
+        self._info = self._placed(info, Device("cpu", reason))
+        self._read_model()  # finds what is wrong with the file; compiling waits until a shape is known to be used
+
+    def _unload(self) -> None:
+        super()._unload()
+        self._window = self._any_shape = self._core = None
+
+    def _infer(self, batch: Array) -> Array:
+        if (batch.shape[0], batch.shape[3]) == self.windows:
+            request = self._window = self._window or self._compile(batch.shape)
+        else:
+            request = self._any_shape = self._any_shape or self._compile(None)
+        try:
+            result = request.infer([np.ascontiguousarray(batch)], share_inputs=True, share_outputs=True)
+            # A copy: the output lies in memory that the next batch is written to.
+            return np.array(result[0], dtype=np.float32)
+        except RuntimeError as error:
+            raise device_error(f"{self.model}: OpenVINO failed: {one_line(error)}") from error
+
+    def _read_model(self) -> openvino.Model:
+        assert self._core is not None
+        try:
+            return self._core.read_model(self.model)
+        except RuntimeError as error:
+            raise EngineError(f"{self.model}: OpenVINO cannot open it: {one_line(error)}") from error
+
+    def _compile(self, shape: tuple[int, ...] | None) -> openvino.InferRequest:
+        assert self._core is not None
+        model = self._read_model()
+        settings = {
+            "INFERENCE_PRECISION_HINT": self._hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.threads,
+            # Threads bound to cores wait where another thread of the program, or another process, holds theirs.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            if shape is not None:
+                model.reshape({model.input(0).get_any_name(): list(shape)})
+            return self._core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise EngineError(f"{self.model}: OpenVINO cannot compile it: {one_line(error)}") from error
