@@ -18,8 +18,9 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +103,7 @@ class Engine(ABC):
         return result
 
     def map(self, batches: Iterable[Batch]) -> Iterator[Array]:
-        """The masks or stems of all batches, in order, computed in another thread with at most two in flight.
+        """The masks or stems of all batches, in order, computed beside the caller's thread with at most two in flight.
 
         `batches` is read in the caller's thread, one batch ahead of the computation.
 
@@ -111,17 +112,27 @@ class Engine(ABC):
         """
         if not self._open:
             raise EngineError(f"{type(self).__name__} is not open; use `with` around it")
-        with ThreadPoolExecutor(1, thread_name_prefix="engine") as worker:
-            in_flight: deque[Future[Array]] = deque()
-            try:
-                for batch in batches:
-                    in_flight.append(worker.submit(self._checked, batch))
-                    if len(in_flight) == IN_FLIGHT:
-                        yield in_flight.popleft().result()
-                while in_flight:
-                    yield in_flight.popleft().result()
-            finally:
-                worker.shutdown(wait=True, cancel_futures=True)
+        with self._starting() as start:
+            in_flight: deque[Callable[[], Array]] = deque()
+            for batch in batches:
+                in_flight.append(start(batch))
+                if len(in_flight) == IN_FLIGHT:
+                    yield in_flight.popleft()()
+            while in_flight:
+                yield in_flight.popleft()()
+
+    @contextmanager
+    def _starting(self) -> Iterator[Callable[[Batch], Callable[[], Array]]]:
+        """What starts a batch and gives the function that waits for its checked result.
+
+        Here a thread of its own computes; engines whose device works beside the CPU start the work there instead.
+        Errors come from the second function.
+        """
+        worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        try:
+            yield lambda batch: worker.submit(self._checked, batch).result
+        finally:
+            worker.shutdown(wait=True, cancel_futures=True)
 
     def open(self) -> None:
         """Loads the model and logs the choice; nothing happens where it is loaded. Raises EngineError."""
@@ -165,48 +176,60 @@ class Engine(ABC):
         raise EngineError(f"{info.name} does not run models that take waveforms; use onnxruntime for {info.model}")
 
     def _checked(self, batch: Batch) -> Array:
+        """The checked result of a batch. Raises EngineError."""
+        self._check_input(batch)
+        result = self._infer_waveform(batch) if isinstance(batch, WaveformBatch) else self._infer(batch)
+        return self._check_result(batch, result)
+
+    def _check_input(self, batch: Batch) -> None:
+        """Raises EngineError where the model does not take such a batch."""
         info = self.describe()
         if (info.io == "waveform") != isinstance(batch, WaveformBatch):
             raise EngineError(f"{info.name}: {info.model} takes a {info.io}; something else was given")
         if isinstance(batch, WaveformBatch):
-            return self._checked_waveform(info, batch)
-        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:3] != info.shape[1:3] or 0 in batch.shape:
+            _check_waveform(info, batch)
+        elif batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:3] != info.shape[1:3] or 0 in batch.shape:
             raise EngineError(
                 f"{info.name}: input of shape {batch.shape} and type {batch.dtype}; expected (batch, {info.shape[1]} "
                 f"channels, {info.shape[2]} bins, frames) of float32, none of them 0"
             )
-        mask = self._infer(batch)
-        if mask.shape != batch.shape:
-            raise EngineError(f"{info.name}: {info.model} gave shape {mask.shape} for an input of {batch.shape}")
-        low, high = _finite_range(info, mask)
+
+    def _check_result(self, batch: Batch, result: Array) -> Array:
+        """`result`, where it is what the model should give for `batch`. Raises EngineError."""
+        info = self.describe()
+        if isinstance(batch, WaveformBatch):
+            items, channels, samples = batch.waveform.shape
+            expected = (items, len(info.config.stems), channels, samples)
+            if result.shape != expected:
+                raise EngineError(f"{info.name}: {info.model} gave shape {result.shape}; expected stems of {expected}")
+            _finite_range(info, result)
+            return result
+        if result.shape != batch.shape:
+            raise EngineError(f"{info.name}: {info.model} gave shape {result.shape} for an input of {batch.shape}")
+        low, high = _finite_range(info, result)
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise EngineError(
                 f"{info.name}: {info.model} gave values from {low:.3g} to {high:.3g}; expected a mask in 0..1"
             )
-        return mask
+        return result
 
-    def _checked_waveform(self, info: EngineInfo, batch: WaveformBatch) -> Array:
-        waveform, scale = batch
-        channels, hop, least = info.config.audio.channels, info.config.audio.hop_length, info.config.audio.covered
-        items, samples = waveform.shape[0], waveform.shape[-1]
-        if (
-            (waveform.dtype, scale.dtype) != (np.float32, np.float32)
-            or (waveform.shape, scale.shape) != ((items, channels, samples), (items,))
-            or items == 0
-            or samples % hop
-            or samples < least
-        ):
-            raise EngineError(
-                f"{info.name}: waveform of shape {waveform.shape} ({waveform.dtype}) and scale of shape {scale.shape} "
-                f"({scale.dtype}); expected (batch, {channels} channels, samples) and (batch,) of float32, samples a "
-                f"multiple of {hop} of at least {least}"
-            )
-        stems = self._infer_waveform(batch)
-        expected = (items, len(info.config.stems), channels, samples)
-        if stems.shape != expected:
-            raise EngineError(f"{info.name}: {info.model} gave shape {stems.shape}; expected stems of {expected}")
-        _finite_range(info, stems)
-        return stems
+
+def _check_waveform(info: EngineInfo, batch: WaveformBatch) -> None:
+    waveform, scale = batch
+    channels, hop, least = info.config.audio.channels, info.config.audio.hop_length, info.config.audio.covered
+    items, samples = waveform.shape[0], waveform.shape[-1]
+    if (
+        (waveform.dtype, scale.dtype) != (np.float32, np.float32)
+        or (waveform.shape, scale.shape) != ((items, channels, samples), (items,))
+        or items == 0
+        or samples % hop
+        or samples < least
+    ):
+        raise EngineError(
+            f"{info.name}: waveform of shape {waveform.shape} ({waveform.dtype}) and scale of shape {scale.shape} "
+            f"({scale.dtype}); expected (batch, {channels} channels, samples) and (batch,) of float32, samples a "
+            f"multiple of {hop} of at least {least}"
+        )
 
 
 def _finite_range(info: EngineInfo, values: Array) -> tuple[float, float]:

@@ -1,0 +1,194 @@
+"""TensorRT plans on a GPU: checked against their manifest, opened once, run without taking anything more."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engines.base import Array, Batch, Engine, EngineInfo, WaveformBatch
+from engines.cuda import BACKENDS, open_cuda
+from engines.devices import device_error
+from engines.plan_cache import cache_folder
+from engines.tensorrt_library import gpu_of, library, log_of, why_not
+from engines.tensorrt_runner import Runner
+from ft.errors import CheckpointError, EngineError, OutOfDeviceMemory
+from ft.files import atomic_write
+from ft.plan import PlanManifest, check_plan
+
+logger = logging.getLogger(__name__)
+
+NAMES = {"full": "tensorrt", "rtx": "tensorrt-rtx"}
+
+
+class TensorrtEngine(Engine):
+    """Runs a plan that `ft export --tensorrt` wrote, and no other."""
+
+    def __init__(
+        self,
+        model: Path,
+        device: str = "auto",
+        *,
+        windows: tuple[int, int] | None = None,
+        memory: str = "cuda-python",
+        reason: str = "",
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            model: the plan; its manifest lies beside it.
+            device: auto, cuda or cuda:N.
+            windows: (batch, frames) that most batches will have; a warning tells where the plan has another window.
+            memory: who handles device memory, cuda-python or pycuda.
+            reason: why this runtime was taken, for the log.
+        """
+        super().__init__()
+        if memory not in BACKENDS:
+            raise EngineError(f"memory {memory}; expected {' or '.join(BACKENDS)}")
+        self.model = model
+        self.device = device
+        self.windows = windows
+        self.memory = memory
+        self.reason = reason
+        self._info: EngineInfo | None = None
+        self._runner: Runner | None = None
+        self._held = contextlib.ExitStack()
+
+    def describe(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineError(f"{self.model}: the engine is not open; use `with` around it")
+        return self._info
+
+    def _load(self) -> None:
+        try:
+            manifest = check_plan(self.model)
+        except CheckpointError as error:
+            raise EngineError(str(error)) from error
+        problem = why_not(manifest, self.model, self.device)
+        if problem is not None:
+            raise EngineError(f"{self.model} cannot run here: {problem}")
+        if self.windows is not None and self.windows != (manifest.batch, manifest.frames):
+            logger.warning(
+                "%s: its window is %d x %d frames, %d x %d will be given; those run in its slower profile",
+                *(self.model, manifest.batch, manifest.frames, *self.windows),
+            )
+        gpu = gpu_of(self.device)
+        module = library(manifest.kind)
+        try:
+            self._open_plan(manifest, module, gpu.index)
+        except OutOfDeviceMemory as error:
+            self._unload()
+            raise OutOfDeviceMemory(
+                f"{self.model}: {manifest.batch} windows of {manifest.frames} frames do not fit into the memory of "
+                f"{gpu}; build the plan with a smaller --batch or --window-seconds ({error})"
+            ) from error
+        except BaseException:
+            self._unload()
+            raise
+        self._info = EngineInfo(
+            name=NAMES[manifest.kind],
+            model=str(self.model),
+            device=f"cuda:{gpu.index}",
+            precision=manifest.precision,
+            config=manifest.config,
+            io=manifest.io,
+            version=manifest.version,
+            reason="; ".join(filter(None, [self.reason, f"found {gpu.name}"])),
+        )
+
+    def _open_plan(self, manifest: PlanManifest, module: ModuleType, device: int) -> None:
+        log = log_of(module)
+        log.take_errors()
+        cuda = open_cuda(self.memory, device)
+        self._held.callback(cuda.close)
+        with cuda.current():
+            runtime = module.Runtime(log)
+            engine = runtime.deserialize_cuda_engine(self.model.read_bytes())
+            if engine is None:
+                raise device_error(f"{self.model}: {module.__name__} cannot open it: {log.take_errors()}")
+            make_context, save_kernels = _contexts(module, engine, manifest)
+            runner = Runner(module, engine, make_context, cuda, manifest.profiles, manifest.kind == "full")
+            save_kernels()
+        self._runner = runner
+
+        def close_runner() -> None:
+            with cuda.current():
+                runner.close()
+
+        self._held.callback(close_runner)
+
+    def _unload(self) -> None:
+        self._info = self._runner = None
+        try:
+            self._held.close()
+        except EngineError as error:  # of a device that is lost
+            logger.debug("%s: closing failed: %s", self.model, error)
+        gc.collect()  # TensorRT frees an engine with its last reference
+
+    def _infer(self, batch: Array) -> Array:
+        return self._start(batch).result()
+
+    def _infer_waveform(self, batch: WaveformBatch) -> Array:
+        return self._start(batch).result()
+
+    def _start(self, batch: Batch) -> Any:
+        assert self._runner is not None
+        inputs = batch._asdict() if isinstance(batch, WaveformBatch) else {"magnitude": batch}
+        try:
+            return self._runner.submit(inputs)
+        except EngineError as error:
+            raise type(error)(f"{self.model}: {error}") from error
+
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[Callable[[Batch], Callable[[], Array]]]:
+        """No thread is needed: the GPU computes while the caller goes on."""
+
+        def start(batch: Batch) -> Callable[[], Array]:
+            try:
+                self._check_input(batch)
+                ticket = self._start(batch)
+            except EngineError as error:
+                return _raising(error)
+            return lambda: self._check_result(batch, ticket.result())
+
+        yield start
+
+
+def _raising(error: EngineError) -> Callable[[], Array]:
+    """The error comes in its turn, after the results of the batches before."""
+
+    def fail() -> Array:
+        raise error
+
+    return fail
+
+
+def _contexts(module: ModuleType, engine: Any, manifest: PlanManifest) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """What makes an execution context, and what keeps for the next time the kernels that TensorRT-RTX then compiled."""
+    strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
+    settings = engine.create_runtime_config() if manifest.kind == "rtx" else None
+    if settings is None or not hasattr(settings, "create_runtime_cache"):
+        return (lambda: engine.create_execution_context(strategy)), (lambda: None)
+    settings.set_execution_context_allocation_strategy(strategy)
+    path = cache_folder() / f"kernels-{manifest.plan_sha256[:16]}.cache"
+    cache = settings.create_runtime_cache()
+    known = path.read_bytes() if path.is_file() else b""
+    if known:
+        cache.deserialize(known)
+    settings.set_runtime_cache(cache)
+
+    def save() -> None:
+        values = bytes(cache.serialize())
+        if values == known:
+            return
+        try:
+            with atomic_write(path) as part:
+                part.write_bytes(values)
+        except OSError as error:
+            logger.debug("%s cannot be written, the next start compiles again: %s", path, error)
+
+    return (lambda: engine.create_execution_context(settings)), save

@@ -1,0 +1,281 @@
+"""Plans from ONNX files, with TensorRT or TensorRT-RTX; the latter needs no GPU for it.
+
+Both have the same builder. A plan has two optimization profiles: `window` takes the shape of the streaming window only,
+for which the kernels are chosen, `tail` all that is smaller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engines.devices import Gpu
+from engines.tensorrt_library import gpu_of, library, log_of, target_of
+from engines.tensorrt_network import TYPES, Network, check_precision, decompose, parse
+from ft.checkpoint import config_from_metadata, read_metadata
+from ft.config import ModelConfig
+from ft.errors import CheckpointError, ExportError
+from ft.files import atomic_write, model_path
+from ft.plan import KINDS, PlanManifest, Profile, Shape, model_sha256, write_plan
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
+"""Of TensorRT-RTX plans: Ampere, Ada, Blackwell. Turing (sm75) costs a quarter more size, and can be asked for."""
+ShareDone = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What an exported ONNX file says of itself."""
+
+    path: Path
+    config: ModelConfig
+    precision: str
+    io: str
+    parameters: int | None
+    gate: Mapping[str, Any] | None
+    context: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """What was built, and how long it took."""
+
+    path: Path
+    manifest: PlanManifest
+    bytes: int
+    seconds: float
+
+
+def read_model(path: Path) -> Model:
+    """Raises CheckpointError where the file is none that `ft export` wrote, ExportError where no plan can be made."""
+    metadata = read_metadata(path)
+    config = config_from_metadata(path, metadata)
+    precision, io = metadata.get("ft_precision", "fp32"), metadata.get("ft_io", "magnitude")
+    if precision not in TYPES:
+        raise ExportError(f"{path}: {precision} runs in ONNX Runtime and OpenVINO; plans are fp16, bf16 or fp32")
+    if io not in ("magnitude", "waveform"):
+        raise ExportError(f"{path}: takes {io!r} (ft_io); plans are made of models that take magnitude or waveform")
+    try:
+        gate, context = (json.loads(metadata.get(key, "null")) for key in ("ft_gate", "ft_context"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
+    parameters = int(metadata["ft_parameters"]) if metadata.get("ft_parameters", "").isdecimal() else None
+    return Model(path, config, precision, io, parameters, gate, context)
+
+
+def plan_from_onnx(
+    model: Path,
+    output: Path,
+    *,
+    kind: str,
+    targets: Sequence[str] = (),
+    batch: int = 1,
+    frames: int,
+    precision: str | None = None,
+    source: str | Path | None = None,
+    window_seconds: float | None = None,
+    device: str = "auto",
+    cache: Path | None = None,
+    progress: ShareDone | None = None,
+) -> BuiltPlan:
+    """Builds a plan and writes it with its manifest.
+
+    Args:
+        model: An ONNX file that `ft export` wrote.
+        output: The plan; the caller asks before it overwrites.
+        kind: `full` (TensorRT; builds for the GPU that is here) or `rtx` (TensorRT-RTX; needs none).
+        targets: Compute capabilities for `rtx`, e.g. sm86. Default: `DEFAULT_TARGETS`.
+        batch: Windows that run at once.
+        frames: Of the streaming window.
+        precision: What the network must be in; None takes what the file says. Checked in the parsed network.
+        source: The model as the user named it, for the manifest; `model` where it is None.
+        window_seconds: What `frames` came from, where that was not the default.
+        device: auto, cuda or cuda:N, for `full`.
+        cache: Folder for timings of kernels, which `full` measures.
+        progress: Called with the share that is done.
+    Raises:
+        CheckpointError: `model` is none of ours.
+        EngineError: no such TensorRT, or no GPU for `full`.
+        ExportError: an unknown target, a network of another precision, or a build that fails.
+    """
+    module = library(kind)
+    facts = read_model(model)
+    gpu = _check_targets(module, kind, targets, device)
+    chosen = (target_of(gpu),) if gpu is not None else tuple(dict.fromkeys(targets)) or DEFAULT_TARGETS
+    profiles = make_profiles(facts, batch, frames)
+    start = time.perf_counter()
+    timings = _timings_file(cache, module, gpu)
+    network = parse(module, model)
+    check_precision(network, precision or facts.precision)
+    fused, decomposed = decompose(network)
+    try:
+        engine = _build(network, profiles, chosen if gpu is None else (), timings, progress)
+    except ExportError as error:
+        if fused == 0:
+            raise
+        logger.warning(
+            "%s %s has no kernel for some attention; all are taken apart (%s)", kind, module.__version__, error
+        )
+        network = parse(module, model)
+        fused, decomposed = decompose(network, everything=True)
+        engine = _build(network, profiles, chosen if gpu is None else (), timings, progress)
+    manifest = PlanManifest(
+        plan_sha256="",
+        model=str(source or model),
+        model_sha256=model_sha256(model_path(source or model)),
+        kind=kind,  # type: ignore[arg-type]
+        version=module.__version__,
+        targets=chosen,
+        precision=(precision or facts.precision).split()[0],
+        io=facts.io,  # type: ignore[arg-type]
+        batch=batch,
+        frames=frames,
+        profiles=profiles,
+        fused=fused,
+        decomposed=decomposed,
+        parameters=facts.parameters,
+        gate=facts.gate,
+        config=facts.config,
+        context=facts.context,
+        window_seconds=window_seconds,
+    )
+    view = memoryview(engine)
+    try:
+        manifest = write_plan(output, view, manifest)
+    except OSError as error:
+        raise ExportError(f"{output}: cannot be written: {error.strerror or error}") from error
+    return BuiltPlan(output, manifest, view.nbytes, time.perf_counter() - start)
+
+
+def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
+    """`window` and `tail` for a model; frames of waveform models are counted in samples."""
+    audio = model.config.audio
+    if model.io == "magnitude":
+
+        def shapes(items: int, length: int) -> dict[str, Shape]:
+            return {"magnitude": (items, audio.channels, audio.bins, length)}
+
+        shortest, length = 1, frames
+    else:
+
+        def shapes(items: int, length: int) -> dict[str, Shape]:
+            return {"waveform": (items, audio.channels, length), "scale": (items,)}
+
+        shortest = audio.covered
+        length = audio.covered + (frames - 1) * audio.hop_length
+    least, single, most = shapes(1, shortest), shapes(1, length), shapes(batch, length)
+    return (
+        Profile("window", {name: (shape,) * 3 for name, shape in most.items()}),
+        Profile("tail", {name: (least[name], single[name], most[name]) for name in most}),
+    )
+
+
+def _check_targets(module: ModuleType, kind: str, targets: Sequence[str], device: str) -> Gpu | None:
+    """The GPU that `full` builds for. Raises ExportError for a target that cannot be built for."""
+    if kind == "full":
+        gpu = gpu_of(device)
+        if wrong := [target for target in targets if target != target_of(gpu)]:
+            raise ExportError(
+                f"target {wrong[0]}: TensorRT builds for the GPU that is here, {gpu} ({target_of(gpu)}); "
+                "leave --target out, or use --tensorrt rtx"
+            )
+        return gpu
+    known = [name.lower() for name in module.ComputeCapability.__members__ if name.startswith("SM")]
+    if wrong := [target for target in targets if target not in known]:
+        raise ExportError(f"target {wrong[0]}: {KINDS[kind]} {module.__version__} builds for {', '.join(known)}")
+    return None
+
+
+def _build(
+    network: Network,
+    profiles: Sequence[Profile],
+    targets: Sequence[str],
+    timings: Path | None,
+    progress: ShareDone | None,
+) -> Any:
+    """The serialized engine. Raises ExportError."""
+    module, log = network.module, log_of(network.module)
+    config = network.builder.create_builder_config()
+    # fp32 means 23 bits: TF32 has the 10 bits of fp16, and the transforms of waveform models would lose 60 dB by it.
+    config.clear_flag(module.BuilderFlag.TF32)
+    if hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # a CUDA graph can only be captured with it
+        config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    for profile in profiles:
+        shapes = network.builder.create_optimization_profile()
+        for name, (least, best, most) in profile.inputs.items():
+            shapes.set_shape(name, least, best, most)
+        if config.add_optimization_profile(shapes) < 0:
+            raise ExportError(f"TensorRT refuses the shapes of the profile {profile.name}: {log.take_errors()}")
+    if targets:
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            if not config.set_compute_capability(getattr(module.ComputeCapability, target.upper()), index):
+                raise ExportError(f"target {target}: {module.__name__} refuses it: {log.take_errors()}")
+    if timings is not None:
+        known = timings.read_bytes() if timings.is_file() else b""
+        if not config.set_timing_cache(config.create_timing_cache(known), False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+    monitor = _monitor(module, progress)
+    config.progress_monitor = monitor
+    log.take_errors()
+    engine = network.builder.build_serialized_network(network.definition, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if engine is None:
+        raise ExportError(f"{module.__name__} {module.__version__} cannot build this network: {log.take_errors()}")
+    if timings is not None:
+        with contextlib.suppress(OSError), atomic_write(timings) as part:  # a build without it is only slower
+            part.write_bytes(config.get_timing_cache().serialize())
+    return engine
+
+
+def _timings_file(cache: Path | None, module: ModuleType, gpu: Gpu | None) -> Path | None:
+    if cache is None or gpu is None:
+        return None
+    name = "".join(letter if letter.isalnum() else "-" for letter in gpu.name)
+    return cache / f"timings-{module.__version__}-{name}.cache"
+
+
+def _monitor(module: ModuleType, progress: ShareDone | None) -> Any:
+    """Follows the build and tells the share that is done. An interrupt stops the build at the next step."""
+
+    class Monitor(module.IProgressMonitor):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self.interrupted = False
+            self._phases: list[list[Any]] = []  # name, steps, steps done; each within the one before
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self._phases.append([name, max(steps, 1), 0])
+
+        def step_complete(self, name: str, step: int) -> bool:
+            # Called from C++, which no exception may cross.
+            try:
+                for phase in self._phases:
+                    if phase[0] == name:
+                        phase[2] = step + 1
+                if progress is not None:
+                    progress(self._share())
+            except KeyboardInterrupt:
+                self.interrupted = True
+            return not self.interrupted
+
+        def phase_finish(self, name: str) -> None:
+            self._phases = [phase for phase in self._phases if phase[0] != name]
+
+        def _share(self) -> float:
+            share = 0.0
+            for _, steps, done in reversed(self._phases):
+                share = min((done + share) / steps, 1.0)
+            return share
+
+    return Monitor()

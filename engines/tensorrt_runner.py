@@ -1,0 +1,288 @@
+"""Runs a deserialized plan: everything is taken when it is opened, and a window takes nothing more.
+
+    upload stream    | copy 1 | copy 2 |        | copy 3 |
+    compute stream            |   batch 1   |   batch 2   |   batch 3   |
+    download stream                         | copy 1 |    | copy 2 |
+
+Two sets of buffers, on the host and on the device, are used in turn, so that the copies of one batch hide behind the
+computing of another. Events say when what one stream needs from another is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from engines.base import Array
+from engines.cuda import Bytes, CaptureError, Cuda
+from engines.devices import device_error
+from engines.tensorrt_library import log_of
+from ft.errors import EngineError
+from ft.plan import Profile, Shape
+
+logger = logging.getLogger(__name__)
+
+SETS = 2
+TAIL_GRAPHS = 8
+"""Graphs of shapes of the tail that are kept; those of the window are made when the plan is opened, and stay."""
+ITEM = np.dtype(np.float32).itemsize
+
+
+@dataclass
+class _Buffers:
+    """One set: a place on the host and on the device for each tensor, and what says how far its batch is."""
+
+    index: int
+    host: dict[str, Bytes]
+    device: dict[str, int]
+    uploaded: Any
+    computed: Any
+    downloaded: Any
+    ticket: Ticket | None = None
+
+
+class Ticket:
+    """A batch on its way; `result` waits for it."""
+
+    def __init__(self, runner: Runner, buffers: _Buffers, shape: Shape) -> None:
+        self._runner, self._buffers, self._shape = runner, buffers, shape
+        self._values: Array | None = None
+        self._error: EngineError | None = None
+
+    def result(self) -> Array:
+        """The output, in memory of its own. Raises EngineError, DeviceLost or OutOfDeviceMemory."""
+        self._runner.settle(self)
+        if self._error is not None:
+            raise self._error
+        assert self._values is not None
+        return self._values
+
+    def fill(self, cuda: Cuda) -> None:
+        """Waits, copies the output out of the buffers and leaves them to the next batch."""
+        self._buffers.ticket = None
+        try:
+            cuda.synchronize(self._buffers.downloaded)
+        except EngineError as error:
+            self._error = error
+            return
+        (values,) = (self._buffers.host[name] for name in self._runner.outputs)
+        size = int(np.prod(self._shape)) * ITEM
+        self._values = values[:size].view(np.float32).reshape(self._shape).copy()
+
+    @property
+    def settled(self) -> bool:
+        return self._values is not None or self._error is not None
+
+
+class Runner:
+    """One plan on one device. `submit` starts a batch; at most `SETS` of them are on their way."""
+
+    def __init__(
+        self,
+        module: ModuleType,
+        engine: Any,
+        make_context: Callable[[], Any],
+        cuda: Cuda,
+        profiles: Sequence[Profile],
+        graphs_of_tails: bool,
+    ) -> None:
+        """Takes all memory and makes all contexts; called within `cuda.current()`.
+
+        Args:
+            module: The TensorRT.
+            engine: What it deserialized.
+            make_context: Gives an execution context of the engine whose memory the user manages, or None.
+            cuda: Device memory; its owner closes it.
+            profiles: As the manifest says them, in the order of the plan; the first has one shape.
+            graphs_of_tails: Whether a shape of the tail that comes again gets a CUDA graph too.
+        Raises:
+            OutOfDeviceMemory, DeviceLost, EngineError.
+        """
+        self._module, self._make_context, self._cuda, self._profiles = module, make_context, cuda, profiles
+        self._log = log_of(module)
+        self._graphs_of_tails = graphs_of_tails
+        self._captures = True
+        self._lock = threading.RLock()
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        input_mode = module.TensorIOMode.INPUT
+        self._inputs = [name for name in names if engine.get_tensor_mode(name) == input_mode]
+        self.outputs = [name for name in names if name not in self._inputs]
+        if other := [name for name in names if engine.get_tensor_dtype(name) != module.DataType.FLOAT]:
+            raise EngineError(f"the plan's {other[0]} is not float32, as `ft export` writes it; build the plan again")
+        self._graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._seen: set[tuple[Any, ...]] = set()
+        self._upload, self._compute, self._download = cuda.stream(), cuda.stream(), cuda.stream()
+        # One piece for the activations of all profiles: they compute one after the other, on one stream.
+        self._scratch_size = int(engine.device_memory_size_v2)
+        self._scratch = cuda.allocate(max(self._scratch_size, 1))
+        self._contexts = [self._context(index) for index in range(len(profiles))]
+        sizes = self._largest()
+        self._sets = [self._buffers(index, sizes) for index in range(SETS)]
+        self._next = 0
+        self._warm_up()
+
+    def submit(self, batch: Mapping[str, Array]) -> Ticket:
+        """Starts a batch of one array per input.
+
+        Raises:
+            EngineError: no profile takes these shapes, or it could not be started.
+        """
+        shapes = {name: batch[name].shape for name in self._inputs}
+        profile = self._profile(shapes)
+        with self._lock, self._cuda.current():
+            buffers = self._sets[self._next]
+            self._next = (self._next + 1) % SETS
+            if buffers.ticket is not None:
+                buffers.ticket.fill(self._cuda)
+            for name in self._inputs:
+                source = np.ascontiguousarray(batch[name], np.float32)
+                staged = buffers.host[name][: source.nbytes]
+                staged[:] = source.reshape(-1).view(np.uint8)
+                self._cuda.upload(buffers.device[name], staged, self._upload)
+            self._cuda.record(buffers.uploaded, self._upload)
+            self._cuda.wait(self._compute, buffers.uploaded)
+            shape = self._start(profile, shapes, buffers)
+            self._cuda.record(buffers.computed, self._compute)
+            self._cuda.wait(self._download, buffers.computed)
+            for name in self.outputs:
+                self._cuda.download(
+                    buffers.host[name][: int(np.prod(shape)) * ITEM], buffers.device[name], self._download
+                )
+            self._cuda.record(buffers.downloaded, self._download)
+            buffers.ticket = Ticket(self, buffers, shape)
+            return buffers.ticket
+
+    def settle(self, ticket: Ticket) -> None:
+        """Waits for a batch; does nothing where its buffers had to be given to another one already."""
+        with self._lock:
+            if not ticket.settled:
+                with self._cuda.current():
+                    ticket.fill(self._cuda)
+
+    def close(self) -> None:
+        """Waits for what runs and lets go of contexts and graphs; called within `cuda.current()`."""
+        with self._lock:
+            for stream in (self._upload, self._compute, self._download):
+                self._cuda.finish(stream)
+            for graph, _ in self._graphs.values():
+                self._cuda.drop(graph)
+            self._graphs.clear()
+            self._contexts.clear()
+
+    def _context(self, index: int) -> Any:
+        context = self._make_context()
+        if context is None:
+            raise self._failure("cannot make an execution context")
+        context.set_device_memory(self._scratch, self._scratch_size)
+        if not context.set_optimization_profile_async(index, self._cuda.handle(self._compute)):
+            raise self._failure(f"refuses the profile {self._profiles[index].name}")
+        self._cuda.finish(self._compute)
+        return context
+
+    def _largest(self) -> dict[str, int]:
+        """Bytes of each tensor at the largest shape of any profile."""
+        sizes = dict.fromkeys([*self._inputs, *self.outputs], 0)
+        for index, profile in enumerate(self._profiles):
+            shapes = {name: profile.inputs[name][2] for name in self._inputs}
+            self._set_shapes(index, shapes)
+            for name in sizes:
+                shape = shapes.get(name) or tuple(self._contexts[index].get_tensor_shape(name))
+                sizes[name] = max(sizes[name], int(np.prod(shape)) * ITEM)
+        return sizes
+
+    def _buffers(self, index: int, sizes: Mapping[str, int]) -> _Buffers:
+        cuda = self._cuda
+        host = {name: cuda.pinned(size) for name, size in sizes.items()}
+        device = {name: cuda.allocate(size) for name, size in sizes.items()}
+        return _Buffers(index, host, device, cuda.event(), cuda.event(), cuda.event())
+
+    def _warm_up(self) -> None:
+        """Runs the window's shape once in each set, on silence: the second time it becomes a graph."""
+        shapes = {name: self._profiles[0].inputs[name][2] for name in self._inputs}
+        for buffers in self._sets:
+            for name in self._inputs:
+                buffers.host[name][:] = 0
+                self._cuda.upload(buffers.device[name], buffers.host[name], self._compute)
+            self._enqueue(0, shapes, buffers)
+            self._cuda.finish(self._compute)
+            self._capture(0, shapes, buffers)
+
+    def _profile(self, shapes: Mapping[str, Shape]) -> int:
+        for index, profile in enumerate(self._profiles):
+            if profile.takes(shapes):
+                return index
+        most = {name: limits[2] for name, limits in self._profiles[-1].inputs.items()}
+        name = next(name for name in shapes if shapes[name] != most[name])
+        raise EngineError(
+            f"the plan takes {name} of up to {most[name]}, {tuple(shapes[name])} was given; use smaller windows or "
+            "batches, or build the plan with --batch and --window-seconds"
+        )
+
+    def _start(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:
+        """Starts computing on the compute stream. Gives the shape of the output."""
+        key = self._key(profile, shapes, buffers)
+        if key in self._graphs:
+            self._graphs.move_to_end(key)
+            graph, shape = self._graphs[key]
+            self._cuda.launch(graph, self._compute)
+            return shape
+        if key in self._seen and profile > 0 and self._graphs_of_tails and self._capture(profile, shapes, buffers):
+            return self._start(profile, shapes, buffers)
+        self._seen.add(key)
+        return self._enqueue(profile, shapes, buffers)
+
+    def _enqueue(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:
+        shape = self._bind(profile, shapes, buffers)
+        if not self._contexts[profile].execute_async_v3(self._cuda.handle(self._compute)):
+            raise self._failure("failed")
+        return shape
+
+    def _capture(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> bool:
+        """Makes a graph of a shape that has run before. Where it cannot, no other one is tried."""
+        if not self._captures:
+            return False
+        shape = self._bind(profile, shapes, buffers)
+        context, handle = self._contexts[profile], self._cuda.handle(self._compute)
+        try:
+            if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(handle):
+                raise CaptureError(f"{self._module.__name__} says that this plan cannot be captured")
+            graph = self._cuda.capture(self._compute, lambda: context.execute_async_v3(handle))
+        except CaptureError as error:
+            self._captures = False
+            logger.info("running without CUDA graphs: %s", error)
+            self._log.take_errors()
+            return False
+        tails = [key for key in self._graphs if key[0] > 0]
+        if len(tails) >= TAIL_GRAPHS:
+            self._cuda.finish(self._compute)  # it may be running
+            self._cuda.drop(self._graphs.pop(tails[0])[0])
+        self._graphs[self._key(profile, shapes, buffers)] = (graph, shape)
+        return True
+
+    def _bind(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:
+        context = self._contexts[profile]
+        for name, address in buffers.device.items():
+            if not context.set_tensor_address(name, address):
+                raise self._failure(f"refuses the address of {name}")
+        self._set_shapes(profile, shapes)
+        (output,) = self.outputs
+        return tuple(context.get_tensor_shape(output))
+
+    def _set_shapes(self, profile: int, shapes: Mapping[str, Shape]) -> None:
+        for name, shape in shapes.items():
+            if not self._contexts[profile].set_input_shape(name, shape):
+                raise self._failure(f"refuses {name} of {shape}")
+
+    @staticmethod
+    def _key(profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> tuple[Any, ...]:
+        return (profile, *shapes.values(), buffers.index)
+
+    def _failure(self, what: str) -> EngineError:
+        return device_error(f"{self._module.__name__} {what}: {self._log.take_errors()}")
