@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -146,8 +146,21 @@ def export(checkpoint: str, output: Path | None, opset: int, weights: str, force
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="separated", show_default=True, help="Folder.")
 @click.option(
-    "--engine", metavar="MODEL", default="default", show_default=True, help="An .onnx or .safetensors file, or default."
+    "--engine",
+    metavar="MODEL",
+    default="default",
+    show_default=True,
+    help="An .onnx, .safetensors or .plan file, or default.",
 )
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "onnxruntime", "openvino", "torch", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="What runs the model.",
+)
+@click.option("--tensorrt", is_flag=True, help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.")
 @click.option(
     "--bit-depth",
     type=click.Choice(["16", "24", "float"]),
@@ -164,6 +177,9 @@ def separate(
     files: tuple[Path, ...],
     output: Path,
     engine: str,
+    device: str,
+    runtime: str,
+    tensorrt: bool,
     bit_depth: Literal["16", "24", "float"] | None,
     window_seconds: float | None,
     context_seconds: float | None,
@@ -175,12 +191,17 @@ def separate(
     from ft.progress import seconds_bar
     from ft.separate import Separator, check_names
 
+    if tensorrt and runtime not in ("auto", "tensorrt"):
+        raise click.UsageError(f"--tensorrt and --runtime {runtime} contradict each other")
     chosen = {"window_seconds": window_seconds, "context_seconds": context_seconds, "overlap": overlap}
-    options = {name: value for name, value in chosen.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     logger = logging.getLogger("ft")
     failed = False
     check_names(files)
-    with Separator(engine, batch_size=batch_size, threads=threads, **options) as separator:
+    runtime = "tensorrt" if tensorrt else runtime
+    with Separator(
+        engine, batch_size=batch_size, threads=threads, runtime=runtime, device=device, **options
+    ) as separator:
         for path in files:
             try:
                 with seconds_bar(path.name, quiet=settings["quiet"]) as progress:

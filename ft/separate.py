@@ -9,10 +9,9 @@ mixture whatever the network and the resampling do.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import logging
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import load_engine
-from engines.base import Engine
+from engines import load_engine, read_config
+from engines.base import Batch, Engine, WaveformBatch
+from engines.runner import Runner
 from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, BitDepth, StemWriter, audio_info, read_blocks
-from ft.dsp import magnitude
+from ft.dsp import magnitude, spectra
 from ft.errors import AudioError, ConfigError
 from ft.pipeline import prefetch
 from ft.progress import Progress
-from ft.stream import Analysis, Synthesis, network_input
+from ft.stream import Analysis, Output, Synthesis, network_input
+from ft.waveform import WaveformSynthesis, network_waveform
 from ft.windows import Window, WindowPlan, cut_windows
 
 logger = logging.getLogger(__name__)
@@ -75,31 +76,59 @@ class Separator:
         context_seconds: float = CONTEXT_SECONDS,
         overlap: float = OVERLAP,
         threads: int | None = None,
+        runtime: str = "auto",
+        device: str = "auto",
     ) -> None:
         """Opens the engine.
 
         Args:
             engine: a model file, None or `default` for the shipped one, or an engine, which its owner closes.
-            batch_size: windows that run at once; more of them take more memory and give the same result.
+            batch_size: windows that run at once; more of them take more memory and give the same result. It is lowered,
+                with a warning, where a device has no memory for them.
             window_seconds: what runs through the network at once, context included.
             context_seconds: on each side of a window, computed and thrown away.
             overlap: share of the frames between the contexts that two windows cross-fade, 0 to 0.5.
             threads: of the engine; None takes every core that the process may use.
+            runtime: auto, onnxruntime, openvino, torch or tensorrt, for a model file.
+            device: auto, cpu, cuda or cuda:N, for a model file. Only under auto does another engine go on with the
+                next song where a GPU is lost.
         Raises:
+            CheckpointError: no such model, or none of this project.
             ConfigError: a value out of range.
             EngineError: the model cannot be opened.
         """
         if batch_size < 1:
             raise ConfigError(f"batch size: {batch_size}, expected 1 or more")
-        self._owned = not isinstance(engine, Engine)
-        self.engine = engine if isinstance(engine, Engine) else load_engine(engine, threads)
-        self.engine.open()
-        self.config = self.engine.describe().config
+        if isinstance(engine, Engine):
+            engine.open()
+            self.config = engine.describe().config
+        else:
+            self.config = read_config(engine)
         audio = self.config.audio
         self.plan = WindowPlan.from_seconds(
             window_seconds, context_seconds, overlap, audio.sample_rate / audio.hop_length
         )
-        self.batch_size = batch_size
+        self._owned = not isinstance(engine, Engine)
+        another = None
+        if not isinstance(engine, Engine):
+            items = batch_size * (2 if audio.channels == 1 else 1)  # a stereo song is two items of a mono network
+            load = functools.partial(load_engine, engine, threads, runtime=runtime, windows=(items, self.plan.frames))
+            engine = load(device=device)
+            engine.open()
+            if device == "auto":
+                another = functools.partial(load, device="cpu")
+        self._waveform = engine.describe().io == "waveform"
+        self._runner = Runner(engine, batch_size, another)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model now."""
+        return self._runner.engine
+
+    @property
+    def batch_size(self) -> int:
+        """Windows that run at once: what was asked for, or fewer where the device had no memory for them."""
+        return self._runner.batch_size
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +192,7 @@ class Separator:
             AudioError: not one or two channels, or values that are not finite.
             EngineError: the engine failed.
         """
-        analysis = Analysis(self.config, sample_rate)
+        analysis = Analysis(self.config, sample_rate, "waveform" if self._waveform else "magnitude")
         windows = prefetch(cut_windows(analysis.frames(blocks), self.plan), _AHEAD)
         try:
             yield from self._synthesise(analysis, windows, peak)
@@ -173,36 +202,46 @@ class Separator:
     def _synthesise(
         self, analysis: Analysis, windows: Iterator[Window], peak: float | None
     ) -> Iterator[dict[str, Array]]:
-        running: deque[list[Window]] = deque()
-        synthesis: Synthesis | None = None
-        for masks in self.engine.map(self._batches(windows, running, peak)):
-            batch = running.popleft()
-            for window, mask in zip(batch, np.split(masks, len(batch)), strict=True):
-                if synthesis is None:
-                    synthesis = Synthesis(self.config, analysis, self.plan.fade)
-                yield self._stems(analysis, synthesis.push(window, mask))
-        if synthesis is not None:
-            yield self._stems(analysis, synthesis.finish())
+        output: Output | None = None
+        kind = WaveformSynthesis if self._waveform else Synthesis
+        for window, result in self._runner.run(self._inputs(windows, peak)):
+            if output is None:
+                output = kind(self.config, analysis, self.plan.fade)
+            yield self._stems(analysis, output.push(window, result))
+        if output is not None:
+            yield self._stems(analysis, output.finish())
 
     def _stems(self, analysis: Analysis, vocals: Array) -> dict[str, Array]:
         stems = {"vocals": vocals, "instrumental": analysis.take(vocals.shape[1]) - vocals}
         return {stem: stems[stem] for stem in self.config.stems}
 
-    def _batches(self, windows: Iterator[Window], running: deque[list[Window]], peak: float | None) -> Iterator[Array]:
-        """Magnitudes (batch, channels, bins, frames) of windows of one length; the windows go to `running`."""
+    def _inputs(self, windows: Iterator[Window], peak: float | None) -> Iterator[tuple[Window, Batch]]:
+        """Each window with what the network takes of it."""
         scale = peak or 0.0
-        for _, same in itertools.groupby(windows, key=lambda window: window.spec.shape[1]):
-            while batch := list(itertools.islice(same, self.batch_size)):
-                inputs = []
-                for window in batch:
-                    values = magnitude(window.spec)
-                    if self.config.audio.normalize == "window":
-                        scale = float(values.max())
-                    elif peak is None:
-                        scale = max(scale, float(values.max()))
-                    inputs.append(network_input(values, scale, self.config))
-                running.append(batch)
-                yield np.concatenate(inputs)
+        for window in windows:
+            if self._waveform:
+                scale = self._waveform_scale(window, scale, peak)
+                waveform = network_waveform(window.spec, self.config)
+                yield window, WaveformBatch(waveform, np.full(len(waveform), scale, np.float32))
+            else:
+                values = magnitude(window.spec)
+                scale = self._scale(values, scale, peak)
+                yield window, network_input(values, scale, self.config)
+
+    def _scale(self, values: Array, scale: float, peak: float | None) -> float:
+        """By what the magnitudes of a window are divided; `scale` is that of the window before."""
+        if self.config.audio.normalize == "window":
+            return float(values.max())
+        return max(scale, float(values.max())) if peak is None else scale
+
+    def _waveform_scale(self, window: Window, scale: float, peak: float | None) -> float:
+        """The same for a model that takes samples; 0 where it finds the peak of a window by itself."""
+        audio = self.config.audio
+        if audio.normalize == "window" and audio.channels >= len(window.spec):  # else it sees one channel at a time
+            return 0.0
+        if audio.normalize == "track" and peak is not None:
+            return scale
+        return self._scale(magnitude(spectra(window.spec)), scale, peak)
 
     def separate_file(
         self,
@@ -219,9 +258,10 @@ class Separator:
             progress: called with the seconds of audio done and those there are.
         Raises:
             AudioError: the file cannot be read, or the stems cannot be written; none of them is there then.
-            EngineError: the engine failed.
+            EngineError: the engine failed, or its device was lost at an earlier file; nothing is written then.
         """
         start = time.perf_counter()
+        self._runner.ready()
         info = audio_info(Path(path))
         folder = song_folder(info.path, Path(output_dir), self.config.stems)
         peak = self.track_peak(read_blocks(info.path), info.sample_rate)

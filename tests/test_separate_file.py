@@ -50,7 +50,8 @@ def separator():
 @pytest.fixture
 def command(monkeypatch):
     """Runs `ft separate` with a stub in place of every model."""
-    monkeypatch.setattr(ft.separate, "load_engine", lambda model, threads: StubEngine(each_frame_alone))
+    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: StubEngine(each_frame_alone))
+    monkeypatch.setattr(ft.separate, "read_config", lambda model: stub_config())
     return lambda *arguments: CliRunner().invoke(main, ["separate", *map(str, arguments)])
 
 
@@ -258,6 +259,7 @@ def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
     result = command(
         *(song(), "-o", tmp_path / "out", "--engine", "model.onnx", "--batch-size", 3, "--window-seconds", 4),
         *("--context-seconds", 0.5, "--overlap", 0.2, "--threads", 1, "--bit-depth", "float"),
+        *("--device", "cuda:1", "--runtime", "onnxruntime"),
     )
     assert result.exit_code == 0
     assert made == {
@@ -267,6 +269,8 @@ def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
         "context_seconds": 0.5,
         "overlap": 0.2,
         "threads": 1,
+        "device": "cuda:1",
+        "runtime": "onnxruntime",
     }
     assert soundfile.info(tmp_path / "out" / "song" / "vocals.wav").subtype == "FLOAT"
 
@@ -281,7 +285,7 @@ def test_an_interrupted_command_leaves_nothing_and_exits_with_130(song, command,
     def interrupts(batch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ft.separate, "load_engine", lambda model, threads: StubEngine(interrupts))
+    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: StubEngine(interrupts))
     result = command(song(), "-o", tmp_path / "out")
     assert result.exit_code == 130
     assert not (tmp_path / "out").exists()
@@ -309,11 +313,12 @@ def test_ctrl_c_ends_a_process_without_parts(song, tmp_path):
     program = """
 import sys, time
 import ft.separate
-from stubs import StubEngine, all_ones
+from stubs import StubEngine, all_ones, stub_config
 def slow(batch):
     time.sleep(0.2)
     return all_ones(batch)
-ft.separate.load_engine = lambda model, threads: StubEngine(slow)
+ft.separate.load_engine = lambda *_, **__: StubEngine(slow)
+ft.separate.read_config = lambda model: stub_config()
 from ft.cli import main
 main()
 """
