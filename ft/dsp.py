@@ -64,32 +64,36 @@ def magnitude(spec: Spec) -> Array:
     return result
 
 
-class StreamingStft:
-    """Turns blocks of a waveform into blocks of frames."""
+def spectra(frames: Array) -> Spec:
+    """Spectra (..., bins) of frames of samples (..., n_fft); their windowed Fourier transforms."""
+    return np.fft.rfft(frames * hann_window(frames.shape[-1])).astype(np.complex64, copy=False)
+
+
+class StreamingFrames:
+    """Turns blocks of a waveform into blocks of the pieces that its frames cover, mirrored at the waveform's ends."""
 
     def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
         self.n_fft, self.hop_length = n_fft, hop_length
         self.samples = 0
-        self._window = hann_window(n_fft)
         self._buffer = np.zeros((channels, 0), np.float32)
         self._reflected = False
         self._next = 0
         """Where in the buffer the next frame begins."""
         self._frames = 0
 
-    def push(self, block: Array) -> Spec:
-        """The frames (channels, frames, bins) that `block` (channels, samples) completes."""
+    def push(self, block: Array) -> Array:
+        """The frames (channels, frames, n_fft) that `block` (channels, samples) completes."""
         self.samples += block.shape[1]
         self._buffer = np.concatenate((self._buffer, block), axis=1)
         if not self._reflect_start():
-            return self._transform(0)
+            return self._frames_of(0)
         complete = (self._buffer.shape[1] - self._next - self.n_fft) // self.hop_length + 1
-        return self._transform(max(complete, 0))
+        return self._frames_of(max(complete, 0))
 
-    def finish(self) -> Spec:
-        """The frames of the song's end; an empty song has none."""
+    def finish(self) -> Array:
+        """The frames of the waveform's end; an empty one has none."""
         if self.samples == 0:
-            return self._transform(0)
+            return self._frames_of(0)
         if not self._reflected:  # too short to be reflected: silence follows it
             missing = self.n_fft // 2 + 1 - self._buffer.shape[1]
             self._buffer = np.pad(self._buffer, ((0, 0), (0, missing)))
@@ -98,7 +102,7 @@ class StreamingStft:
         missing = self._next + (frames - 1) * self.hop_length + self.n_fft - self._buffer.shape[1]
         if missing > 0:
             self._buffer = np.pad(self._buffer, ((0, 0), (0, missing)), mode="reflect")
-        return self._transform(frames)
+        return self._frames_of(frames)
 
     def _reflect_start(self) -> bool:
         """Puts the reflection before the first sample as soon as enough is there; returns whether it is done."""
@@ -108,19 +112,40 @@ class StreamingStft:
             self._reflected = True
         return self._reflected
 
-    def _transform(self, count: int) -> Spec:
-        """The next `count` frames, all of which are in the buffer."""
+    def _frames_of(self, count: int) -> Array:
+        """The next `count` frames, all of which are in the buffer; a view of it."""
         if count == 0:
-            return np.zeros((self._buffer.shape[0], 0, self.n_fft // 2 + 1), np.complex64)
-        segments = sliding_window_view(self._buffer[:, self._next :], self.n_fft, axis=1)
-        spec = np.fft.rfft(segments[:, :: self.hop_length][:, :count] * self._window).astype(np.complex64, copy=False)
+            return np.zeros((self._buffer.shape[0], 0, self.n_fft), np.float32)
+        frames = sliding_window_view(self._buffer[:, self._next :], self.n_fft, axis=1)[:, :: self.hop_length][
+            :, :count
+        ]
         self._frames += count
         self._next += count * self.hop_length
         # One hop stays behind the next frame, so that the song's end can be reflected.
         drop = max(self._next - self.hop_length, 0)
         self._buffer = self._buffer[:, drop:]
         self._next -= drop
-        return spec
+        return frames
+
+
+class StreamingStft:
+    """Turns blocks of a waveform into blocks of frames of its spectrogram."""
+
+    def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
+        self._frames = StreamingFrames(channels, n_fft, hop_length)
+
+    @property
+    def samples(self) -> int:
+        """Samples that came in."""
+        return self._frames.samples
+
+    def push(self, block: Array) -> Spec:
+        """The frames (channels, frames, bins) that `block` (channels, samples) completes."""
+        return spectra(self._frames.push(block))
+
+    def finish(self) -> Spec:
+        """The frames of the song's end; an empty song has none."""
+        return spectra(self._frames.finish())
 
 
 class StreamingIstft:

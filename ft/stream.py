@@ -5,17 +5,19 @@ What the network reads and what its mask means is decided here: the scale, mono 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft.audio import MAX_CHANNELS
 from ft.config import ModelConfig
-from ft.dsp import StreamingIstft, StreamingResampler, StreamingStft
+from ft.dsp import StreamingFrames, StreamingIstft, StreamingResampler, StreamingStft
 from ft.errors import AudioError
-from ft.windows import Blender, Window
+from ft.windows import Blender, Frames, Window
 
 Array = NDArray[np.float32]
 Spec = NDArray[np.complex64]
@@ -24,11 +26,15 @@ Spec = NDArray[np.complex64]
 class Analysis:
     """The way in: blocks of the mixture to frames. It holds what came in until `take` asks for it."""
 
-    def __init__(self, config: ModelConfig, sample_rate: int) -> None:
+    def __init__(
+        self, config: ModelConfig, sample_rate: int, io: Literal["magnitude", "waveform"] = "magnitude"
+    ) -> None:
+        """`io`: whether frames are spectra (channels, frames, bins) or samples (channels, frames, n_fft)."""
         if sample_rate <= 0:
             raise AudioError(f"sample rate: {sample_rate}, expected a number of Hz above 0")
         self.config = config
         self.sample_rate = sample_rate
+        self._transform = StreamingStft if io == "magnitude" else StreamingFrames
         self.channels = 0
         self.samples = 0
         """Samples that came in."""
@@ -36,16 +42,16 @@ class Analysis:
         """The same at the model's rate; known when all have come in."""
         self._mixture: deque[Array] = deque()
 
-    def frames(self, blocks: Iterable[Array]) -> Iterator[Spec]:
-        """Frames (channels, frames, bins) at the model's rate."""
+    def frames(self, blocks: Iterable[Array]) -> Iterator[Frames]:
+        """Frames (channels, frames, bins or n_fft) at the model's rate."""
         audio = self.config.audio
-        stft: StreamingStft | None = None
+        stft: StreamingStft | StreamingFrames | None = None
         for block in blocks:
             block = self._checked(block)
             if stft is None:
                 self.channels = block.shape[0]
                 resampler = StreamingResampler(self.sample_rate, audio.sample_rate, self.channels)
-                stft = StreamingStft(self.channels, audio.n_fft, audio.hop_length)
+                stft = self._transform(self.channels, audio.n_fft, audio.hop_length)
             self._mixture.append(block)
             self.samples += block.shape[1]
             yield stft.push(resampler.push(block))
@@ -86,32 +92,52 @@ class Analysis:
         return block
 
 
-class Synthesis:
-    """The way out: windows and their masks to vocals at the mixture's rate."""
+class Output(ABC):
+    """The way out: what an engine made of each window, to vocals at the mixture's rate."""
 
-    def __init__(self, config: ModelConfig, analysis: Analysis, fade: int) -> None:
-        audio = config.audio
+    def __init__(self, config: ModelConfig, analysis: Analysis) -> None:
         self.config = config
         self.analysis = analysis
-        self.blender = Blender(fade)
-        self.istft = StreamingIstft(analysis.channels, audio.n_fft, audio.hop_length)
-        self.resampler = StreamingResampler(audio.sample_rate, analysis.sample_rate, analysis.channels)
+        self.resampler = StreamingResampler(config.audio.sample_rate, analysis.sample_rate, analysis.channels)
         self.samples = 0
 
-    def push(self, window: Window, mask: Array) -> Array:
+    def push(self, window: Window, result: Array) -> Array:
         """The samples (channels, samples) that one window completes."""
-        blended = self.blender.push(window, song_mask(mask, window.spec.shape[0]))
-        spec = window.spec[:, window.finished] * vocals_mask(blended, self.config)
-        vocals = self.resampler.push(self.istft.push(spec))
+        vocals = self.resampler.push(self._vocals(window, result))
         self.samples += vocals.shape[1]
         return vocals
 
     def finish(self) -> Array:
         """The rest, so that there are as many samples as came in."""
-        end = self.istft.finish(self.analysis.model_samples)
+        end = self._rest(self.analysis.model_samples)
         vocals = np.concatenate((self.resampler.push(end), self.resampler.finish()), axis=1)
         missing = self.analysis.samples - self.samples
         return np.pad(vocals[:, :missing], ((0, 0), (0, max(missing - vocals.shape[1], 0))))
+
+    @abstractmethod
+    def _vocals(self, window: Window, result: Array) -> Array:
+        """Vocals (channels, samples) at the model's rate."""
+
+    @abstractmethod
+    def _rest(self, samples: int) -> Array:
+        """What is left of vocals of `samples` samples in all."""
+
+
+class Synthesis(Output):
+    """From masks: they are blended, and the masked frames go through the inverse STFT."""
+
+    def __init__(self, config: ModelConfig, analysis: Analysis, fade: int) -> None:
+        super().__init__(config, analysis)
+        self.blender = Blender(fade)
+        self.istft = StreamingIstft(analysis.channels, config.audio.n_fft, config.audio.hop_length)
+
+    def _vocals(self, window: Window, result: Array) -> Array:
+        blended = self.blender.push(window, song_mask(result, window.spec.shape[0]))
+        spec: Spec = window.spec[:, window.finished]
+        return self.istft.push(spec * vocals_mask(blended, self.config))
+
+    def _rest(self, samples: int) -> Array:
+        return self.istft.finish(samples)
 
 
 def network_input(values: Array, scale: float, config: ModelConfig) -> Array:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 from ft.errors import ConfigError
 
 Array = NDArray[np.float32]
-Spec = NDArray[np.complex64]
+Frames = NDArray[Any]
+"""(channels, frames, bins) of complex spectra, or (channels, frames, n_fft) of samples."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class WindowPlan:
 class Window:
     """One window of a song, with the frames that are finished once its mask is known."""
 
-    spec: Spec
-    """(channels, frames, bins), context included."""
+    spec: Frames
+    """Context included."""
     finished: slice
     """Frames of the window whose mask is complete with this window: from its kept start to the next one's."""
     fade_in: int
@@ -81,13 +83,13 @@ class Window:
     """So many frames behind `finished` are left for the next window to blend; 0 at the end of the song."""
 
 
-def cut_windows(blocks: Iterable[Spec], plan: WindowPlan) -> Iterator[Window]:
-    """The windows of a song whose frames (channels, frames, bins) come in blocks of any size.
+def cut_windows(blocks: Iterable[Frames], plan: WindowPlan) -> Iterator[Window]:
+    """The windows of a song whose frames come in blocks of any size.
 
     A window is given when one frame behind it is there, so that the last one is known to be the last: it takes the
     frames that remain, more than two contexts and a fade of them.
     """
-    held: list[Spec] = []
+    held: list[Frames] = []
     frames = 0
     first = True
     for block in blocks:
@@ -109,12 +111,20 @@ def cut_windows(blocks: Iterable[Spec], plan: WindowPlan) -> Iterator[Window]:
         yield Window(spec, slice(start, frames), 0 if first else plan.fade, 0)
 
 
+def rising_weights(fade: int) -> Array:
+    """Weights (fade,) of the later of two neighbours; those of the earlier one are these reversed.
+
+    They sum to one, and no frame is left to one of the two alone.
+    """
+    weights: Array = ((np.arange(fade) + 1) / (fade + 1)).astype(np.float32)
+    return weights
+
+
 class Blender:
     """Joins the masks of successive windows: context is dropped, neighbours are cross-faded."""
 
     def __init__(self, fade: int) -> None:
-        # The weights of two neighbours sum to one, and no frame is left to one of them alone.
-        self._rise = ((np.arange(fade) + 1) / (fade + 1)).astype(np.float32)[:, None]
+        self._rise = rising_weights(fade)[:, None]
         self._fall = self._rise[::-1]
         self._left: Array | None = None
 

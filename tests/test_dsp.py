@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from ft.dsp import StreamingIstft, StreamingResampler, StreamingStft, frame_count, hann_window, istft, stft
+from ft.dsp import (
+    StreamingFrames,
+    StreamingIstft,
+    StreamingResampler,
+    StreamingStft,
+    frame_count,
+    hann_window,
+    istft,
+    stft,
+)
 
 SIZES = [(64, 32), (64, 16), (64, 21), (1024, 512)]
 
@@ -56,7 +65,7 @@ def test_an_empty_stream_has_no_frames():
 
 
 def test_a_stream_holds_no_more_than_a_frame_and_a_hop():
-    forward = StreamingStft(1, 64, 32)
+    forward = StreamingFrames(1, 64, 32)
     for _ in range(50):
         forward.push(noise(100, 1))
     assert forward._buffer.shape[1] <= 64 + 32
