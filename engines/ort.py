@@ -1,22 +1,21 @@
 """ONNX models in ONNX Runtime, on the CPU or through its CUDA provider.
 
 Where the provider cannot load its libraries, ONNX Runtime logs that and runs on the CPU. Here it never does so unseen:
-the libraries are tried before, and the providers of the session are looked at after.
+the libraries are tried before, and after that the session is asked for its providers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import logging
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from engines.base import Array, WaveformBatch
 from engines.devices import Device, Gpu, choose_device, device_error, instead_of_gpu
+from engines.libraries import first_missing, needed_libraries
 from engines.model_file import FileEngine, read_info
 from ft.errors import EngineError, one_line
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CUDA = "CUDAExecutionProvider"
+CUDNN = "libcudnn.so.9"
+INSTALL = "pip install 'frame-transformer[cpu]'"
 GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 """Both wheels own one folder, so that the one installed last wins and the removal of either breaks the other."""
 _SPIN_MICROSECONDS = "50"
@@ -42,12 +43,7 @@ class OrtEngine(FileEngine):
     _cuda: CudaRunner | None = None
 
     def _load(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EngineError(
-                "onnxruntime is not installed and the model is an ONNX file; pip install 'frame-transformer[cpu]'"
-            ) from error
+        onnxruntime = import_onnxruntime()
         info = read_info(self.model, "onnxruntime", onnxruntime.__version__)
         device = choose_device(self.device, cuda_problem)
         if device.is_gpu:
@@ -117,6 +113,8 @@ class OrtEngine(FileEngine):
                 "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search would run again for each new length
             }
             options = _session_options(onnxruntime, self.threads)
+            if not logger.isEnabledFor(logging.DEBUG):
+                onnxruntime.set_default_logger_severity(4)  # what it would print is raised below, in one line
             providers = [(CUDA, settings), "CPUExecutionProvider"]
             session = self._open_session(onnxruntime, options, providers, enable_fallback=False)
             if CUDA not in session.get_providers():
@@ -133,6 +131,20 @@ class OrtEngine(FileEngine):
             return runtime.InferenceSession(str(self.model), options, providers=providers, **settings)
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise device_error(f"{self.model}: ONNX Runtime cannot open it: {one_line(error)}") from error
+
+
+def import_onnxruntime() -> ModuleType:
+    """The module. Raises EngineError where it is not installed, or where only a hollow folder is left of it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        missing = error.name == "onnxruntime"
+        what = "is not installed" if missing else f"is installed and cannot be imported ({one_line(error)})"
+        raise EngineError(f"onnxruntime, which runs ONNX files, {what}; {INSTALL}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):  # what the removal of one of the two wheels leaves of the other
+        remove = "pip uninstall -y onnxruntime onnxruntime-gpu"
+        raise EngineError(f"the folder of onnxruntime holds no program any more; {remove} && {INSTALL}")
+    return onnxruntime
 
 
 def _session_options(runtime: ModuleType, threads: int) -> Any:
@@ -154,8 +166,10 @@ def cuda_problem(gpu: Gpu | None = None) -> str | None:
     # Wheels of NVIDIA's libraries lie where the loader does not look; this loads them by their paths, and prints.
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
-    name = "onnxruntime_providers_cuda.dll" if sys.platform == "win32" else "libonnxruntime_providers_cuda.so"
-    missing = missing_library(Path(onnxruntime.__file__).parent / "capi" / name)
+    # The provider itself must not be loaded here: it looks for its host, which is there only in a session.
+    needed = needed_libraries(Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so")
+    # It asks for cuDNN only when it meets the first convolution, and then by name.
+    missing = first_missing([*needed, *([CUDNN] if needed else [])])
     if missing is None:
         return None
     version = getattr(onnxruntime, "cuda_version", "") or "unknown"
@@ -163,14 +177,3 @@ def cuda_problem(gpu: Gpu | None = None) -> str | None:
         f"onnxruntime-gpu {onnxruntime.__version__}, built for CUDA {version}, cannot load {missing}; "
         "pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
-
-
-def missing_library(library: Path) -> str | None:
-    """What the loader lacks to load `library`, e.g. `libcudnn.so.9`; None where it loads."""
-    with contextlib.suppress(OSError):  # symbols that it takes from here; its absence shows below
-        ctypes.CDLL(str(library.with_name(library.name.replace("_cuda", "_shared"))), ctypes.RTLD_GLOBAL)
-    try:
-        ctypes.CDLL(str(library))
-    except OSError as error:
-        return str(error).partition(": cannot open")[0]
-    return None

@@ -122,6 +122,28 @@ def info(model: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--engine",
+    type=click.Choice(
+        ["onnxruntime", "onnxruntime-cuda", "openvino", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"]
+    ),
+    help="Look at this one only; the exit code is 1 where it cannot be used.",
+)
+def doctor(as_json: bool, engine: str | None) -> None:
+    """Say what this machine can run models with, what is wrong, and the line that mends it."""
+    import json
+
+    from engines.doctor import as_text, examine
+
+    logging.getLogger("engines").setLevel(logging.ERROR)  # what it would say is part of what is printed
+    facts = examine(engine)
+    click.echo(json.dumps(facts, indent=2) if as_json else as_text(facts))
+    if engine is not None and not facts["engines"][engine]["usable"]:
+        sys.exit(1)
+
+
+@main.command()
 @click.argument("checkpoint")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="ONNX file. [default: CHECKPOINT.onnx]")
 @click.option("--opset", type=click.IntRange(20, 23), default=23, show_default=True, help="20: no native attention.")

@@ -1,0 +1,300 @@
+"""What every engine needs, looked at one by one: `ft doctor`.
+
+Each check asks only what is there, opens no model and takes no memory of a GPU. Its findings say what is wrong and
+give the line that mends it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engines.base import usable_cores
+from engines.devices import Gpus, find_gpus
+from ft import __version__
+from ft.errors import EngineError, FtError
+
+INSTALL = {
+    "openvino": "pip install 'frame-transformer[openvino]'",
+    "torch": "pip install 'frame-transformer[train]'",
+    "cuda-python": "pip install 'cuda-python>=12.8'",
+}
+ONE_WHEEL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime{}"
+_CUDA_WHEELS = ("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong."""
+
+    problem: str
+    mend: str = ""
+    """The line that mends it; empty where none does."""
+    fatal: bool = True
+    """Whether the engine cannot be used."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One engine."""
+
+    engine: str
+    version: str | None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        return not any(finding.fatal for finding in self.findings)
+
+
+def check_onnxruntime(gpus: Gpus) -> Check:
+    """ONNX Runtime on the CPU."""
+    version, found = _onnxruntime()
+    return Check("onnxruntime", version, (*found, *_both_wheels(gpus)))
+
+
+def check_onnxruntime_cuda(gpus: Gpus) -> Check:
+    """ONNX Runtime with its CUDA provider."""
+    from engines.ort import cuda_problem
+
+    version, found = _onnxruntime()
+    if found:
+        return Check("onnxruntime-cuda", version, (*_no_gpu(gpus), *found))
+    import onnxruntime
+
+    findings = [*_no_gpu(gpus), *_both_wheels(gpus)]
+    problem = cuda_problem()
+    if problem is not None:
+        what, _, mend = problem.partition("; ")
+        others = [f"{name} {other}" for name in _CUDA_WHEELS if (other := _version(name))]
+        if others and "cannot load" in what:
+            what += f" (installed: {', '.join(others)})"
+        findings.append(Finding(what, mend))
+    findings += _old_driver(gpus, getattr(onnxruntime, "cuda_version", ""), "onnxruntime-gpu")
+    return Check("onnxruntime-cuda", version, tuple(findings))
+
+
+def check_openvino(gpus: Gpus) -> Check:
+    """OpenVINO on the CPU."""
+    found = _imports("openvino")
+    return Check("openvino", _version("openvino"), () if found is None else (found,))
+
+
+def check_torch(gpus: Gpus) -> Check:
+    """PyTorch on the CPU."""
+    found = _imports("torch", "safetensors")
+    return Check("torch", _version("torch"), () if found is None else (found,))
+
+
+def check_torch_cuda(gpus: Gpus) -> Check:
+    """PyTorch on a GPU."""
+    from engines.pytorch import cuda_problem
+
+    found = _imports("torch", "safetensors")
+    if found is None and (problem := cuda_problem()) is not None:
+        what, _, mend = problem.partition("; ")
+        found = Finding(what, mend)
+    return Check("torch-cuda", _version("torch"), (*_no_gpu(gpus), *([found] if found else [])))
+
+
+def check_tensorrt(gpus: Gpus) -> Check:
+    """The full TensorRT."""
+    return _tensorrt("tensorrt", "full", gpus)
+
+
+def check_tensorrt_rtx(gpus: Gpus) -> Check:
+    """TensorRT-RTX, which builds plans without a GPU and runs them with one."""
+    return _tensorrt("tensorrt-rtx", "rtx", gpus)
+
+
+CHECKS: Mapping[str, Callable[[Gpus], Check]] = {
+    "onnxruntime": check_onnxruntime,
+    "onnxruntime-cuda": check_onnxruntime_cuda,
+    "openvino": check_openvino,
+    "torch": check_torch,
+    "torch-cuda": check_torch_cuda,
+    "tensorrt": check_tensorrt,
+    "tensorrt-rtx": check_tensorrt_rtx,
+}
+
+
+def examine(engine: str | None = None) -> dict[str, Any]:
+    """All facts, or those of one engine, as `ft doctor --json` prints them.
+
+    Returns:
+        `machine`, `python`, `gpus` (`found`, `driver`, `cuda`, `reason`), `engines` (name -> `usable`, `version`,
+        `findings`), and `auto`, what would run the shipped model: `engine`, `version`, `device`, `reason`.
+    """
+    gpus = find_gpus()
+    checks = [check(gpus) for name, check in CHECKS.items() if engine in (None, name)]
+    return {
+        "ft": __version__,
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "usable_cores": usable_cores(),
+            "memory_bytes": _memory(),
+        },
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "gpus": asdict(gpus),
+        "engines": {
+            check.engine: {
+                "usable": check.usable,
+                "version": check.version,
+                "findings": [asdict(finding) for finding in check.findings],
+            }
+            for check in checks
+        },
+        "auto": _auto(),
+    }
+
+
+def as_text(facts: Mapping[str, Any]) -> str:
+    """The facts in two columns; under an engine, what is wrong and the line that mends it."""
+    machine, gpus, auto = facts["machine"], facts["gpus"], facts["auto"]
+    memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else ""
+    processor = f"{machine['processor']}, {machine['usable_cores']} usable cores{memory}"
+    rows = [
+        ("ft", facts["ft"]),
+        ("machine", machine["system"]),
+        ("", processor),
+        ("python", f"{facts['python']['version']}, {facts['python']['executable']}"),
+    ]
+    for gpu in gpus["found"]:
+        capability = ".".join(map(str, gpu["compute_capability"]))
+        size = gpu["memory_bytes"] / 2**30
+        rows.append((f"cuda:{gpu['index']}", f"{gpu['name']}, compute capability {capability}, {size:.0f} GiB"))
+    if not gpus["found"]:
+        rows.append(("gpu", gpus["reason"]))
+    if gpus["driver"] or gpus["cuda"]:
+        rows.append(("driver", f"{gpus['driver'] or 'unknown'}, CUDA up to {gpus['cuda'] or 'unknown'}"))
+    rows.append(("", ""))
+    for name, engine in facts["engines"].items():
+        version = engine["version"] or ""
+        rows.append((name, " ".join(filter(None, [version, "usable" if engine["usable"] else "NOT usable"]))))
+        for finding in engine["findings"]:
+            rows.append(("", f"  {finding['problem']}"))
+            if finding["mend"]:
+                rows.append(("", f"  -> {finding['mend']}"))
+    rows.append(("", ""))
+    if "problem" in auto:
+        rows.append(("auto", f"nothing runs the shipped model: {auto['problem']}"))
+    else:
+        rows.append(("auto", f"{auto['engine']} {auto['version']} on {auto['device']}: {auto['reason']}"))
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:{width}}{text}".rstrip() for name, text in rows)
+
+
+def _auto() -> dict[str, str]:
+    """What would run the shipped model; it is opened, since only that shows it."""
+    from engines import load_engine
+
+    try:
+        with load_engine() as engine:
+            info = engine.describe()
+    except FtError as error:
+        return {"problem": str(error)}
+    return {"engine": info.name, "version": info.version, "device": info.device, "reason": info.reason}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _imports(*modules: str) -> Finding | None:
+    """Why one of the modules cannot be imported; None where all can."""
+    for name in modules:
+        mend = INSTALL.get(name, INSTALL["torch"])
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except ValueError:  # a module without a specification
+            found = name in sys.modules
+        if not found or sys.modules.get(name, ...) is None:
+            return Finding(f"{name} is not installed", mend)
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            return Finding(f"{name} is installed and cannot be imported: {' '.join(str(error).split())}", mend)
+    return None
+
+
+def _onnxruntime() -> tuple[str | None, tuple[Finding, ...]]:
+    """Its version, or why there is none."""
+    from engines.ort import import_onnxruntime
+
+    try:
+        return import_onnxruntime().__version__, ()
+    except EngineError as error:
+        what, _, mend = str(error).rpartition("; ")
+        return None, (Finding(what, mend),)
+
+
+def _both_wheels(gpus: Gpus) -> tuple[Finding, ...]:
+    """onnxruntime and onnxruntime-gpu write to one folder: what is there now is a mixture of both."""
+    cpu, gpu = _version("onnxruntime"), _version("onnxruntime-gpu")
+    if cpu is None or gpu is None:
+        return ()
+    problem = f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed and overwrite each other's files"
+    return (Finding(problem, ONE_WHEEL.format("-gpu" if gpus.found else ""), fatal=False),)
+
+
+def _no_gpu(gpus: Gpus) -> tuple[Finding, ...]:
+    return () if gpus.found else (Finding(gpus.reason),)
+
+
+def _old_driver(gpus: Gpus, needed: str, what: str) -> tuple[Finding, ...]:
+    """A driver runs programs of its own CUDA's major version and of older ones."""
+    if not gpus.found or gpus.cuda is None or not needed or int(needed.split(".")[0]) <= int(gpus.cuda.split(".")[0]):
+        return ()
+    problem = f"{what} is built for CUDA {needed}, and the driver {gpus.driver} runs up to {gpus.cuda}"
+    return (Finding(problem, "install a newer NVIDIA driver"),)
+
+
+def _tensorrt(engine: str, kind: str, gpus: Gpus) -> Check:
+    from engines.tensorrt_library import INSTALL as BRINGS
+    from engines.tensorrt_library import library
+
+    findings, version = [*_no_gpu(gpus)], None
+    try:
+        version = library(kind).__version__
+    except EngineError as error:
+        findings.append(Finding(str(error).removesuffix(BRINGS[kind]).rstrip(";: "), BRINGS[kind]))
+    memory = [name for name in ("cuda.bindings", "pycuda") if _has(name)]
+    if not memory:
+        findings.append(Finding("cuda-python, which handles device memory, is not installed", INSTALL["cuda-python"]))
+    return Check(engine, version, tuple(findings))
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    """Bytes of the machine's memory, where the system says so."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
