@@ -143,7 +143,8 @@ class CudaPython(Cuda):
     def pinned(self, size: int) -> Bytes:
         address = int(self._call("cudaHostAlloc", size, 0))
         self._given.callback(self._call, "cudaFreeHost", address)
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+        values: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        return values
 
     def stream(self) -> Any:
         stream = self._call("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from engines.tensorrt_build import ShareDone, make_profiles, plan_from_onnx, read_model
+from engines.tensorrt_build import ShareDone, make_profiles, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import gpu_of, installed, library, target_of
 from ft import __version__
 from ft.errors import CheckpointError, EngineError
@@ -17,9 +17,6 @@ from ft.files import model_path
 from ft.plan import KINDS, check_plan, model_sha256, profiles_to_json
 
 logger = logging.getLogger(__name__)
-
-WINDOW_SECONDS = 20.0
-"""Of a window, where the caller does not say: what `ft separate` takes."""
 
 
 def cache_folder() -> Path:
@@ -57,8 +54,7 @@ def cached_plan(
     gpu = gpu_of(device)
     target = target_of(gpu)
     facts = read_model(path)
-    audio = facts.config.audio
-    batch, frames = windows or (1, round(WINDOW_SECONDS * audio.sample_rate / audio.hop_length))
+    batch, frames = windows or (1, window_frames(facts.config))
     kind = kind or _kind_for(target)
     key = {
         "model": model_sha256(path),

@@ -24,12 +24,15 @@ from ft.config import ModelConfig
 from ft.errors import CheckpointError, ExportError
 from ft.files import atomic_write, model_path
 from ft.plan import KINDS, PlanManifest, Profile, Shape, model_sha256, write_plan
+from ft.windows import WindowPlan
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
 """Of TensorRT-RTX plans: Ampere, Ada, Blackwell. Turing (sm75) costs a quarter more size, and can be asked for."""
 ShareDone = Callable[[float], None]
+WINDOW_SECONDS = 20.0
+"""Of a window, where nobody says: what `ft separate` takes."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def plan_from_onnx(
     """
     module = library(kind)
     facts = read_model(model)
-    gpu = _check_targets(module, kind, targets, device)
+    gpu = check_targets(module, kind, targets, device)
     chosen = (target_of(gpu),) if gpu is not None else tuple(dict.fromkeys(targets)) or DEFAULT_TARGETS
     profiles = make_profiles(facts, batch, frames)
     start = time.perf_counter()
@@ -156,6 +159,12 @@ def plan_from_onnx(
     return BuiltPlan(output, manifest, view.nbytes, time.perf_counter() - start)
 
 
+def window_frames(config: ModelConfig, seconds: float | None = None) -> int:
+    """Frames of a window, as `ft separate` counts them. Raises ConfigError for no seconds at all."""
+    seconds = WINDOW_SECONDS if seconds is None else seconds
+    return WindowPlan.from_seconds(seconds, 0, 0, config.audio.sample_rate / config.audio.hop_length).frames
+
+
 def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
     """`window` and `tail` for a model; frames of waveform models are counted in samples."""
     audio = model.config.audio
@@ -171,7 +180,7 @@ def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
             return {"waveform": (items, audio.channels, length), "scale": (items,)}
 
         shortest = audio.covered
-        length = audio.covered + (frames - 1) * audio.hop_length
+        length = audio.samples(frames)
     least, single, most = shapes(1, shortest), shapes(1, length), shapes(batch, length)
     return (
         Profile("window", {name: (shape,) * 3 for name, shape in most.items()}),
@@ -179,7 +188,7 @@ def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
     )
 
 
-def _check_targets(module: ModuleType, kind: str, targets: Sequence[str], device: str) -> Gpu | None:
+def check_targets(module: ModuleType, kind: str, targets: Sequence[str], device: str) -> Gpu | None:
     """The GPU that `full` builds for. Raises ExportError for a target that cannot be built for."""
     if kind == "full":
         gpu = gpu_of(device)

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ft import plan
 from ft.checkpoint import config_from_metadata, read_header, read_metadata
 from ft.config import ModelConfig, load_model_config, presets
 from ft.errors import CheckpointError
@@ -23,10 +24,11 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     """Facts about a model, as `ft info` prints them.
 
     Args:
-        source: Name of a preset, a configuration (.yaml), a checkpoint, an exported .onnx or `default`.
+        source: Name of a preset, a configuration (.yaml), a checkpoint, an exported .onnx, a .plan or `default`.
     Returns:
-        `kind` (preset, configuration, checkpoint or onnx), `path`, `name`, `parameters` (None where counting them needs
-        torch and torch is not installed), `precision` and what the configuration says.
+        `kind` (preset, configuration, checkpoint, onnx or tensorrt), `path`, `name`, `parameters` (None where counting
+        them needs torch and torch is not installed), `precision` and what the configuration says; of a plan also
+        `tensorrt`, `targets`, `profiles`, `attentions`, `gate`, and whether it `runs_here`, with the reason `why_not`.
     Raises:
         ConfigError: a configuration that is not usable.
         CheckpointError: no such file, or none that this project wrote.
@@ -41,6 +43,8 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     if not Path(source).exists() and str(source) != DEFAULT_MODEL:
         raise CheckpointError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
     path = model_path(source)
+    if path.suffix == plan.SUFFIX:
+        return _plan_facts(path)
     metadata = read_metadata(path)
     config = config_from_metadata(path, metadata)
     if path.suffix == ".onnx":
@@ -78,6 +82,25 @@ def _facts(kind: str, path: Path, config: ModelConfig, parameters: int | None, p
     }
 
 
+def _plan_facts(path: Path) -> dict[str, Any]:
+    """Neither TensorRT nor a GPU is needed for these."""
+    from engines.tensorrt_library import why_not
+
+    manifest = plan.check_plan(path)
+    problem = why_not(manifest, path)
+    written = manifest.to_dict()
+    facts = _facts("tensorrt", path, manifest.config, manifest.parameters, manifest.precision)
+    taken = ("tensorrt", "targets", "io", "window", "profiles", "attentions", "gate", "model", "ft_version")
+    return {
+        **facts,
+        **{key: written[key] for key in taken},
+        **({"context": manifest.context} if manifest.context is not None else {}),
+        "sha256": manifest.plan_sha256,
+        "runs_here": problem is None,
+        "why_not": problem,
+    }
+
+
 def _count(config: ModelConfig) -> int | None:
     try:
         from ft.models.frame_transformer import count_parameters
@@ -98,7 +121,11 @@ def _tensor_facts(path: Path, config: ModelConfig) -> tuple[int, str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return (" x " if value and isinstance(value[0], int) else ", ").join(map(_value, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(part)}" for key, part in value.items() if part is not None)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if value is None:
         return "unknown"
     return f"{value:,}" if isinstance(value, int) and value >= 1_000_000 else str(value)

@@ -24,3 +24,18 @@ def seconds_bar(name: str, quiet: bool = False) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield update
+
+
+@contextmanager
+def share_bar(name: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """A bar that is told the share that is done, 0 to 1; silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    shown = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+    disable = quiet or not sys.stderr.isatty()
+    with tqdm(desc=name, total=1.0, disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
+
+        def update(share: float) -> None:
+            bar.update(share - bar.n)
+
+        yield update

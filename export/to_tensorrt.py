@@ -1,0 +1,112 @@
+"""Checkpoint or ONNX file to a TensorRT plan: exported and compared as ONNX first, then built.
+
+The figures of that comparison go into the plan's manifest. What the plan itself computes is looked at in the network
+that is built (`engines.tensorrt_network.check_precision`); it can run on its targets only.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.plan_cache import cache_folder
+from engines.tensorrt_build import BuiltPlan, check_targets, plan_from_onnx, read_model, window_frames
+from engines.tensorrt_library import library
+from engines.tensorrt_network import TYPES
+from ft.errors import ConfigError, ExportError
+from ft.files import model_path
+from ft.plan import SUFFIX, manifest_path
+
+if TYPE_CHECKING:
+    from export.gate import Limits
+
+logger = logging.getLogger(__name__)
+
+
+def build_plan(
+    source: str | Path,
+    output: str | Path,
+    *,
+    kind: str,
+    precision: str | None = None,
+    io: str | None = None,
+    targets: Sequence[str] = (),
+    batch: int = 1,
+    window_seconds: float | None = None,
+    limits: Limits | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> BuiltPlan:
+    """Writes a plan and its manifest.
+
+    Args:
+        source: A checkpoint, an ONNX file that `ft export` wrote, or `default`. An ONNX file that is in `precision`
+            already is built as it is.
+        output: The `.plan` file.
+        kind: `full` or `rtx`.
+        precision: fp16, bf16 or fp32. None keeps that of an ONNX file, and is fp32 for a checkpoint.
+        io: `magnitude` or `waveform`. None keeps that of an ONNX file, and is `magnitude` for a checkpoint.
+        targets: Compute capabilities of `rtx` plans, e.g. sm86; none for a usual set.
+        batch: Windows that run at once.
+        window_seconds: Of one window; None for what `ft separate` takes.
+        limits: What the ONNX file may lose, as `export.to_onnx.export_onnx` takes it.
+        device: auto, cuda or cuda:N, for `full`.
+        force: Overwrite `output`.
+        progress: Called with the share of the build that is done.
+    Raises:
+        CheckpointError: `source` cannot be loaded.
+        EngineError: TensorRT is missing.
+        ExportError: the output exists, an argument cannot be used, the ONNX file fails its comparison, or the build
+            fails.
+    """
+    output = Path(output)
+    if output.suffix != SUFFIX:
+        raise ExportError(f"{output}: expected a name that ends in {SUFFIX}")
+    if precision is not None and precision not in TYPES:
+        raise ExportError(f"precision {precision}: plans are fp16, bf16 or fp32; int8 is for .onnx files")
+    for file in (output, manifest_path(output)):
+        if file.exists() and not force:
+            raise ExportError(f"{file}: exists; use another name or --force")
+    check_targets(library(kind), kind, targets, device)  # asked for now, not after the export
+    options: dict[str, Any] = {
+        "kind": kind,
+        "targets": targets,
+        "batch": batch,
+        "source": source,
+        "window_seconds": window_seconds,
+        "device": device,
+        "cache": cache_folder(),
+        "progress": progress,
+    }
+    path = model_path(source)
+    if path.suffix == ".onnx":
+        found = read_model(path)
+        same = precision is None or found.precision.split()[0] == precision
+        if same and io in (None, found.io):
+            frames = _frames(found.config, window_seconds)
+            return plan_from_onnx(path, output, frames=frames, precision=precision, **options)
+        io = io or found.io
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{output.name}.", dir=output.parent) as folder:
+        onnx = Path(folder) / "model.onnx"
+        _export(source, onnx, precision or "fp32", io or "magnitude", limits)
+        frames = _frames(read_model(onnx).config, window_seconds)
+        return plan_from_onnx(onnx, output, frames=frames, precision=precision or "fp32", **options)
+
+
+def _frames(config: Any, seconds: float | None) -> int:
+    try:
+        return window_frames(config, seconds)
+    except ConfigError as error:
+        raise ExportError(str(error)) from error
+
+
+def _export(source: str | Path, onnx: Path, precision: str, io: str, limits: Limits | None) -> None:
+    from export.to_onnx import export_onnx
+
+    extra = {} if io == "magnitude" else {"io": io}
+    export_onnx(source, onnx, precision=precision, limits=limits, **extra)  # type: ignore[arg-type]

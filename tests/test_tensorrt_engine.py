@@ -1,0 +1,292 @@
+"""The runtime of plans, on a GPU that is none: what it takes, in which order it works, what it says when it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from fake_gpu import CAPTURE_INVALIDATED, ILLEGAL_ADDRESS, OUT_OF_MEMORY, FakeCuda, fake_tensorrt
+from stubs import StubEngine, each_frame_alone, stub_config
+
+import engines.tensorrt_library
+from engines.devices import Gpu, Gpus
+from engines.tensorrt import TensorrtEngine
+from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
+from ft.plan import PlanManifest, Profile, manifest_path, write_plan
+from ft.separate import Separator
+
+CONFIG = stub_config()
+BATCH, FRAMES = 2, 40
+SHAPE = (BATCH, CONFIG.audio.channels, CONFIG.audio.bins, FRAMES)
+LEAST = (1, *SHAPE[1:3], 1)
+TAKING = ("cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags")
+MAKING = ("create_execution_context", "cudaGraphInstantiate")
+
+
+def manifest(**changes):
+    profiles = (
+        Profile("window", {"magnitude": (SHAPE, SHAPE, SHAPE)}),
+        Profile("tail", {"magnitude": (LEAST, (1, *SHAPE[1:]), SHAPE)}),
+    )
+    made = PlanManifest(
+        plan_sha256="",
+        model="song.safetensors",
+        model_sha256="0" * 64,
+        kind="full",
+        version="11.0.0.1",
+        targets=("sm86",),
+        precision="fp16",
+        io="magnitude",
+        batch=BATCH,
+        frames=FRAMES,
+        profiles=profiles,
+        fused=4,
+        decomposed=1,
+        parameters=1234,
+        gate=None,
+        config=CONFIG,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    runtime = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
+    return runtime
+
+
+@pytest.fixture
+def tensorrt(cuda, monkeypatch):
+    module = fake_tensorrt(cuda, each_frame_alone, [(SHAPE, SHAPE), (LEAST, SHAPE)])
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    gpus = Gpus((Gpu(0, "NVIDIA A", (8, 6), 2**33), Gpu(1, "NVIDIA B", (8, 9), 2**33)))
+    monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: gpus)
+    return module
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "model.plan"
+    write_plan(path, b"an engine", manifest())
+    return path
+
+
+def random_batch(number, batch=BATCH, frames=FRAMES):
+    return np.random.default_rng(number).random((batch, *SHAPE[1:3], frames), dtype=np.float32)
+
+
+def test_masks_are_right_and_in_order_whatever_the_shapes(plan, cuda, tensorrt):
+    shapes = [(2, 40), (2, 40), (1, 7), (2, 40), (1, 40), (2, 3), (1, 7), (1, 7), (2, 40)]
+    batches = [random_batch(number, *shape) for number, shape in enumerate(shapes)]
+    with TensorrtEngine(plan) as engine:
+        results = list(engine.map(iter(batches)))
+        np.testing.assert_array_equal(engine.run(batches[2]), results[2])
+    for batch, mask in zip(batches, results, strict=True):
+        np.testing.assert_allclose(mask, each_frame_alone(batch), rtol=1e-6)
+
+
+def test_a_window_takes_nothing_and_runs_as_a_graph(plan, cuda, tensorrt):
+    with TensorrtEngine(plan) as engine:
+        assert cuda.count("create_execution_context") == 2  # one for each profile
+        before = len(cuda.calls)
+        for number in range(6):
+            engine.run(random_batch(number))
+        list(engine.map(random_batch(number) for number in range(6)))
+        engine.run(random_batch(0, 1, 9))
+        names = [call[0] for call in cuda.calls[before:]]
+        assert not set(names) & {*TAKING, *MAKING}
+        assert names.count("cudaGraphLaunch") == 12
+        assert names.count("execute_async_v3") == 1  # the tail
+
+
+def test_each_batch_is_copied_computed_and_copied_back_on_three_streams(plan, cuda, tensorrt):
+    with TensorrtEngine(plan) as engine:
+        before = len(cuda.calls)
+        engine.run(random_batch(1))
+        calls = cuda.calls[before:]
+    assert [call[0] for call in calls] == [
+        "cudaMemcpyAsync",
+        "cudaEventRecord",
+        "cudaStreamWaitEvent",
+        "cudaGraphLaunch",
+        "cudaEventRecord",
+        "cudaStreamWaitEvent",
+        "cudaMemcpyAsync",
+        "cudaEventRecord",
+        "cudaEventSynchronize",
+    ]
+    upload, compute, download = calls[0][-1], calls[3][-1], calls[6][-1]
+    assert len({upload, compute, download}) == 3
+    assert (calls[2][1], calls[5][1]) == (compute, download)
+
+
+def test_copies_of_one_batch_hide_behind_computing_of_another(plan, cuda, tensorrt):
+    with TensorrtEngine(plan) as engine:
+        before = len(cuda.calls)
+        results = engine.map(random_batch(number) for number in range(4))
+        next(results)
+        names = [call[0] for call in cuda.calls[before:]]
+        # Both batches were sent before anybody waited for the first, and nobody waited but for its result.
+        first_wait = names.index("cudaEventSynchronize")
+        assert names[:first_wait].count("cudaGraphLaunch") == 2
+        assert "cudaStreamSynchronize" not in names
+        list(results)
+
+
+def test_two_songs_at_once_do_not_mix(plan, cuda, tensorrt):
+    with TensorrtEngine(plan) as engine:
+        songs = [[random_batch(10 * song + number) for number in range(5)] for song in range(3)]
+        running = [engine.map(iter(song)) for song in songs]
+        for number in range(5):
+            for song, masks in zip(songs, running, strict=True):
+                np.testing.assert_allclose(next(masks), each_frame_alone(song[number]), rtol=1e-6)
+
+
+def test_leaving_early_leaves_nothing_behind(plan, cuda, tensorrt):
+    with TensorrtEngine(plan) as engine:
+        results = engine.map(random_batch(number) for number in range(9))
+        next(results)
+        results.close()
+        np.testing.assert_allclose(engine.run(random_batch(7)), each_frame_alone(random_batch(7)), rtol=1e-6)
+    assert not cuda.memory and not cuda.streams and not cuda.events and not cuda.graphs
+
+
+def test_shapes_of_the_tail_that_come_again_become_graphs_and_old_ones_go(plan, cuda, tensorrt):
+    with TensorrtEngine(plan) as engine:
+        for frames in (*[5] * 6, *[n for n in range(6, 20) for _ in range(4)]):
+            batch = random_batch(frames, 1, frames)
+            np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
+        assert cuda.count("cudaGraphLaunch") > 2
+        assert len(cuda.graphs) <= 2 + 8
+    assert not cuda.graphs
+
+
+@pytest.mark.parametrize("function", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
+def test_without_graphs_it_still_runs_and_says_so_once(plan, cuda, tensorrt, function, caplog):
+    cuda.fail[function] = CAPTURE_INVALIDATED
+    if function == "cudaStreamEndCapture":
+        cuda.capturing.clear()
+    with caplog.at_level("INFO"), TensorrtEngine(plan) as engine:
+        cuda.capturing.clear()  # a stream whose capture failed goes on as before
+        for number in range(3):
+            batch = random_batch(number)
+            np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
+    assert cuda.count("cudaGraphLaunch") == 0
+    assert caplog.text.count("running without CUDA graphs") == 1
+    assert cuda.count(function) == 1
+
+
+def test_no_memory_when_opening_names_the_batch_and_frees_what_was_taken(plan, cuda, tensorrt):
+    cuda.fail["cudaHostAlloc"] = OUT_OF_MEMORY
+    engine = TensorrtEngine(plan)
+    with pytest.raises(OutOfDeviceMemory, match=r"2 windows of 40 frames do not fit .* smaller --batch"):
+        engine.open()
+    assert not cuda.memory and not cuda.streams
+
+
+def test_no_memory_and_a_lost_gpu_while_running(plan, cuda, tensorrt):
+    with TensorrtEngine(plan) as engine:
+        tensorrt.refuses = [
+            "[executionContext.cpp] Error Code 2: OutOfMemory (Requested size was 1 bytes, out of memory)"
+        ]
+        with pytest.raises(OutOfDeviceMemory, match=r"model\.plan"):
+            engine.run(random_batch(0, 1, 8))
+        np.testing.assert_allclose(engine.run(random_batch(1)), each_frame_alone(random_batch(1)), rtol=1e-6)
+        cuda.fail["cudaEventSynchronize"] = ILLEGAL_ADDRESS
+        with pytest.raises(DeviceLost, match=r"cuda:0.*illegal memory access"):
+            engine.run(random_batch(2))
+
+
+def test_an_error_comes_after_the_results_before_it(plan, cuda, tensorrt):
+    batches = [random_batch(0), random_batch(1, 1, FRAMES + 1), random_batch(2)]
+    with TensorrtEngine(plan) as engine:
+        results = engine.map(iter(batches))
+        np.testing.assert_allclose(next(results), each_frame_alone(batches[0]), rtol=1e-6)
+        with pytest.raises(EngineError, match=r"takes magnitude of up to \(2, 2, 32, 40\), \(1, 2, 32, 41\) was given"):
+            next(results)
+
+
+def test_wrong_values_of_a_plan_are_refused(plan, cuda, monkeypatch, tensorrt):
+    broken = fake_tensorrt(cuda, lambda batch: batch * np.nan, [(SHAPE, SHAPE), (LEAST, SHAPE)])
+    monkeypatch.setitem(sys.modules, "tensorrt", broken)
+    with TensorrtEngine(plan) as engine, pytest.raises(EngineError, match=r"tensorrt \(fp16 on cuda:0\).*not finite"):
+        engine.run(random_batch(0))
+
+
+def test_the_thread_keeps_the_device_it_had(plan, cuda, tensorrt):
+    with TensorrtEngine(plan, device="cuda:0") as engine:
+        engine.run(random_batch(0))
+        assert cuda.device == 3  # where PyTorch, say, had set it
+
+
+def test_a_song_through_the_separator(plan, cuda, tensorrt):
+    mixture = np.random.default_rng(0).standard_normal((2, 3 * 8000)).astype(np.float32) * 0.1
+    settings = {"window_seconds": FRAMES * 32 / 8000, "context_seconds": 0.016, "batch_size": BATCH}
+    with TensorrtEngine(plan) as engine, Separator(engine, **settings) as separator:
+        stems = separator.separate(mixture, 8000)
+    with StubEngine(each_frame_alone, CONFIG) as engine, Separator(engine, **settings) as separator:
+        expected = separator.separate(mixture, 8000)
+    np.testing.assert_allclose(stems["vocals"], expected["vocals"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "message"),
+    [
+        (
+            {"version": "10.15.1.2"},
+            "auto",
+            r"built by TensorRT 10\.15\.1\.2, and 11\.0\.0\.1 is installed; build it again: "
+            r"ft export song\.safetensors --fp16 --tensorrt full --batch 2 --force -o .*model\.plan$",
+        ),
+        ({}, "cuda:1", r"built for sm86, and NVIDIA B \(cuda:1\) is sm89; build it again: ft export "),
+        ({}, "cuda:2", "there are 2 GPUs"),
+        ({"kind": "rtx"}, "cuda:1", "TensorRT-RTX"),
+    ],
+)
+def test_a_plan_that_cannot_run_here_is_refused_in_one_line(tmp_path, cuda, tensorrt, changes, device, message):
+    path = tmp_path / "model.plan"
+    write_plan(path, b"an engine", manifest(**changes))
+    with pytest.raises(EngineError, match=message) as caught:
+        TensorrtEngine(path, device=device).open()
+    assert "\n" not in str(caught.value)
+    assert not cuda.calls  # nothing was taken
+
+
+@pytest.mark.parametrize("data", [b"an engin", b"another engine", b""])
+def test_a_truncated_or_replaced_plan_never_reaches_tensorrt(plan, cuda, tensorrt, data):
+    plan.write_bytes(data)
+    with pytest.raises(
+        EngineError, match=r"another SHA-256 than model\.plan\.json says; build it again: ft export song"
+    ):
+        TensorrtEngine(plan).open()
+    assert not cuda.calls
+
+
+def test_a_plan_without_its_manifest_is_refused(plan, cuda, tensorrt):
+    manifest_path(plan).unlink()
+    with pytest.raises(EngineError, match=r"its manifest model\.plan\.json is missing.*ft export MODEL --fp16"):
+        TensorrtEngine(plan).open()
+
+
+def test_what_tensorrt_says_of_a_plan_it_refuses_is_shown(tmp_path, cuda, tensorrt):
+    path = tmp_path / "model.plan"
+    write_plan(path, b"no engine", manifest())
+    with pytest.raises(EngineError, match="tensorrt cannot open it: magic tag does not match"):
+        TensorrtEngine(path).open()
+    assert not cuda.memory
+
+
+def test_without_a_gpu_it_says_why(plan, monkeypatch):
+    monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: Gpus(reason="no GPU found (no driver)"))
+    with pytest.raises(EngineError, match=r"model\.plan cannot run here: no GPU found \(no driver\)"):
+        TensorrtEngine(plan).open()
+
+
+def test_info_and_device(plan, cuda, tensorrt):
+    with TensorrtEngine(plan, reason="asked for") as engine:
+        info = engine.describe()
+    assert (info.name, info.version, info.device, info.precision) == ("tensorrt", "11.0.0.1", "cuda:0", "fp16")
+    assert (info.io, info.config, info.reason) == ("magnitude", CONFIG, "asked for; found NVIDIA A")
