@@ -1,0 +1,290 @@
+"""`ft bench`: every engine on every model, side by side in one run.
+
+All rows of one batch size are open at once, each in a process of its own, and run in turn for some rounds, forwards and
+backwards, so that whatever else the machine does meets all of them. A row whose mask is wrong has no time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bench import rows as table
+from bench.machine import describe_machine, describe_versions, device_memory_mb, load_average, today
+from bench.rows import Array, Model, Row
+from bench.runners import Spec
+from bench.worker import Worker, WorkerError
+from engines.devices import find_gpus
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+Found = dict[str, Any]
+
+STREAMED = 16
+"""Batches in a row on a GPU, where the copies of one hide behind the computing of another."""
+RATE_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "fp16", "int8")}
+
+
+@dataclass
+class Running:
+    """A row in its process."""
+
+    row: Row
+    worker: Worker
+    facts: Found
+    first: float
+    snr: float | None
+    device_memory: float | None
+    seconds: list[float] = field(default_factory=list)
+
+
+def compare(
+    models: Sequence[Model],
+    engines: Sequence[str],
+    batches: Sequence[int],
+    frames: int,
+    rounds: int,
+    *,
+    baseline: str = "",
+) -> Found:
+    """Measures everything and gives the report, JSON-ready. See docs/BENCHMARKS.md for what its figures mean.
+
+    Raises:
+        ConfigError: a model in low precision without the fp32 one that it is compared with.
+    """
+    originals = table.references(models)
+    found: list[Found] = []
+    rates: list[Found] = []
+    with tempfile.TemporaryDirectory() as folder, _fresh_compilations(Path(folder)):
+        for group in _groups(models, originals):
+            for batch in batches:
+                logger.info("%s, batch %d", ", ".join(model.name for model in group), batch)
+                group_rows, group_rates = measure(
+                    group, originals[group[0].path], engines, batch, frames, rounds, Path(folder), baseline
+                )
+                found += group_rows
+                rates += group_rates
+    return {
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "date": today(),
+        "load": load_average(),
+        "rounds": rounds,
+        "rates": _middle(rates),
+        "rows": _without_repeats(found),
+    }
+
+
+def measure(
+    models: Sequence[Model],
+    original: Model,
+    engines: Sequence[str],
+    batch: int,
+    frames: int,
+    rounds: int,
+    folder: Path,
+    baseline: str = "",
+) -> tuple[list[Found], list[Found]]:
+    """Rows and matrix rates of one batch size, for models of one network."""
+    gpus = find_gpus()
+    gpu = "cuda:0" if gpus.found else None
+    planned = list(table.plan_rows(models, engines, batch, frames, gpu, gpus.reason, baseline))
+    inputs = table.model_inputs(original.config, batch, frames)
+    np.save(folder / "batch.npy", inputs)
+    finished: dict[int, Found] = {}
+    running: dict[int, Running] = {}
+    with ExitStack() as stack:
+        reference = _reference_mask(original, batch, frames, folder)
+        for number, row in enumerate(planned):
+            if row.spec is None:
+                finished[number] = _head(row, batch=None) | {"status": "unusable", "reason": row.reason}
+                continue
+            worker = stack.enter_context(Worker(row.spec))
+            result = start(row, worker, folder, reference)
+            if isinstance(result, Running):
+                running[number] = result
+            else:
+                worker.close()
+                finished[number] = result
+            logger.info("%s", _told(result, row))
+        devices = sorted({row.spec.device for row in planned if row.spec is not None})
+        meters = _rate_workers(devices, stack)
+        calls: dict[Hashable, Callable[[], float]] = {}
+        for number, entry in running.items():
+            calls[number] = entry.worker.seconds
+        for key, (worker, _) in meters.items():
+            calls[key] = lambda worker=worker: worker.seconds(warm=0)  # type: ignore[misc]
+        times = interleave(calls, rounds)
+        rates = {key: work / statistics.median(times[key]) for key, (_, work) in meters.items()}
+        for number, entry in running.items():
+            finished[number] = finish(entry, times[number], rates)
+    listed = [{"precision": key[0], "device": key[1], "per_second": rate} for key, rate in rates.items()]
+    return [finished[number] for number in sorted(finished)], listed
+
+
+def start(row: Row, worker: Worker, folder: Path, reference: Array | None) -> Running | Found:
+    """Opens a row and looks at its first mask: ready to be timed, or the row of what is wrong."""
+    assert row.spec is not None
+    before = device_memory_mb(row.spec.device)
+    head = _head(row, row.spec.batch)
+    try:
+        facts = worker.ask("open", batch=str(folder / "batch.npy"))
+    except WorkerError as error:
+        return head | {"status": "unusable", "reason": str(error)}
+    try:
+        first = facts["seconds"] + worker.ask("run", save=str(folder / "mask.npy"))["seconds"]
+        after = device_memory_mb(row.spec.device)
+    except WorkerError as error:
+        return head | _engine_facts(facts) | {"status": "failed", "reason": str(error)}
+    snr = None
+    if reference is not None:
+        snr = table.mask_snr(np.load(folder / "mask.npy"), reference)
+        wrong = table.judge(snr, row.precision)
+        if wrong is not None:
+            value = None if np.isnan(snr) else round(snr, 2)
+            return head | _engine_facts(facts) | {"status": "wrong", "reason": wrong, "snr_db": value}
+    memory = after - before if before is not None and after is not None else None
+    return Running(row, worker, facts, first, snr, memory)
+
+
+def finish(entry: Running, seconds: Sequence[float], rates: Mapping[tuple[str, str], float]) -> Found:
+    """The whole row of one that ran."""
+    row, spec = entry.row, entry.row.spec
+    assert spec is not None
+    streamed = entry.worker.ask("stream", count=STREAMED)["seconds"] if spec.device != "cpu" else None
+    peak = entry.worker.ask("memory")["peak_mb"]
+    return (
+        _head(row, spec.batch)
+        | _engine_facts(entry.facts)
+        | {"status": "ok"}
+        | table.summarise(row, seconds, streamed)
+        | {
+            "first_output_seconds": round(entry.first, 3),
+            "peak_ram_mb": round(peak),
+            "device_memory_mb": None if entry.device_memory is None else round(entry.device_memory),
+            "snr_db": None if entry.snr is None else round(entry.snr, 2),
+        }
+        | table.shares(row, statistics.median(seconds), dict(rates))
+    )
+
+
+def interleave(calls: Mapping[Key, Callable[[], float]], rounds: int) -> dict[Key, list[float]]:
+    """What each call gives, once in each round, every other round in the opposite order."""
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    for number in range(rounds):
+        for key in list(calls)[:: 1 if number % 2 == 0 else -1]:
+            times[key].append(calls[key]())
+    return times
+
+
+def _reference_mask(original: Model, batch: int, frames: int, folder: Path) -> Array | None:
+    """What PyTorch gives in fp32 on the CPU; None, with a warning, where there is no PyTorch."""
+    with Worker(Spec("torch", original.path, batch=batch, frames=frames)) as worker:
+        try:
+            worker.ask("open", batch=str(folder / "batch.npy"))
+            worker.ask("run", save=str(folder / "reference.npy"))
+        except WorkerError as error:
+            logger.warning("no mask is compared with PyTorch's: %s", error)
+            return None
+    mask: Array = np.load(folder / "reference.npy")
+    return mask
+
+
+def _rate_workers(devices: Iterable[str], stack: ExitStack) -> dict[tuple[str, str], tuple[Worker, int]]:
+    """Processes that measure matrix rates and bandwidth, and the work of one run; what cannot run is left out."""
+    found = {}
+    for device in devices:
+        kind = device.partition(":")[0]
+        specs = {name: Spec("matmul", precision=name, device=device) for name in RATE_PRECISIONS[kind]}
+        if kind == "cuda":
+            specs["copy"] = Spec("copy", device=device)
+        for name, spec in specs.items():
+            worker = stack.enter_context(Worker(spec))
+            try:
+                work = worker.ask("open")["work"]
+                worker.ask("run")
+            except WorkerError as error:
+                logger.warning("no %s rate of %s: %s", name, device, error)
+                continue
+            found[name, device] = worker, work
+    return found
+
+
+def _groups(models: Sequence[Model], originals: Mapping[str, Model]) -> Iterator[list[Model]]:
+    """Models that are compared with the same one."""
+    for path in dict.fromkeys(original.path for original in originals.values()):
+        yield [model for model in models if originals[model.path].path == path]
+
+
+class _fresh_compilations:  # noqa: N801  a context manager
+    """Gives torch.compile an empty cache, so that its first output is that of a first use."""
+
+    NAME = "TORCHINDUCTOR_CACHE_DIR"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "inductor"
+        self.before = os.environ.get(self.NAME)
+
+    def __enter__(self) -> None:
+        os.environ[self.NAME] = str(self.folder)
+
+    def __exit__(self, *error: object) -> None:
+        os.environ.pop(self.NAME)
+        if self.before is not None:
+            os.environ[self.NAME] = self.before
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _head(row: Row, batch: int | None) -> Found:
+    spec = row.spec
+    return {
+        "model": row.model.name,
+        "engine": row.engine,
+        "precision": row.precision,
+        "device": spec.device if spec is not None else "cuda" if row.engine != "openvino" else "cpu",
+        "batch": batch,
+        "frames": spec.frames if spec is not None else None,
+    }
+
+
+def _engine_facts(facts: Mapping[str, Any]) -> Found:
+    return {"version": facts.get("version", "")}
+
+
+def _told(result: Running | Found, row: Row) -> str:
+    name = f"{row.engine} {row.precision}"
+    if isinstance(result, Running):
+        snr = "not compared" if result.snr is None else f"{result.snr:.1f} dB"
+        return f"{name}: first mask after {result.first:.2f} s, {snr}"
+    return f"{name}: {result['status']}: {result['reason']}"
+
+
+def _middle(rates: Iterable[Found]) -> list[Found]:
+    """The median of each rate over the groups, in units of 10^9 a second."""
+    by_key: dict[tuple[str, str], list[float]] = {}
+    for rate in rates:
+        by_key.setdefault((rate["precision"], rate["device"]), []).append(rate["per_second"])
+    return [
+        {"what": name, "device": device, "giga_per_second": round(statistics.median(values) / 1e9, 1)}
+        for (name, device), values in by_key.items()
+    ]
+
+
+def _without_repeats(found: Sequence[Found]) -> list[Found]:
+    """A row that cannot run at any batch size stands once."""
+    kept: list[Found] = []
+    for row in found:
+        if row not in kept:
+            kept.append(row)
+    return kept

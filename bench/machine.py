@@ -1,0 +1,160 @@
+"""The machine that figures come from: its name, its versions, its load and the memory of its GPUs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import re
+import sys
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engines.base import usable_cores
+from engines.devices import find_gpus
+
+PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy")
+# Instruction sets that decide how fast low precision can be.
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimddp")
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures depend on, JSON-ready."""
+    gpus = find_gpus()
+    flags = _cpu_field("flags", "Features").split()
+    return {
+        "name": f"{cpu_name()}, {usable_cores()} cores" + "".join(f", {gpu.name}" for gpu in gpus.found[:1]),
+        "cpu": cpu_name(),
+        "features": [feature for feature in FEATURES if feature in flags],
+        "cores": usable_cores(),
+        "memory_gb": round(_memory_bytes() / 2**30, 1),
+        "gpus": [{"name": gpu.name, "memory_gb": round(gpu.memory_bytes / 2**30, 1)} for gpu in gpus.found],
+        "driver": gpus.driver,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Python's and those of the packages that compute."""
+    found = {"python": platform.python_version()}
+    for package in ("frame-transformer", *PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def today() -> str:
+    return date.today().isoformat()
+
+
+def load_average() -> float | None:
+    """Processes that wanted a core in the last minute; figures from a busy machine are worth less."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name.
+
+    >>> slug("AMD EPYC 9B45, 2 cores")
+    'amd-epyc-9b45-2-cores'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def cpu_name() -> str:
+    """The model, with family and generation where its maker's name alone says nothing.
+
+    Virtual machines often call every generation of a CPU by one name.
+    """
+    name = re.sub(r"\((R|TM)\)|\bCPU\b|@.*|\b\d+-Core Processor\b", "", _cpu_field("model name", "Model"))
+    name = " ".join(name.split()) or platform.processor() or platform.machine()
+    if re.search(r"\d", name):
+        return name
+    family, model = _cpu_field("cpu family"), _cpu_field("model")
+    return f"{name} (family {family}, model {model})" if family else name
+
+
+def use_cores(count: int) -> None:
+    """Lets this process and its children run on `count` cores only, where the system can say so."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process ever held."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(dict(line.split(":", 1) for line in status.splitlines())["VmHWM"].split()[0]) * 1024 / 1e6
+    except (OSError, KeyError):  # not Linux
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+class _NvmlMemory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def device_memory_mb(device: str) -> float | None:
+    """Memory in use on a GPU (`cuda:N`), by all processes; None for the CPU or where the driver does not say.
+
+    CUDA_VISIBLE_DEVICES renumbers GPUs for programs and not for the driver's counters; where it is set, a GPU is looked
+    up by the number or UUID that it gives.
+    """
+    if device == "cpu":
+        return None
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    index = int(device.partition(":")[2] or 0)
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    handle, memory = ctypes.c_void_p(), _NvmlMemory()
+    if visible and not visible[index].isdecimal():
+        failed = nvml.nvmlDeviceGetHandleByUUID(visible[index].encode(), ctypes.byref(handle))
+    else:
+        number = int(visible[index]) if visible else index
+        failed = nvml.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(handle))
+    if failed or nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
+        return None
+    return float(memory.used / 1e6)
+
+
+@functools.cache
+def _nvml() -> ctypes.CDLL | None:
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+    return None if nvml.nvmlInit_v2() else nvml
+
+
+@functools.cache
+def _cpu_fields() -> dict[str, str]:
+    """Those of the first core in /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return {}
+    first = text.split("\n\n", 1)[0]
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _cpu_field(*names: str) -> str:
+    return next((_cpu_fields()[name] for name in names if name in _cpu_fields()), "")
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows
+        return 0

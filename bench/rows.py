@@ -1,0 +1,256 @@
+"""Which rows a table has, and what a row says: every engine that could run a model here, the unusable ones included."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.flops import Work, count
+from bench.runners import Spec
+from engines import SUFFIXES, read_config
+from ft.checkpoint import read_metadata
+from ft.config import ModelConfig
+from ft.errors import ConfigError
+from ft.files import model_path
+from ft.info import describe_model
+from ft.metrics import sdr
+
+Array = NDArray[np.float32]
+
+TORCH_KINDS = ("torch", "torch-compile", "torch-cudagraph", "torch-compile-cudagraph")
+ENGINES = ("onnxruntime", "openvino", "tensorrt", *TORCH_KINDS)
+BASELINE = "baseline"
+
+SNR_LIMITS_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 30.0, "int8": 25.0}
+"""A mask with less against PyTorch in fp32 is wrong. Rounding alone leaves 100 dB and more in fp32."""
+HIGHEST_SNR_DB = 200.0
+"""Of masks that are equal bit by bit."""
+ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file and what a row needs to know of it."""
+
+    name: str
+    path: str
+    precision: str
+    """fp32, fp16, bf16 or int8: what it computes in."""
+    io: str
+    config: ModelConfig
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.path).suffix
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row before it is measured."""
+
+    engine: str
+    precision: str
+    model: Model
+    spec: Spec | None = None
+    """None where `reason` says why it cannot run here."""
+    reason: str = ""
+
+
+def read_model(source: str) -> Model:
+    """What is known of a model file. Raises CheckpointError."""
+    facts = describe_model(source)
+    path = str(model_path(source))
+    precision = str(facts["precision"]).partition(" ")[0]
+    name = "shipped" if source == "default" else Path(source).name
+    io = read_metadata(Path(path)).get("ft_io", "magnitude") if path.endswith(".onnx") else "magnitude"
+    return Model(name, path, precision, str(facts.get("io", io)), read_config(source))
+
+
+def references(models: Sequence[Model]) -> dict[str, Model]:
+    """The fp32 model that each one is compared with, by path: itself, or the one of the same network and front end.
+
+    Raises:
+        ConfigError: a model in low precision without its fp32 one.
+    """
+    whole = [model for model in models if model.precision == "fp32" and model.suffix in (".onnx", ".safetensors")]
+    found = {}
+    for model in models:
+        same = [other for other in whole if other.path == model.path] + [
+            other
+            for other in whole
+            if (other.config.network, other.config.audio) == (model.config.network, model.config.audio)
+        ]
+        if not same:
+            raise ConfigError(
+                f"{model.path}: {model.precision}, and none of the models is the fp32 one that it was made from; "
+                "name that one too, so that the masks can be compared"
+            )
+        found[model.path] = same[0]
+    return found
+
+
+def plan_rows(
+    models: Iterable[Model],
+    engines: Sequence[str],
+    batch: int,
+    frames: int,
+    gpu: str | None,
+    no_gpu: str = "no GPU found",
+    baseline: str = "",
+) -> Iterator[Row]:
+    """The rows of one batch size.
+
+    Args:
+        gpu: the device for the rows of a GPU; None where there is none, and then `no_gpu` says why.
+        baseline: the Python file of the plain implementation, for one more row per fp32 model.
+    """
+    for model in models:
+        if model.io != "magnitude":
+            reason = "takes waveforms; windows of magnitudes are measured here, and `python -m bench.speed` runs it"
+            yield Row(engines[0], model.precision, model, reason=reason)
+            continue
+        spec = Spec("engine", model.path, batch=batch, frames=frames)
+        if baseline and model.precision == "fp32" and model.suffix != ".plan":
+            yield Row(BASELINE, "fp32", model, replace(spec, kind="baseline", baseline=baseline))
+        for engine in engines:
+            for device in ("cpu", "cuda"):
+                for precision in _precisions(engine, device, model):
+                    if device == "cuda" and gpu is None:
+                        yield Row(engine, precision, model, reason=no_gpu)
+                        continue
+                    kind = engine if engine in TORCH_KINDS else "engine"
+                    yield Row(
+                        engine,
+                        precision,
+                        model,
+                        replace(spec, kind=kind, runtime=engine, precision=precision, device=gpu or "cpu")
+                        if device == "cuda"
+                        else replace(spec, kind=kind, runtime=engine, precision=precision),
+                    )
+
+
+def _precisions(engine: str, device: str, model: Model) -> tuple[str, ...]:
+    """In which an engine runs a model on a device, as far as this project lets it."""
+    if engine in TORCH_KINDS:
+        if model.precision != "fp32" or model.suffix == ".plan" or ("cudagraph" in engine and device == "cpu"):
+            return ()
+        return ("fp32", "bf16") if device == "cpu" else ("fp32", "fp16")
+    if engine not in SUFFIXES.get(model.suffix, ()):
+        return ()
+    if (engine, device) in (("openvino", "cuda"), ("tensorrt", "cpu")):
+        return ()
+    return (model.precision,)
+
+
+def model_inputs(config: ModelConfig, batch: int, frames: int) -> Array:
+    """Windows of the example as the network takes them, (batch, channels, bins, frames); they repeat if there are few.
+
+    Real sound, because the arithmetic of low precision depends on its values.
+    """
+    from bench.context import EXAMPLE
+    from ft.audio import read_audio
+    from ft.dsp import magnitude, stft
+    from ft.stream import network_input
+
+    audio = config.audio
+    mixture, sample_rate = read_audio(EXAMPLE / "mixture.flac")
+    if sample_rate != audio.sample_rate:
+        import soxr
+
+        mixture = np.ascontiguousarray(soxr.resample(mixture.T, sample_rate, audio.sample_rate).T, np.float32)
+    values = magnitude(stft(mixture, audio.n_fft, audio.hop_length)).swapaxes(1, 2)
+    whole = network_input(values, float(values.max()), config)[:1]
+    starts = np.arange(batch) * frames % max(whole.shape[3] - frames, 1)
+    columns = starts[:, None] + np.arange(frames)
+    windows = whole[0].take(columns, axis=2, mode="wrap")  # (channels, bins, batch, frames)
+    return np.ascontiguousarray(windows.transpose(2, 0, 1, 3))
+
+
+def mask_snr(mask: Array, reference: Array) -> float:
+    """In dB; not a number where a value is not finite."""
+    if not np.isfinite(mask).all():
+        return float("nan")
+    return min(sdr(mask, reference), HIGHEST_SNR_DB)
+
+
+def judge(snr: float, precision: str) -> str | None:
+    """Why a mask is wrong; None where it is right."""
+    limit = SNR_LIMITS_DB[precision]
+    if snr >= limit:
+        return None
+    if np.isnan(snr):
+        return "its mask has values that are not finite"
+    return f"its mask has {snr:.1f} dB against PyTorch fp32, fewer than {limit:g}"
+
+
+def summarise(row: Row, seconds: Sequence[float], per_window: float | None = None) -> dict[str, Any]:
+    """The figures of a row's times.
+
+    Args:
+        seconds: of single batches, each finished before the next.
+        per_window: seconds of a batch in a row of them, where the engine hides copies behind computing.
+    """
+    assert row.spec is not None
+    audio, spec = row.model.config.audio, row.spec
+    sound = spec.batch * spec.frames * audio.hop_length / audio.sample_rate
+    median = statistics.median(seconds)
+    return {
+        "latency_ms": {
+            "median": _rounded(1e3 * median),
+            "p95": _rounded(1e3 * float(np.percentile(seconds, 95))),
+            "best": _rounded(1e3 * min(seconds)),
+        },
+        "times_real_time": _rounded(sound / (per_window or median)),
+        "runs": len(seconds),
+    }
+
+
+def shares(row: Row, median: float, rates: dict[tuple[str, str], float]) -> dict[str, float | None]:
+    """Of the device's measured matrix rate in the row's precision, and of its memory bandwidth.
+
+    `rates`: operations (or bytes, for `copy`) a second by kind and device. The CPU has no fp16 arithmetic of its own:
+    engines compute such files in fp32 there, and that rate counts.
+    """
+    assert row.spec is not None
+    work: Work = count(row.model.config.network, row.spec.batch, row.spec.frames)
+    device = row.spec.device
+    precision = "fp32" if (row.precision, device) == ("fp16", "cpu") else row.precision
+    matrix, copy = rates.get((precision, device)), rates.get(("copy", device))
+    traffic = work.bytes(ITEM_BYTES[row.precision])
+    return {
+        "matmul_share": round(work.flops / median / matrix, 4) if matrix else None,
+        "bandwidth_share": round(traffic / median / copy, 4) if copy else None,
+    }
+
+
+def check_engines(names: str) -> tuple[str, ...]:
+    """`all`, or names with commas between them. Raises ConfigError for one that is unknown."""
+    if names == "all":
+        return ENGINES
+    found = tuple(name.strip() for name in names.split(",") if name.strip())
+    unknown = [name for name in found if name not in ENGINES]
+    if unknown or not found:
+        raise ConfigError(f"engines: {', '.join(unknown) or 'none'}; expected all, or some of {', '.join(ENGINES)}")
+    return found
+
+
+def check_batches(text: str) -> tuple[int, ...]:
+    """Numbers with commas between them. Raises ConfigError."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"batch: {text}; expected numbers with commas between them, e.g. 1,4,16") from error
+    if min(found) < 1:
+        raise ConfigError(f"batch: {min(found)}; expected 1 or more")
+    return found
+
+
+def _rounded(value: float) -> float:
+    """Four digits."""
+    return float(f"{value:.4g}")

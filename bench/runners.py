@@ -1,0 +1,288 @@
+"""What a benchmark runs: engines, PyTorch in its own ways, the machine's matrix rate. One of them lives in one process.
+
+Every runner takes NumPy and gives NumPy, so that a time always holds the way to a device and back.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.base import Engine, usable_cores
+from ft.errors import EngineError, FtError
+
+Array = NDArray[np.float32]
+
+MATMUL_SIZE = 4096
+MATMUL_REPEATS = {"cpu": 1, "cuda": 50}
+"""Products in one run; one alone on a GPU is over before it could be timed."""
+COPY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Which runner, on what."""
+
+    kind: str
+    """A key of `RUNNERS`."""
+    model: str = ""
+    runtime: str = "auto"
+    """Of `load_engine`, for the kinds `engine` and `song`."""
+    precision: str = "fp32"
+    """Of PyTorch and of the matrix rate; a model file knows its own."""
+    device: str = "cpu"
+    batch: int = 1
+    frames: int = 256
+    baseline: str = ""
+    """Python file with `load(model)` and `separate(network, mixture)`: the plain implementation to compare with."""
+    song: str = ""
+    """Audio file that `song` and `baseline-song` separate."""
+
+
+class Runner(ABC):
+    """Opened once, run many times."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    def open(self) -> dict[str, Any]:
+        """Loads what is needed, imports included; gives name, version, precision, device and reason as far as known."""
+
+    @abstractmethod
+    def run(self, batch: Array | None) -> Array | None:
+        """One run, finished when it returns."""
+
+    def stream(self, batch: Array, count: int) -> None:
+        """`count` runs, one after the other or as the runner hides one behind the next."""
+        for _ in range(count):
+            self.run(batch)
+
+    def details(self) -> dict[str, Any]:
+        """More about the last run."""
+        return {}
+
+
+class EngineRunner(Runner):
+    """An engine of this project, as `load_engine` makes it."""
+
+    engine: Engine
+
+    def open(self) -> dict[str, Any]:
+        from engines import load_engine
+
+        spec = self.spec
+        windows = (spec.batch, spec.frames)
+        self.engine = load_engine(spec.model, runtime=spec.runtime, device=spec.device, windows=windows)
+        self.engine.open()
+        return engine_facts(self.engine)
+
+    def run(self, batch: Array | None) -> Array:
+        assert batch is not None
+        return self.engine.run(batch)
+
+    def stream(self, batch: Array, count: int) -> None:
+        for _ in self.engine.map([batch] * count):
+            pass
+
+
+def engine_facts(engine: Engine) -> dict[str, Any]:
+    """What `open` gives of an engine."""
+    info = engine.describe()
+    names = ("name", "version", "precision", "device", "reason")
+    return {name: getattr(info, name) for name in names}
+
+
+class TorchRunner(Runner):
+    """The project's network in PyTorch: eager, compiled, with CUDA graphs, or both."""
+
+    compiled = graph = False
+
+    def open(self) -> dict[str, Any]:
+        import torch
+
+        from ft.checkpoint import load_model
+
+        torch.set_num_threads(usable_cores())
+        network = load_model(self.spec.model).to(self.spec.device)
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
+        for name, value in (*network.named_parameters(), *network.named_buffers()):
+            if not name.endswith(".freqs"):  # rotary angles need all their bits
+                value.data = value.data.to(dtype)
+
+        def mask(magnitude: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(network(network.scale_input(magnitude).to(dtype)).float())
+
+        self.mask: Callable[[torch.Tensor], torch.Tensor] = mask
+        if self.compiled:
+            self.mask = torch.compile(mask, mode="reduce-overhead" if self.graph else "default")
+        self._captured: Any = None
+        spec = self.spec
+        return {"name": "torch", "version": torch.__version__, "precision": spec.precision, "device": spec.device}
+
+    def run(self, batch: Array | None) -> Array:
+        import torch
+
+        assert batch is not None
+        # Convolutions on a GPU would otherwise round to TF32.
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            if self.graph and not self.compiled:
+                return self._replay(torch.from_numpy(batch))
+            result: Array = self.mask(torch.from_numpy(batch).to(self.spec.device)).cpu().numpy()
+        return result
+
+    def _replay(self, batch: Any) -> Array:
+        import torch
+
+        if self._captured is None:
+            given = batch.to(self.spec.device)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):  # libraries choose and allocate before the capture
+                    self.mask(given)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                found = self.mask(given)
+            self._captured = graph, given, found
+        graph, given, found = self._captured
+        given.copy_(batch)
+        graph.replay()
+        result: Array = found.cpu().numpy()
+        return result
+
+
+class CompiledRunner(TorchRunner):
+    compiled = True
+
+
+class GraphRunner(TorchRunner):
+    graph = True
+
+
+class CompiledGraphRunner(TorchRunner):
+    compiled = graph = True
+
+
+class MatmulRunner(Runner):
+    """Square products of PyTorch: the rate that shares are taken of. int8 sums in int32."""
+
+    def open(self) -> dict[str, Any]:
+        import torch
+
+        torch.set_num_threads(usable_cores())
+        self.repeats = MATMUL_REPEATS[self.spec.device.partition(":")[0]]
+        if self.spec.precision == "int8":
+            values = torch.randint(-8, 8, (MATMUL_SIZE, MATMUL_SIZE), dtype=torch.int8, device=self.spec.device)
+            self.product = lambda: torch._int_mm(values, values)
+        else:
+            dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
+            values = torch.rand(MATMUL_SIZE, MATMUL_SIZE, device=self.spec.device).to(dtype)
+            self.product = lambda: torch.mm(values, values)
+        return {"work": 2 * MATMUL_SIZE**3 * self.repeats, "unit": "FLOP"}
+
+    def run(self, batch: Array | None) -> None:
+        for _ in range(self.repeats):
+            self.product()
+        _wait_for(self.spec.device)
+
+
+class CopyRunner(Runner):
+    """A copy within the device's memory: its bandwidth, reading and writing counted."""
+
+    def open(self) -> dict[str, Any]:
+        import torch
+
+        self.source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=self.spec.device)
+        self.target = torch.empty_like(self.source)
+        return {"work": 2 * COPY_BYTES * 10, "unit": "byte"}
+
+    def run(self, batch: Array | None) -> None:
+        for _ in range(10):
+            self.target.copy_(self.source)
+        _wait_for(self.spec.device)
+
+
+class BaselineRunner(Runner):
+    """The plain implementation."""
+
+    def open(self) -> dict[str, Any]:
+        import torch
+
+        torch.set_num_threads(usable_cores())
+        self.baseline = load_baseline(self.spec.baseline)
+        self.network = self.baseline.load(self.spec.model)
+        return {"name": "baseline", "version": torch.__version__, "precision": "fp32", "device": "cpu"}
+
+    def run(self, batch: Array | None) -> Array | None:
+        import torch
+
+        assert batch is not None
+        with torch.inference_mode():
+            result: Array = self.network.mask(torch.from_numpy(batch)).numpy()
+        return result
+
+
+class BaselineSongRunner(BaselineRunner):
+    """The plain implementation's own way of separating a song of the model's rate; gives (stems, channels, samples)."""
+
+    def run(self, batch: Array | None) -> Array | None:
+        from ft.audio import read_audio
+
+        mixture, _ = read_audio(Path(self.spec.song))
+        stems = self.baseline.separate(self.network, mixture)
+        return np.stack([stems[stem] for stem in self.network.config.stems])
+
+
+def load_baseline(path: str) -> Any:
+    """The module in a Python file that no package holds. Raises EngineError where it lacks what is asked of it."""
+    found = importlib.util.spec_from_file_location("bench_baseline", path)
+    if found is None or found.loader is None or not Path(path).is_file():
+        raise EngineError(f"{path}: no Python file; expected one with load(model) and separate(network, mixture)")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    for name in ("load", "separate"):
+        if not hasattr(module, name):
+            raise EngineError(f"{path}: has no {name}(); expected load(model) and separate(network, mixture)")
+    return module
+
+
+def make_runner(spec: Spec) -> Runner:
+    """The runner for a spec; it is not open yet."""
+    if spec.kind == "song":
+        from bench.speed import SongRunner
+
+        return SongRunner(spec)
+    if spec.kind not in RUNNERS:
+        raise FtError(f"runner {spec.kind}; expected song or one of {', '.join(RUNNERS)}")
+    return RUNNERS[spec.kind](spec)
+
+
+RUNNERS: dict[str, type[Runner]] = {
+    "engine": EngineRunner,
+    "torch": TorchRunner,
+    "torch-compile": CompiledRunner,
+    "torch-cudagraph": GraphRunner,
+    "torch-compile-cudagraph": CompiledGraphRunner,
+    "matmul": MatmulRunner,
+    "copy": CopyRunner,
+    "baseline": BaselineRunner,
+    "baseline-song": BaselineSongRunner,
+}
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize(device)
