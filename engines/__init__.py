@@ -92,6 +92,22 @@ def read_config(model: str | Path | None = None) -> ModelConfig:
     return load_config(path)
 
 
+def plan_window(model: str | Path | None) -> tuple[int, float] | None:
+    """Windows at once and the seconds of one that a TensorRT plan was built for; None for every other model.
+
+    Raises:
+        CheckpointError: a plan that cannot be read.
+    """
+    if model is None or Path(model).suffix != ".plan":
+        return None
+    from ft.plan import read_manifest
+
+    plan = read_manifest(model_path(model))
+    audio = plan.config.audio
+    items = 2 if audio.channels == 1 else 1  # a stereo song is two items of a mono network
+    return max(plan.batch // items, 1), plan.frames * audio.hop_length / audio.sample_rate
+
+
 def _choose(path: Path, device: str) -> tuple[str, str]:
     """The runtime for a file, and the reason where it is more than the kind of file.
 

@@ -52,7 +52,8 @@ class CudaRunner:
             open_session: gives a session on the GPU, with or without CUDA graphs.
             runtime: the module onnxruntime.
             device: number of the GPU.
-            windows: (batch, frames) of the shape that gets a graph; None for none.
+            windows: first and last size of the input that gets a graph, (batch, frames) or (batch, samples); None for
+                none.
         Raises:
             EngineError: the session cannot be opened even without a graph.
         """

@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import load_engine, read_config
+from engines import load_engine, plan_window, read_config
 from engines.base import Batch, Engine, WaveformBatch
 from engines.runner import Runner
 from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, BitDepth, StemWriter, audio_info, read_blocks
@@ -31,15 +31,12 @@ from ft.pipeline import prefetch
 from ft.progress import Progress
 from ft.stream import Analysis, Output, Synthesis, network_input
 from ft.waveform import WaveformSynthesis, network_waveform
-from ft.windows import Window, WindowPlan, cut_windows
+from ft.windows import CONTEXT_SECONDS, OVERLAP, WINDOW_SECONDS, Window, WindowPlan, cut_windows
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 
-WINDOW_SECONDS = 20.0
-CONTEXT_SECONDS = 1.0
-OVERLAP = 0.05
 _AHEAD = 1
 """Windows that are prepared while the engine holds its own."""
 
@@ -71,8 +68,8 @@ class Separator:
         self,
         engine: Engine | str | Path | None = None,
         *,
-        batch_size: int = 1,
-        window_seconds: float = WINDOW_SECONDS,
+        batch_size: int | None = None,
+        window_seconds: float | None = None,
         context_seconds: float = CONTEXT_SECONDS,
         overlap: float = OVERLAP,
         threads: int | None = None,
@@ -84,8 +81,9 @@ class Separator:
         Args:
             engine: a model file, None or `default` for the shipped one, or an engine, which its owner closes.
             batch_size: windows that run at once; more of them take more memory and give the same result. It is lowered,
-                with a warning, where a device has no memory for them.
-            window_seconds: what runs through the network at once, context included.
+                with a warning, where a device has no memory for them. None takes 1, or what a plan was built for.
+            window_seconds: what runs through the network at once, context included. None takes 20, or what a plan was
+                built for.
             context_seconds: on each side of a window, computed and thrown away.
             overlap: share of the frames between the contexts that two windows cross-fade, 0 to 0.5.
             threads: of the engine; None takes every core that the process may use.
@@ -97,13 +95,18 @@ class Separator:
             ConfigError: a value out of range.
             EngineError: the model cannot be opened.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch size: {batch_size}, expected 1 or more")
+        built: tuple[int, float] | None = None
         if isinstance(engine, Engine):
             engine.open()
             self.config = engine.describe().config
         else:
             self.config = read_config(engine)
+            built = plan_window(engine)
+        usual_batch, usual_seconds = built or (1, WINDOW_SECONDS)
+        batch_size = usual_batch if batch_size is None else batch_size
+        window_seconds = usual_seconds if window_seconds is None else window_seconds
+        if batch_size < 1:
+            raise ConfigError(f"batch size: {batch_size}, expected 1 or more")
         audio = self.config.audio
         self.plan = WindowPlan.from_seconds(
             window_seconds, context_seconds, overlap, audio.sample_rate / audio.hop_length

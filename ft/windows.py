@@ -21,6 +21,11 @@ from numpy.typing import NDArray
 
 from ft.errors import ConfigError
 
+WINDOW_SECONDS = 20.0
+CONTEXT_SECONDS = 1.0
+OVERLAP = 0.05
+"""What `ft separate` takes where nothing else is asked for."""
+
 Array = NDArray[np.float32]
 Frames = NDArray[Any]
 """(channels, frames, bins) of complex spectra, or (channels, frames, n_fft) of samples."""

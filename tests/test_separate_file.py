@@ -343,7 +343,7 @@ def test_help_states_the_real_defaults():
     text = " ".join(CliRunner().invoke(main, ["separate", "--help"]).stdout.split())
     for option in ("window-seconds", "context-seconds", "overlap"):
         value = getattr(ft.separate, option.replace("-", "_").upper())
-        assert re.search(rf"--{option} FLOAT [^\[]*\[default: {value:g}\]", text)
+        assert re.search(rf"--{option} FLOAT [^\[]*\[default: {value:g}[],]", text)
 
 
 def test_a_real_process_with_a_real_network_needs_no_torch(song, tiny_onnx, tmp_path):
