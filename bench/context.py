@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import click
 
@@ -19,10 +18,11 @@ from engines import load_engine
 from engines.base import Array, Engine
 from ft.audio import read_audio
 from ft.dsp import frame_count
+from ft.files import example_folder
 from ft.metrics import sdr
 from ft.separate import CONTEXT_SECONDS, OVERLAP, WINDOW_SECONDS, Separator
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "caesium"
+EXAMPLE = example_folder()
 CONTEXTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 ENOUGH_DB = 0.05
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import soundfile
 
+from ft.files import example_folder
 from ft.metrics import sdr
 from ft.plots import save_spectrograms
 from ft.separate import Separator
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "caesium"
+EXAMPLE = example_folder()
 OUTPUT = Path("separated")
 
 

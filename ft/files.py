@@ -54,6 +54,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def example_folder() -> Path:
+    """The folder of the example song: its `mixture`, `vocals` and `instrumental`."""
+    return Path(str(resources.files("ft") / "assets" / "caesium"))
+
+
 def model_path(source: str | Path) -> Path:
     """The file of a model: `source` itself, or the shipped model's for `default`.
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "caesium"
+from ft.files import example_folder
+
+EXAMPLE = example_folder()
 
 
 @pytest.fixture(scope="session")
