@@ -26,6 +26,8 @@ NATIVE_OPSET = 23
 OLDEST_OPSET = 20
 """The first with Gelu as one node."""
 FORBIDDEN = frozenset({"Einsum", "Tile"})
+TRANSFORMS = ("stft", "istft")
+"""Modules whose nodes have names that begin so; they compute in float32 in every precision."""
 
 
 class MaskNetwork(FrameTransformer):
@@ -35,10 +37,8 @@ class MaskNetwork(FrameTransformer):
     """
 
     @classmethod
-    def of(
-        cls, model: FrameTransformer, config: ModelConfig, native: bool, dtype: torch.dtype = torch.float32
-    ) -> Self:
-        """The same weights, not copied where `dtype` is theirs, in the module that is traced; `native` from opset 23."""
+    def of(cls, model: FrameTransformer, config: ModelConfig, native: bool, dtype: torch.dtype = torch.float32) -> Self:
+        """The same weights, not copied, in the module that is traced; `native` as from opset 23."""
         with torch.device("meta"):
             network = cls(config.network)
         network.load_state_dict(model.state_dict(), assign=True)
@@ -176,6 +176,11 @@ def _tidy(model: onnx_ir.Model) -> None:
     passes.CommonSubexpressionEliminationPass()(model)
     simplify_reshapes(model)
     passes.RemoveUnusedNodesPass()(model)
+    for node in model.graph:
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        for name in TRANSFORMS:
+            if f"'{name}'" in scopes:
+                node.name = f"{name}.{node.name}"
     passes.ClearMetadataAndDocStringPass()(model)
 
 
@@ -188,8 +193,6 @@ def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Mo
     Raises:
         ExportError: a weight that the network applies is not in the graph.
     """
-    import numpy as np
-
     initializers = graph.graph.initializers
     names: dict[str, str] = {}
     by_size: dict[int, list[str]] = {}
@@ -201,7 +204,7 @@ def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Mo
         values = weight.float().numpy().ravel()
         for candidate in by_size.get(weight.numel(), []):
             array = initializers[candidate].const_value.numpy()  # type: ignore[union-attr]
-            if array.dtype.kind not in "biu" and (array.ravel().astype(np.float32) == values).all():
+            if array.dtype.kind not in "biu" and (array.ravel() == values.astype(array.dtype)).all():
                 names[name] = candidate
                 break
         else:

@@ -1,10 +1,11 @@
 """Checkpoint to ONNX file, compared with PyTorch before the file gets its name.
 
 Metadata of the file, all text: `ft_config` (JSON, the whole configuration), `ft_format`, `ft_version`, `ft_io`
-(`magnitude`: magnitudes in, a mask out), `ft_parameters` (their number), `ft_precision` (`fp32`, or
-`fp32 (fp16 weights)` where weights are stored in half the space), `ft_weights` (JSON, weight -> initializer where
-the names differ; the initializer may have another shape), `sample_rate` (Hz), `stems` (names with commas between)
-and `license`.
+(`magnitude`: magnitudes in, a mask out; `waveform`: waveforms in, stems out), `ft_context` (JSON, of the latter: what
+`export.waveform` says), `ft_parameters` (their number), `ft_precision` (`fp32`, `fp16`, `bf16`, `int8`, or
+`fp32 (fp16 weights)` where weights are stored in half the space), `ft_gate` (JSON, how the file compared),
+`ft_calibration` (JSON, the songs of an int8 file), `ft_weights` (JSON, weight -> initializer where the names differ;
+the initializer may have another shape), `sample_rate` (Hz), `stems` (names with commas between) and `license`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,25 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
+from engines.base import Io
 from ft import __version__
-from ft.checkpoint import CONFIG_KEY, FORMAT, WEIGHTS_KEY, load_model
+from ft.checkpoint import CALIBRATION_KEY, CONFIG_KEY, FORMAT, GATE_KEY, WEIGHTS_KEY, load_model
 from ft.config import ModelConfig
 from ft.errors import ExportError
-from ft.files import PART_SUFFIX, move_into_place
+from ft.files import PART_SUFFIX, example_folder, move_into_place
+from ft.onnx_metadata import append_onnx_metadata
 
 if TYPE_CHECKING:
-    from export.verify import Parity
+    from export.calibration import Calibration
     from ft.models.frame_transformer import FrameTransformer
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS: dict[str, str] = {"fp32": "fp32", "fp16": "fp32 (fp16 weights)"}
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+STORED: dict[str, str] = {"fp32": "fp32", "fp16": "fp32 (fp16 weights)"}
+CONTEXT_KEY = "ft_context"
 LARGEST_FILE = 1_900_000_000
 """Bytes of weights above which they lie in a file beside the graph; a protocol buffer ends at 2 GiB."""
 HALF_LIMIT = 65504.0
@@ -45,7 +50,8 @@ class Export:
     """Number of nodes of each type."""
     parameters: int
     precision: str
-    parities: list[Parity]
+    gate: dict[str, Any]
+    """How it compared: what `ft info` shows."""
     files: list[Path]
     """The graph, and its weights where they lie in a file of their own."""
 
@@ -56,29 +62,43 @@ class Export:
 
 
 def export_onnx(
-    source: str | Path, output: str | Path, *, opset: int = 23, weights: str = "fp32", force: bool = False
+    source: str | Path,
+    output: str | Path,
+    *,
+    io: Io = "magnitude",
+    precision: str = "fp32",
+    opset: int = 23,
+    weights: str = "fp32",
+    calibrate: Path | None = None,
+    mask_snr_db: float | None = None,
+    sdr_loss_db: float | None = None,
+    example: Path | None = None,
+    force: bool = False,
 ) -> Export:
     """Writes the network of a checkpoint (or of another exported file) as ONNX.
 
-    The graph is written into a folder beside `output`, run in ONNX Runtime and compared with PyTorch there, and only
-    then moved to its name. Networks of more than `LARGEST_FILE` bytes get a second file, `<output>.data`.
+    The graph is written into a folder beside `output`, run and compared with PyTorch there, and only then moved to its
+    name. Networks of more than `LARGEST_FILE` bytes get a second file, `<output>.data`.
 
     Args:
         source: What `ft.checkpoint.load_model` takes.
         output: The `.onnx` file.
+        io: `magnitude` for a graph of the network alone, `waveform` for one with the transforms (`export.waveform`).
+        precision: fp32, or what the network computes in: fp16, bf16 or int8; input and output are float32 always.
         opset: 23 has native Attention and RotaryEmbedding nodes; 20 is for older runtimes.
-        weights: `fp16` rounds the position-wise matrices and stores them in half the space; the arithmetic stays
-            float32, and the comparison is with the rounded network.
+        weights: For fp32 only: `fp16` rounds the position-wise matrices and stores them in half the space; the
+            arithmetic stays float32, and the comparison is with the rounded network.
+        calibrate: Folder of songs that int8 finds its ranges by; None takes the example song.
+        mask_snr_db: What the mask of a lower precision must reach; None takes that of `export.gate.LIMITS`.
+        sdr_loss_db: What it may lose of the SDR of the example's stems; None likewise.
+        example: Folder of a song with its true stems, separated for the comparison; None takes the one that ships.
         force: Overwrite `output`.
     Raises:
         CheckpointError: `source` cannot be loaded.
         ExportError: `output` exists, the network cannot be exported, or the graph does not equal PyTorch.
     """
     output = Path(output)
-    if output.suffix != ".onnx":
-        raise ExportError(f"{output}: expected a name that ends in .onnx")
-    if weights not in PRECISIONS:
-        raise ExportError(f"weights {weights}; expected {' or '.join(PRECISIONS)}")
+    _check(output, io, precision, weights, calibrate)
     data = output.with_name(f"{output.name}.data")
     for file in (output, data):
         if file.exists() and not force:
@@ -90,7 +110,8 @@ def export_onnx(
         import onnxscript  # noqa: F401
 
         from export.graph import NATIVE_OPSET, OLDEST_OPSET, build_graph, store_in_half, weight_names
-        from export.verify import verify
+        from export.half import DTYPES
+        from export.waveform import build_waveform_graph, context
     except ImportError as error:
         raise ExportError(
             f"exporting needs {error.name}, which is not installed: pip install 'frame-transformer[train,cpu]'"
@@ -101,19 +122,33 @@ def export_onnx(
     matrices = {name for name, _ in model.named_parameters() if name.endswith(".weight_pw")}
     if weights == "fp16":
         round_to_half(model, matrices)
-    graph = build_graph(model, config, opset)
+    songs = _calibration(calibrate or example_folder(), config) if precision == "int8" else None
+    build = build_waveform_graph if io == "waveform" else build_graph
+    graph = build(model, config, opset, DTYPES.get(precision, DTYPES["fp32"]))
     names = weight_names(model, config, graph)
     if weights == "fp16":
         store_in_half(graph, matrices)
-    graph.metadata_props.update(metadata(model, config, names, PRECISIONS[weights]))
+    stored = STORED[weights] if precision == "fp32" else precision
+    graph.metadata_props.update(metadata(model, config, names, stored, io))
+    if io == "waveform":
+        graph.metadata_props[CONTEXT_KEY] = json.dumps(context(config))
+    nodes = Counter(node.op_type for node in graph.graph)
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
-    files = [output, data] if size > LARGEST_FILE else [output]
     folder = output.with_name(output.name + PART_SUFFIX)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
-        ir.save(graph, folder / output.name, external_data=data.name if data in files else None)
-        parities = verify(folder / output.name, model, config)
+        part = folder / output.name
+        written = part if songs is None else folder / "fp32.onnx"
+        ir.save(graph, written, external_data=f"{written.name}.data" if size > LARGEST_FILE else None)
+        extra = {}
+        if songs is not None:
+            nodes = _quantize(written, part, matrices, songs)
+            extra[CALIBRATION_KEY] = json.dumps({"files": songs.files, "seconds": round(songs.seconds, 1)})
+        compare = _compare_waveform if io == "waveform" else _compare
+        gate = compare(part, model, config, precision, (mask_snr_db, sdr_loss_db), example)
+        append_onnx_metadata(part, {**extra, GATE_KEY: json.dumps(gate)})
+        files = [output, data] if (folder / data.name).exists() else [output]
         for file in reversed(files):
             move_into_place(folder / file.name, file)
         if data not in files:
@@ -122,18 +157,99 @@ def export_onnx(
         raise ExportError(f"{output}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    nodes = Counter(node.op_type for node in graph.graph)
-    parameters = count(model)
-    return Export(output, opset, nodes, parameters, PRECISIONS[weights], parities, files)
+    return Export(output, opset, nodes, count(model), stored, gate, files)
 
 
-def metadata(model: FrameTransformer, config: ModelConfig, names: dict[str, str], precision: str) -> dict[str, str]:
+def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path | None) -> None:
+    """Raises ExportError for arguments that do not go together."""
+    if output.suffix != ".onnx":
+        raise ExportError(f"{output}: expected a name that ends in .onnx")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision {precision}; expected {', '.join(PRECISIONS)}")
+    if io not in get_args(Io):
+        raise ExportError(f"io {io}; expected {' or '.join(get_args(Io))}")
+    if io == "waveform" and precision not in ("fp32", "fp16"):
+        raise ExportError(
+            f"{precision}: a graph of the whole chain computes in fp32 or fp16; leave --io away or take --fp16"
+        )
+    if weights not in STORED:
+        raise ExportError(f"weights {weights}; expected {' or '.join(STORED)}")
+    if weights != "fp32" and precision != "fp32":
+        raise ExportError(f"weights stored in {weights} are for a file that computes in fp32; leave --weights away")
+    if calibrate is not None and precision != "int8":
+        raise ExportError("--calibrate is for --int8")
+
+
+def _calibration(folder: Path, config: ModelConfig) -> Calibration:
+    from export.calibration import calibration_windows
+
+    return calibration_windows(folder, config)
+
+
+def _quantize(source: Path, part: Path, matrices: set[str], songs: Calibration) -> Counter[str]:
+    """Writes the int8 form of a graph; returns the nodes that it has."""
+    import onnx
+
+    from export.quantize import quantize
+
+    quantize(source, part, matrices, songs)
+    return Counter(node.op_type for node in onnx.load(part, load_external_data=False).graph.node)
+
+
+def _compare(
+    part: Path,
+    model: FrameTransformer,
+    config: ModelConfig,
+    precision: str,
+    limits: tuple[float | None, float | None],
+    example: Path | None,
+) -> dict[str, Any]:
+    """The gate's figures. Raises ExportError where the file does not pass."""
+    if precision == "fp32":
+        from export.verify import LIMIT, verify
+
+        parities = verify(part, model, config)
+        return {
+            "relative_l2": max(parity.distance for parity in parities),
+            "relative_l2_limit": LIMIT,
+            "finite": True,
+            "shapes": [list(parity.shape) for parity in parities],
+        }
+    from export.gate import judge, limits_of, read_example
+
+    return judge(part, model, config, precision, limits_of(precision, *limits), read_example(example))
+
+
+def _compare_waveform(
+    part: Path,
+    model: FrameTransformer,
+    config: ModelConfig,
+    precision: str,
+    limits: tuple[float | None, float | None],
+    example: Path | None,
+) -> dict[str, Any]:
+    """The same for a graph that takes waveforms."""
+    from export.verify_waveform import LIMIT, verify_waveform
+
+    if precision == "fp32":
+        return verify_waveform(part, model, config, LIMIT)
+    from export.gate import judge, limits_of, read_example
+
+    allowed = limits_of(precision, *limits)
+    figures = verify_waveform(part, model, config, allowed.mask_snr_db)
+    # Its network is judged in PyTorch, since the graph shows no mask.
+    return {**judge(None, model, config, precision, allowed, read_example(example)), **figures}
+
+
+def metadata(
+    model: FrameTransformer, config: ModelConfig, names: dict[str, str], precision: str, io: Io
+) -> dict[str, str]:
     """What an exported file says of itself; the module's docstring lists the keys."""
     return {
         CONFIG_KEY: json.dumps(config.to_dict()),
         "ft_format": str(FORMAT),
         "ft_version": __version__,
-        "ft_io": "magnitude",
+        "ft_io": io,
         "ft_parameters": str(count(model)),
         "ft_precision": precision,
         WEIGHTS_KEY: json.dumps(names),

@@ -22,6 +22,7 @@ from ft.files import atomic_write, model_path
 
 if TYPE_CHECKING:
     import numpy as np
+    from onnx import TensorProto
     from torch import Tensor
 
     from ft.models.frame_transformer import FrameTransformer
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 CONFIG_KEY = "ft_config"
 WEIGHTS_KEY = "ft_weights"
+GATE_KEY = "ft_gate"
+CALIBRATION_KEY = "ft_calibration"
 LONGEST_HEADER = 100_000_000
 """Bytes; what the safetensors format itself allows."""
 NEEDS_TORCH = "needs torch: pip install 'frame-transformer[train]'"
@@ -230,15 +233,29 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     expected = expected_shapes(config)
     state = {}
     for name, shape in expected.items():
-        initializer = initializers.get(names.get(name, name))
-        if initializer is not None:
-            array: np.ndarray = onnx.numpy_helper.to_array(initializer)
+        held = names.get(name, name)
+        if held in initializers:
+            array = _values(initializers[held])
+        elif f"{held}_quantized" in initializers:
+            scale = _values(initializers[f"{held}_scale"])
+            array = _values(initializers[f"{held}_quantized"]) * scale  # symmetric: its zero point is 0
+        else:
+            array = None
+        if array is not None:
             if name in names and array.size == math.prod(shape):
                 array = array.reshape(shape)  # the exporter stores some of them flat or with an axis of 1 added
             state[name] = torch.from_numpy(array.copy())
         elif is_unused(name, shape, config):
             state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
     return state
+
+
+def _values(initializer: TensorProto) -> np.ndarray:
+    """As float32, whatever it is stored in."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    return numpy_helper.to_array(initializer).astype(np.float32)
 
 
 def is_unused(name: str, shape: tuple[int, ...], config: ModelConfig) -> bool:

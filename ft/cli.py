@@ -148,20 +148,60 @@ def doctor(as_json: bool, engine: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="ONNX file. [default: CHECKPOINT.onnx]")
 @click.option("--opset", type=click.IntRange(20, 23), default=23, show_default=True, help="20: no native attention.")
 @click.option(
-    "--weights", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="How they are stored."
+    "--weights", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="How fp32 is stored."
+)
+@click.option("--fp16", "precision", flag_value="fp16", help="Compute in fp16; input and output stay fp32.")
+@click.option("--bf16", "precision", flag_value="bf16", help="Compute in bf16.")
+@click.option("--int8", "precision", flag_value="int8", help="Compute the large products in int8.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    help="Folder of songs that --int8 finds its ranges by. [default: the example]",
+)
+@click.option("--mask-snr", type=float, help="dB the mask must reach. [default: fp16 45, bf16 30, int8 25]")
+@click.option("--sdr-loss", type=float, help="dB of SDR it may lose. [default: fp16 0.02, bf16 0.1, int8 0.2]")
+@click.option(
+    "--example",
+    type=click.Path(path_type=Path),
+    help="Folder of mixture, vocals and instrumental to judge by. [default: the one that ships]",
 )
 @click.option("--force", is_flag=True, help="Overwrite the output.")
-def export(checkpoint: str, output: Path | None, opset: int, weights: str, force: bool) -> None:
-    """Write CHECKPOINT as ONNX once it has been compared with PyTorch."""
+def export(
+    checkpoint: str,
+    output: Path | None,
+    opset: int,
+    weights: str,
+    precision: str | None,
+    calibrate: Path | None,
+    mask_snr: float | None,
+    sdr_loss: float | None,
+    example: Path | None,
+    force: bool,
+) -> None:
+    """Write CHECKPOINT (or an exported .onnx, or default) as ONNX once it has been compared with PyTorch."""
     from export.to_onnx import export_onnx
 
-    output = output or Path(checkpoint).with_suffix(".onnx")
-    result = export_onnx(checkpoint, output, opset=opset, weights=weights, force=force)
+    precision = precision or "fp32"
+    suffix = ".onnx" if precision == "fp32" else f".{precision}.onnx"
+    output = output or Path(checkpoint).with_suffix(suffix)
+    result = export_onnx(
+        checkpoint,
+        output,
+        precision=precision,
+        opset=opset,
+        weights=weights,
+        calibrate=calibrate,
+        mask_snr_db=mask_snr,
+        sdr_loss_db=sdr_loss,
+        example=example,
+        force=force,
+    )
     for file in result.files:
         click.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
     click.echo(f"{result.parameters:,} parameters, {result.precision}, opset {result.opset}, {result.size} nodes")
-    for parity in result.parities:
-        click.echo(f"{parity.name:9}{parity.shape!s:20} relative L2 to PyTorch {parity.distance:.1e}")
+    for name, value in result.gate.items():
+        if isinstance(value, float):
+            click.echo(f"{name:20}{value:.4g}")
 
 
 @main.command()
@@ -188,10 +228,12 @@ def export(checkpoint: str, output: Path | None, opset: int, weights: str, force
     type=click.Choice(["16", "24", "float"]),
     help="Of the stems. [default: the input's, or 16 where its format has none]",
 )
-@click.option("--window-seconds", type=float, help="What runs through the network at once. [default: 20]")
+@click.option(
+    "--window-seconds", type=float, help="What runs through the network at once. [default: 20, or the plan's]"
+)
 @click.option("--context-seconds", type=float, help="Computed on each side of a window, then dropped. [default: 1]")
 @click.option("--overlap", type=float, help="Share of a window's kept frames that cross-fades. [default: 0.05]")
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Windows that run at once.")
+@click.option("--batch-size", type=click.IntRange(1), help="Windows that run at once. [default: 1, or the plan's]")
 @click.option("--threads", type=click.IntRange(1), help="Of the engine. [default: all usable cores]")
 @click.pass_obj
 def separate(
@@ -206,7 +248,7 @@ def separate(
     window_seconds: float | None,
     context_seconds: float | None,
     overlap: float | None,
-    batch_size: int,
+    batch_size: int | None,
     threads: int | None,
 ) -> None:
     """Separate each of FILES into OUTPUT/<song>/vocals.wav and OUTPUT/<song>/instrumental.wav."""
@@ -215,15 +257,18 @@ def separate(
 
     if tensorrt and runtime not in ("auto", "tensorrt"):
         raise click.UsageError(f"--tensorrt and --runtime {runtime} contradict each other")
-    chosen = {"window_seconds": window_seconds, "context_seconds": context_seconds, "overlap": overlap}
+    chosen = {
+        "batch_size": batch_size,
+        "window_seconds": window_seconds,
+        "context_seconds": context_seconds,
+        "overlap": overlap,
+    }
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     logger = logging.getLogger("ft")
     failed = False
     check_names(files)
     runtime = "tensorrt" if tensorrt else runtime
-    with Separator(
-        engine, batch_size=batch_size, threads=threads, runtime=runtime, device=device, **options
-    ) as separator:
+    with Separator(engine, threads=threads, runtime=runtime, device=device, **options) as separator:
         for path in files:
             try:
                 with seconds_bar(path.name, quiet=settings["quiet"]) as progress:

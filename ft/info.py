@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from importlib import resources
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ft import plan
-from ft.checkpoint import config_from_metadata, read_header, read_metadata
+from ft.checkpoint import CALIBRATION_KEY, GATE_KEY, config_from_metadata, read_header, read_metadata
 from ft.config import ModelConfig, load_model_config, presets
 from ft.errors import CheckpointError
 from ft.files import DEFAULT_MODEL, model_path
@@ -53,7 +54,11 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     else:
         kind = "checkpoint"
         parameters, precision = _tensor_facts(path, config)
-    return _facts(kind, path, config, parameters, precision)
+    facts = _facts(kind, path, config, parameters, precision)
+    for key in (CALIBRATION_KEY, GATE_KEY):
+        if key in metadata:
+            facts[key.removeprefix("ft_")] = json.loads(metadata[key])
+    return facts
 
 
 def as_text(facts: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The metadata of an ONNX file, read with nothing but the standard library.
+"""The metadata of an ONNX file, read and added to with nothing but the standard library.
 
 An ONNX file is one protocol-buffer message (onnx.proto, ModelProto): fields one after the other, each a tag and a
 value. Only field 14 (`metadata_props`, pairs of texts) is read; the graph is skipped by its length, so that a file of
@@ -8,6 +8,7 @@ gigabytes takes no longer than a small one.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +34,34 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
     except ValueError as error:
         raise CheckpointError(f"{path}: not an ONNX model ({error})") from error
     return entries
+
+
+def append_onnx_metadata(path: Path, entries: Mapping[str, str]) -> None:
+    """Adds keys to the end of a file whose other bytes, the checked graph, stay as they are.
+
+    A protocol-buffer message may say its repeated fields anywhere, so they are simply written behind the rest.
+    """
+    with path.open("ab") as file:
+        for key, value in entries.items():
+            pair = b"".join(_bytes_field(number, text) for number, text in ((1, key), (2, value)))
+            file.write(_tagged(METADATA_PROPS, pair))
+
+
+def _bytes_field(number: int, text: str) -> bytes:
+    return _tagged(number, text.encode("utf-8"))
+
+
+def _tagged(number: int, value: bytes) -> bytes:
+    return _encoded(number << 3 | BYTES) + _encoded(len(value)) + value
+
+
+def _encoded(number: int) -> bytes:
+    """A number as `_varint` reads it."""
+    groups = bytearray()
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*groups, number])
 
 
 def _pair(message: bytes) -> tuple[str, str]:
