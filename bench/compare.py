@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +23,11 @@ from bench import rows as table
 from bench.machine import describe_machine, describe_versions, device_memory_mb, load_average, today
 from bench.rows import Array, Model, Row
 from bench.runners import Spec
-from bench.worker import Worker, WorkerError
+from bench.worker import Worker, WorkerError, in_turn
 from engines.devices import find_gpus
 
 logger = logging.getLogger(__name__)
 
-Key = TypeVar("Key", bound=Hashable)
 Found = dict[str, Any]
 
 STREAMED = 16
@@ -125,7 +124,7 @@ def measure(
             calls[number] = entry.worker.seconds
         for key, (worker, _) in meters.items():
             calls[key] = lambda worker=worker: worker.seconds(warm=0)  # type: ignore[misc]
-        times = interleave(calls, rounds)
+        times = in_turn(calls, rounds)
         rates = {key: work / statistics.median(times[key]) for key, (_, work) in meters.items()}
         for number, entry in running.items():
             finished[number] = finish(entry, times[number], rates)
@@ -177,15 +176,6 @@ def finish(entry: Running, seconds: Sequence[float], rates: Mapping[tuple[str, s
         }
         | table.shares(row, statistics.median(seconds), dict(rates))
     )
-
-
-def interleave(calls: Mapping[Key, Callable[[], float]], rounds: int) -> dict[Key, list[float]]:
-    """What each call gives, once in each round, every other round in the opposite order."""
-    times: dict[Key, list[float]] = {key: [] for key in calls}
-    for number in range(rounds):
-        for key in list(calls)[:: 1 if number % 2 == 0 else -1]:
-            times[key].append(calls[key]())
-    return times
 
 
 def _reference_mask(original: Model, batch: int, frames: int, folder: Path) -> Array | None:

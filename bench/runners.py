@@ -35,7 +35,7 @@ class Spec:
     """A key of `RUNNERS`."""
     model: str = ""
     runtime: str = "auto"
-    """Of `load_engine`, for the kinds `engine` and `song`."""
+    """Of `load_engine`, for the kinds `engine`, `song` and `windows`."""
     precision: str = "fp32"
     """Of PyTorch and of the matrix rate; a model file knows its own."""
     device: str = "cpu"
@@ -44,7 +44,7 @@ class Spec:
     baseline: str = ""
     """Python file with `load(model)` and `separate(network, mixture)`: the plain implementation to compare with."""
     song: str = ""
-    """Audio file that `song` and `baseline-song` separate."""
+    """Audio file that `song`, `windows` and `baseline-song` separate."""
 
 
 class Runner(ABC):
@@ -259,12 +259,12 @@ def load_baseline(path: str) -> Any:
 
 def make_runner(spec: Spec) -> Runner:
     """The runner for a spec; it is not open yet."""
-    if spec.kind == "song":
-        from bench.speed import SongRunner
+    if spec.kind in ("song", "windows"):
+        from bench.speed import SongRunner, WindowsRunner
 
-        return SongRunner(spec)
+        return SongRunner(spec) if spec.kind == "song" else WindowsRunner(spec)
     if spec.kind not in RUNNERS:
-        raise FtError(f"runner {spec.kind}; expected song or one of {', '.join(RUNNERS)}")
+        raise FtError(f"runner {spec.kind}; expected song, windows or one of {', '.join(RUNNERS)}")
     return RUNNERS[spec.kind](spec)
 
 

@@ -1,150 +1,254 @@
-"""How many times real time a separation runs, from file to files, and what each part of it takes.
+"""How many times real time a separation runs, from file to files, and which part of it takes how much.
 
-python -m bench.speed [--engine MODEL] [--rounds 5] [--cores 2] [--seconds 60]
+python -m bench.speed [--engine MODEL] [--runtime auto] [--device auto] [--rounds 5] [--cores 2] [--seconds 60]
 
-The parts run alone on one core: how many times real time each would be if it were the whole. `without network` is the
-whole chain with a mask of ones in place of the network. Figures are medians of the rounds, with the range. `one core`
-is the same by processor time, which other work on the machine changes less.
+The song is the example, repeated. `engine alone` runs the same windows through the same engine and does nothing else;
+both run in turn. Shares are of processor time, so that parts which run beside each other still sum to one.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import numpy as np
+import soundfile
 
+from bench.context import EXAMPLE
+from bench.machine import load_average, use_cores
 from bench.memory import repeat_example
-from engines import load_engine
-from engines.base import Array, Engine, EngineInfo
-from ft.audio import StemWriter, read_audio, read_blocks
-from ft.config import ModelConfig
-from ft.dsp import StreamingIstft, StreamingResampler, StreamingStft
-from ft.separate import Separator
+from bench.rows import Model, read_model
+from bench.runners import Array, Runner, Spec, engine_facts
+from bench.worker import Worker, in_turn
 
-BLOCK = 1 << 16
+Item = TypeVar("Item")
+Found = dict[str, Any]
 
-
-class NoNetwork(Engine):
-    """A mask of ones."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def describe(self) -> EngineInfo:
-        return EngineInfo("none", "none", "cpu", "fp32", self.config)
-
-    def _load(self) -> None:
-        pass
-
-    def _unload(self) -> None:
-        pass
-
-    def _infer(self, batch: Array) -> Array:
-        return np.ones_like(batch)
+STAGES = {
+    "resample": ("StreamingResampler",),
+    "fft": ("StreamingStft", "StreamingIstft"),
+}
+"""Streams of ft.dsp by what they do."""
+PARTS = ("decode", "resample", "fft", "network", "write", "rest")
 
 
-def parts(song: Path, folder: Path, config: ModelConfig) -> dict[str, Callable[[], object]]:
-    """What a separation does around the network, each part alone."""
-    audio = config.audio
-    mixture, rate = read_audio(song)
-    channels = mixture.shape[0]
-    blocks = [mixture[:, start : start + BLOCK] for start in range(0, mixture.shape[1], BLOCK)]
-    forward = StreamingStft(channels, audio.n_fft, audio.hop_length)
-    frames = [forward.push(block) for block in blocks]
+class StageClock:
+    """Processor time by part of a separation. One song at a time."""
 
-    def transform() -> None:
-        stft = StreamingStft(channels, audio.n_fft, audio.hop_length)
-        for block in blocks:
-            stft.push(block)
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._reader = 0.0
+        self._lock = threading.Lock()
 
-    def invert() -> None:
-        istft = StreamingIstft(channels, audio.n_fft, audio.hop_length)
-        for spec in frames:
-            istft.push(spec)
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Clocks what `ft.separate` does in the block; the figures are in `seconds` afterwards and sum to all of it.
 
-    def resample() -> None:
-        there, back = StreamingResampler(48000, 44100, channels), StreamingResampler(44100, 48000, channels)
-        for block in blocks:
-            back.push(there.push(block))
+        The network's is what neither the caller's thread nor the reading one took.
+        """
+        from ft import audio, dsp, separate
 
-    def write() -> None:
-        with StemWriter(folder / "parts", config.stems, channels, rate, "16") as writer:
-            for block in blocks:
-                writer.write(dict.fromkeys(config.stems, block))
-            writer.commit()
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._reader = 0.0
+        with ExitStack() as stack:
+            for stage, names in STAGES.items():
+                for name in names:
+                    for method in ("push", "finish"):
+                        self._wrap(stack, getattr(dsp, name), method, stage)
+            for method in ("write", "commit"):
+                self._wrap(stack, audio.StemWriter, method, "write")
+            blocks, cut = separate.read_blocks, separate.cut_windows
+            _replace(stack, separate, "read_blocks", lambda *args: self._clocked(blocks(*args), "decode"))
+            _replace(stack, separate, "cut_windows", lambda *args: self._clocked(cut(*args), None))
+            whole, caller = time.process_time(), time.thread_time()
+            yield
+            whole, caller = time.process_time() - whole, time.thread_time() - caller
+        stages = sum(self.seconds.values())
+        self.seconds["network"] = max(whole - caller - self._reader, 0.0)
+        self.seconds["rest"] = max(caller + self._reader - stages, 0.0)
 
-    separator = Separator(NoNetwork(config))
+    def shares(self) -> dict[str, float]:
+        """Of all processor time."""
+        total = sum(self.seconds.values()) or 1.0
+        return {name: round(seconds / total, 4) for name, seconds in self.seconds.items()}
+
+    def _wrap(self, stack: ExitStack, owner: type, method: str, stage: str) -> None:
+        original = getattr(owner, method)
+
+        def clocked(*args: Any) -> Any:
+            start = time.thread_time()
+            result = original(*args)
+            self._add(stage, time.thread_time() - start)
+            return result
+
+        _replace(stack, owner, method, clocked)
+
+    def _clocked(self, items: Iterable[Item], stage: str | None) -> Iterator[Item]:
+        """The same items; what making them takes is the stage's, or without one the reading thread's."""
+        iterator = iter(items)
+        while True:
+            start = time.thread_time()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._add(stage, time.thread_time() - start)
+            yield item
+
+    def _add(self, stage: str | None, seconds: float) -> None:
+        with self._lock:
+            if stage is None:
+                self._reader += seconds
+            else:
+                self.seconds[stage] += seconds
+
+
+def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Sets an attribute until the stack closes."""
+    stack.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)
+
+
+class SongRunner(Runner):
+    """`ft separate` on a song, with the model open."""
+
+    def open(self) -> Found:
+        from ft.separate import Separator
+
+        spec = self.spec
+        self.separator = Separator(spec.model, runtime=spec.runtime, device=spec.device)
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = StageClock()
+        return engine_facts(self.separator.engine)
+
+    def run(self, batch: Array | None) -> Array | None:
+        with self.clock.running():
+            result = self.separator.separate_file(Path(self.spec.song), self.folder.name)
+        self.result = result
+        return None
+
+    def details(self) -> Found:
+        """`gain` is what the stems in `files` were multiplied by."""
+        files = {stem: str(file) for stem, file in self.result.files.items()}
+        return {"shares": self.clock.shares(), "files": files, "gain": self.result.gain}
+
+
+class WindowsRunner(SongRunner):
+    """The engine of `ft separate` on the windows of a song, and nothing else."""
+
+    def open(self) -> Found:
+        from ft.audio import audio_info, read_blocks
+        from ft.stream import Analysis
+        from ft.windows import cut_windows
+
+        facts = super().open()
+        song = Path(self.spec.song)
+        rate, separator = audio_info(song).sample_rate, self.separator
+        io = separator.engine.describe().io
+        peak = separator.track_peak(read_blocks(song), rate)
+        windows = cut_windows(Analysis(separator.config, rate, io).frames(read_blocks(song)), separator.plan)
+        self.batches = [batch for _, batch in separator._inputs(windows, peak)]
+        return facts
+
+    def run(self, batch: Array | None) -> Array | None:
+        for _ in self.separator.engine.map(self.batches):
+            pass
+        return None
+
+    def details(self) -> Found:
+        return {}
+
+
+def make_song(folder: Path, seconds: int, rate: int = 44100) -> Path:
+    """The example, repeated, as a file of that rate."""
+    path = folder / f"song-{seconds}-{rate}.flac"
+    repeat_example(path, seconds)
+    if rate != soundfile.info(EXAMPLE / "mixture.flac").samplerate:
+        import soxr
+
+        samples, own = soundfile.read(path, dtype="float32", always_2d=True)
+        soundfile.write(path, np.clip(soxr.resample(samples, own, rate), -1, 1), rate, "PCM_16")
+    return path
+
+
+def end_to_end(model: Model, song: Path, rounds: int, *, runtime: str = "auto", device: str = "auto") -> Found:
+    """A row of file to files, beside the engine alone on the same windows.
+
+    Raises:
+        WorkerError: the engine cannot be used.
+    """
+    spec = Spec("song", model.path, runtime=runtime, precision=model.precision, device=device, song=str(song))
+    info = soundfile.info(song)
+    with Worker(spec) as whole, Worker(Spec(**{**vars(spec), "kind": "windows"})) as alone:
+        facts = whole.ask("open")
+        alone.ask("open")
+        answers: list[Found] = []
+
+        def separate() -> float:
+            answers.append(whole.ask("run"))
+            return float(answers[-1]["seconds"])
+
+        separate()  # warms up, as does the first run of the other
+        alone.seconds(warm=0)
+        times = in_turn({"whole": separate, "alone": lambda: alone.seconds(warm=0)}, rounds)
+        peak = whole.ask("memory")["peak_mb"]
+    median = {name: statistics.median(values) for name, values in times.items()}
+    names = answers[-1]["shares"]
     return {
-        "decode": lambda: list(read_blocks(song)),
-        "stft": transform,
-        "inverse stft": invert,
-        "resample 48 kHz in and back": resample,
-        "write": write,
-        "without network": lambda: separator.separate_file(song, folder / "none"),
-    }
-
-
-def measure(name: str, call: Callable[[], object], seconds: float, rounds: int) -> dict[str, object]:
-    """Runs `call` once to warm up and then `rounds` times; prints a row and gives it."""
-    call()
-    speeds, processor = [], []
-    for _ in range(rounds):
-        start, start_cpu = time.perf_counter(), time.process_time()
-        call()
-        speeds.append(seconds / (time.perf_counter() - start))
-        processor.append(seconds / (time.process_time() - start_cpu))
-    median, median_cpu = statistics.median(speeds), statistics.median(processor)
-    print(f"{name:<28}{median:>9.1f}{median_cpu:>10.1f}   {min(speeds):.1f} to {max(speeds):.1f}")
-    return {
-        "name": name,
-        "times_real_time": round(median, 2),
-        "times_real_time_one_core": round(median_cpu, 2),
+        "model": model.name,
+        "engine": facts["name"],
+        "version": facts["version"],
+        "precision": facts["precision"],
+        "device": facts["device"],
+        "sample_rate": info.samplerate,
+        "audio_seconds": round(info.duration, 2),
+        "seconds": round(median["whole"], 4),
+        "engine_seconds": round(median["alone"], 4),
+        "ratio_to_engine": round(median["whole"] / median["alone"], 3),
+        "times_real_time": round(info.duration / median["whole"], 2),
+        "range": [round(info.duration / value, 2) for value in (max(times["whole"]), min(times["whole"]))],
+        "shares": {name: round(statistics.median(a["shares"][name] for a in answers[1:]), 4) for name in names},
+        "open_seconds": round(facts["seconds"], 3),
+        "peak_ram_mb": round(peak),
         "rounds": rounds,
     }
 
 
-def use_cores(count: int) -> None:
-    """Lets this process run on `count` cores only, where the system can say so."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+def as_lines(rows: Sequence[Found]) -> Iterator[str]:
+    """A table for the terminal."""
+    yield f"{'file to files':44}{'x real time':>12}{'to engine':>10}   decode resample  fft network write  rest"
+    for row in rows:
+        name = f"{row['model']} {row['engine']} {row['precision']} {row['device']} {row['sample_rate'] / 1000:g} kHz"
+        parts = "".join(f"{row['shares'][part]:>8.1%}" for part in row["shares"])
+        yield f"{name:44}{row['times_real_time']:>12.1f}{row['ratio_to_engine']:>10.2f}{parts}"
 
 
 @click.command()
 @click.option("--engine", "model", default="default", show_default=True)
+@click.option("--runtime", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--cores", default=2, show_default=True)
 @click.option("--seconds", default=60, show_default=True)
-def main(model: str, rounds: int, cores: int, seconds: int) -> None:
+def main(model: str, runtime: str, device: str, rounds: int, cores: int, seconds: int) -> None:
     """Prints the table, then the same as JSON."""
     use_cores(cores)
-    print(f"{'times real time':<28}{'median':>9}{'one core':>10}   range")
-    found = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        song = folder / "song.flac"
-        repeat_example(song, seconds)
-        start = time.perf_counter()
-        with Separator(load_engine(model)) as separator:
-            opened = time.perf_counter() - start
-            info = separator.engine.describe()
-            whole = f"{info.name}, file to files"
-            found.append(measure(whole, lambda: separator.separate_file(song, folder / "out"), seconds, rounds))
-        use_cores(1)
-        for part, call in parts(song, folder, info.config).items():
-            found.append(measure(part, call, seconds, rounds))
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    machine = {"cores": cores, "machine": platform.machine(), "python": platform.python_version(), "load": load}
-    print(f"model opened in {opened:.2f} s; load of the machine {load}")
-    print(json.dumps({"model": info.model, "open_seconds": round(opened, 3), "rows": found, "machine": machine}))
+    with tempfile.TemporaryDirectory() as folder:
+        song = make_song(Path(folder), seconds)
+        row = end_to_end(read_model(model), song, rounds, runtime=runtime, device=device)
+    for line in as_lines([row]):
+        print(line)
+    print(f"model opened in {row['open_seconds']:.2f} s; load of the machine {load_average()}; {cores} cores")
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":

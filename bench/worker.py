@@ -13,13 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from bench.runners import Runner, Spec, make_runner
 from ft.errors import FtError, one_line
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class WorkerError(FtError):
@@ -87,6 +90,15 @@ class Worker:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else "it said nothing"
+
+
+def in_turn(calls: Mapping[Key, Callable[[], float]], rounds: int) -> dict[Key, list[float]]:
+    """What each call gives, once in each round, every other round in the opposite order."""
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    for number in range(rounds):
+        for key in list(calls)[:: 1 if number % 2 == 0 else -1]:
+            times[key].append(calls[key]())
+    return times
 
 
 def serve(runner: Runner, requests: IO[str], answers: IO[str]) -> None:
