@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.base import Array
+from engines.base import Array, WaveformBatch
 from engines.devices import Device, device_error, parse_device
 from engines.model_file import FileEngine, read_info
 from ft.errors import EngineError, one_line
@@ -38,8 +38,6 @@ class OpenvinoEngine(FileEngine):
         except ImportError as error:
             raise EngineError(f"openvino is not installed; {MISSING}") from error
         info = read_info(self.model, "openvino", openvino.__version__.partition("-")[0])
-        if info.io != "magnitude":
-            raise EngineError(f"{self.model}: takes waveforms, which are run in onnxruntime; use --runtime onnxruntime")
         self._core = openvino.Core()
         # Left to itself OpenVINO computes fp32 models in bf16 on every CPU that has it.
         self._hint = "bf16" if info.precision == "bf16" else "f32"
@@ -54,12 +52,20 @@ class OpenvinoEngine(FileEngine):
         self._window = self._any_shape = self._core = None
 
     def _infer(self, batch: Array) -> Array:
-        if (batch.shape[0], batch.shape[3]) == self.windows:
-            request = self._window = self._window or self._compile(batch.shape)
+        return self._run([batch], batch.shape[3])
+
+    def _infer_waveform(self, batch: WaveformBatch) -> Array:
+        audio = self.describe().config.audio
+        return self._run(list(batch), (batch.waveform.shape[2] - audio.samples(1)) // audio.hop_length + 1)
+
+    def _run(self, inputs: list[Array], frames: int) -> Array:
+        """The output for inputs that hold so many frames."""
+        if (len(inputs[0]), frames) == self.windows:
+            request = self._window = self._window or self._compile([value.shape for value in inputs])
         else:
             request = self._any_shape = self._any_shape or self._compile(None)
         try:
-            result = request.infer([np.ascontiguousarray(batch)], share_inputs=True, share_outputs=True)
+            result = request.infer(list(map(np.ascontiguousarray, inputs)), share_inputs=True, share_outputs=True)
             # A copy: the output lies in memory that the next batch is written to.
             return np.array(result[0], dtype=np.float32)
         except RuntimeError as error:
@@ -72,7 +78,7 @@ class OpenvinoEngine(FileEngine):
         except RuntimeError as error:
             raise EngineError(f"{self.model}: OpenVINO cannot open it: {one_line(error)}") from error
 
-    def _compile(self, shape: tuple[int, ...] | None) -> openvino.InferRequest:
+    def _compile(self, shapes: list[tuple[int, ...]] | None) -> openvino.InferRequest:
         assert self._core is not None
         model = self._read_model()
         settings = {
@@ -84,8 +90,8 @@ class OpenvinoEngine(FileEngine):
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            if shape is not None:
-                model.reshape({model.input(0).get_any_name(): list(shape)})
+            if shapes is not None:
+                model.reshape({model.input(index): list(shape) for index, shape in enumerate(shapes)})
             return self._core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise EngineError(f"{self.model}: OpenVINO cannot compile it: {one_line(error)}") from error

@@ -80,14 +80,14 @@ def synthetic_magnitude(config: ModelConfig, batch: int, frames: int) -> np.ndar
     items = []
     for index in range(batch):
         random = np.random.default_rng(index)
-        waveform = _song(time, audio.channels, random)
+        waveform = synthetic_song(time, audio.channels, random)
         pieces = waveform[:, starts[:, None] + np.arange(audio.n_fft)]  # (channels, frames, n_fft)
         magnitude = np.abs(np.fft.rfft(pieces * window))[..., : audio.bins].swapaxes(1, 2)
         items.append(magnitude / magnitude.max())
     return np.stack(items).astype(np.float32)
 
 
-def _song(time: np.ndarray, channels: int, random: np.random.Generator) -> np.ndarray:
+def synthetic_song(time: np.ndarray, channels: int, random: np.random.Generator) -> np.ndarray:
     """(channels, samples): a voice in the middle, a chord and a beat that differ between the channels."""
     pitch = random.uniform(110, 440)
     vibrato = 0.3 * np.sin(2 * np.pi * 5.5 * time)
