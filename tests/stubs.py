@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from engines.base import Array, Engine, EngineInfo
+from engines.base import Array, Engine, EngineInfo, WaveformBatch
 from ft.config import AudioConfig, ModelConfig, NetworkConfig
+from ft.dsp import hann_window
+from ft.stream import vocals_mask
 
 MaskFunction = Callable[[Array], Array]
 
@@ -54,6 +56,49 @@ class StubEngine(Engine):
     def _infer(self, batch: Array) -> Array:
         self.batches.append(batch)
         return self.mask(batch)
+
+
+class WaveformStub(Engine):
+    """The whole chain of a model that takes waveforms, in NumPy, with a function in place of the network."""
+
+    def __init__(self, mask: MaskFunction, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.mask = mask
+        self.config = config or stub_config()
+        self.batches: list[WaveformBatch] = []
+
+    def describe(self) -> EngineInfo:
+        return EngineInfo("stub", "none", "cpu", "fp32", self.config, "waveform")
+
+    def _load(self) -> None:
+        pass
+
+    def _unload(self) -> None:
+        pass
+
+    def _infer(self, batch: Array) -> Array:
+        raise AssertionError("magnitudes for a model that takes waveforms")
+
+    def _infer_waveform(self, batch: WaveformBatch) -> Array:
+        self.batches.append(batch)
+        return np.stack([self._stems(*item) for item in zip(*batch, strict=True)])
+
+    def _stems(self, waveform: Array, scale: np.float32) -> Array:
+        audio = self.config.audio
+        starts = range(0, waveform.shape[1] - audio.covered + 1, audio.hop_length)
+        window = hann_window(audio.n_fft)
+        spec = np.stack([np.fft.rfft(waveform[:, start : start + audio.n_fft] * window) for start in starts], axis=1)
+        values = np.abs(spec)
+        scaled = np.clip(values[..., : audio.bins] / ((scale if scale > 0 else values.max()) or 1), 0, 1)
+        mask = self.mask(scaled.swapaxes(1, 2)[None].astype(np.float32))[0].swapaxes(1, 2)
+        frames = np.fft.irfft(spec * vocals_mask(mask, self.config)) * window
+        vocals, weight = np.zeros(waveform.shape), np.zeros(waveform.shape[1])
+        for index, start in enumerate(starts):
+            vocals[:, start : start + audio.n_fft] += frames[:, index]
+            weight[start : start + audio.n_fft] += window**2
+        vocals /= np.maximum(weight, 0.25)
+        stems = {"vocals": vocals, "instrumental": waveform - vocals}
+        return np.stack([stems[stem] for stem in self.config.stems]).astype(np.float32)
 
 
 def all_ones(batch: Array) -> Array:
