@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from engines.base import Io
 from ft import __version__
-from ft.checkpoint import CALIBRATION_KEY, CONFIG_KEY, FORMAT, GATE_KEY, WEIGHTS_KEY, load_model
+from ft.checkpoint import (
+    CALIBRATION_KEY,
+    CONFIG_KEY,
+    CONTEXT_KEY,
+    FORMAT,
+    GATE_KEY,
+    IO_KEY,
+    WEIGHTS_KEY,
+    load_model,
+)
 from ft.config import ModelConfig
 from ft.errors import ExportError
 from ft.files import PART_SUFFIX, example_folder, move_into_place
@@ -34,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 STORED: dict[str, str] = {"fp32": "fp32", "fp16": "fp32 (fp16 weights)"}
-CONTEXT_KEY = "ft_context"
 LARGEST_FILE = 1_900_000_000
 """Bytes of weights above which they lie in a file beside the graph; a protocol buffer ends at 2 GiB."""
 HALF_LIMIT = 65504.0
@@ -249,7 +257,7 @@ def metadata(
         CONFIG_KEY: json.dumps(config.to_dict()),
         "ft_format": str(FORMAT),
         "ft_version": __version__,
-        "ft_io": io,
+        IO_KEY: io,
         "ft_parameters": str(count(model)),
         "ft_precision": precision,
         WEIGHTS_KEY: json.dumps(names),

@@ -34,6 +34,8 @@ CONFIG_KEY = "ft_config"
 WEIGHTS_KEY = "ft_weights"
 GATE_KEY = "ft_gate"
 CALIBRATION_KEY = "ft_calibration"
+IO_KEY = "ft_io"
+CONTEXT_KEY = "ft_context"
 LONGEST_HEADER = 100_000_000
 """Bytes; what the safetensors format itself allows."""
 NEEDS_TORCH = "needs torch: pip install 'frame-transformer[train]'"

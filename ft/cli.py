@@ -154,6 +154,13 @@ def doctor(as_json: bool, engine: str | None) -> None:
 @click.option("--bf16", "precision", flag_value="bf16", help="Compute in bf16.")
 @click.option("--int8", "precision", flag_value="int8", help="Compute the large products in int8.")
 @click.option(
+    "--io",
+    type=click.Choice(["magnitude", "waveform"]),
+    default="magnitude",
+    show_default=True,
+    help="waveform: with the transforms inside, sound in and stems out.",
+)
+@click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
     help="Folder of songs that --int8 finds its ranges by. [default: the example]",
@@ -172,6 +179,7 @@ def export(
     opset: int,
     weights: str,
     precision: str | None,
+    io: Literal["magnitude", "waveform"],
     calibrate: Path | None,
     mask_snr: float | None,
     sdr_loss: float | None,
@@ -182,11 +190,12 @@ def export(
     from export.to_onnx import export_onnx
 
     precision = precision or "fp32"
-    suffix = ".onnx" if precision == "fp32" else f".{precision}.onnx"
-    output = output or Path(checkpoint).with_suffix(suffix)
+    kinds = (".waveform" if io == "waveform" else "") + ("" if precision == "fp32" else f".{precision}")
+    output = output or Path(checkpoint).with_suffix(f"{kinds}.onnx")
     result = export_onnx(
         checkpoint,
         output,
+        io=io,
         precision=precision,
         opset=opset,
         weights=weights,

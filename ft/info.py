@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ft import plan
-from ft.checkpoint import CALIBRATION_KEY, GATE_KEY, config_from_metadata, read_header, read_metadata
+from ft.checkpoint import (
+    CALIBRATION_KEY,
+    CONTEXT_KEY,
+    GATE_KEY,
+    IO_KEY,
+    config_from_metadata,
+    read_header,
+    read_metadata,
+)
 from ft.config import ModelConfig, load_model_config, presets
 from ft.errors import CheckpointError
 from ft.files import DEFAULT_MODEL, model_path
@@ -28,8 +36,9 @@ def describe_model(source: str | Path) -> dict[str, Any]:
         source: Name of a preset, a configuration (.yaml), a checkpoint, an exported .onnx, a .plan or `default`.
     Returns:
         `kind` (preset, configuration, checkpoint, onnx or tensorrt), `path`, `name`, `parameters` (None where counting
-        them needs torch and torch is not installed), `precision` and what the configuration says; of a plan also
-        `tensorrt`, `targets`, `profiles`, `attentions`, `gate`, and whether it `runs_here`, with the reason `why_not`.
+        them needs torch and torch is not installed), `precision` and what the configuration says; of an exported file
+        also `io`, `gate` and, where it has them, `context` and `calibration`; of a plan `io`, `gate`, `tensorrt`,
+        `targets`, `profiles`, `attentions`, and whether it `runs_here`, with the reason `why_not`.
     Raises:
         ConfigError: a configuration that is not usable.
         CheckpointError: no such file, or none that this project wrote.
@@ -55,7 +64,9 @@ def describe_model(source: str | Path) -> dict[str, Any]:
         kind = "checkpoint"
         parameters, precision = _tensor_facts(path, config)
     facts = _facts(kind, path, config, parameters, precision)
-    for key in (CALIBRATION_KEY, GATE_KEY):
+    if kind == "onnx":
+        facts["io"] = metadata.get(IO_KEY, "magnitude")
+    for key in (CONTEXT_KEY, CALIBRATION_KEY, GATE_KEY):
         if key in metadata:
             facts[key.removeprefix("ft_")] = json.loads(metadata[key])
     return facts
