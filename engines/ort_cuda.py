@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 KEPT_SHAPES = 2
 """Shapes whose memory is held: that of the windows, and that of the last tail."""
-WINDOW_GRAPH, NO_GRAPH = "1", "-1"
+NO_GRAPH = "-1"
 
 
 @dataclass
@@ -62,6 +63,8 @@ class CudaRunner:
         self._device = device
         self._windows = windows
         self._bound: OrderedDict[tuple[tuple[int, ...], ...], _Bound] = OrderedDict()
+        # A number stands for one graph and the memory it points at; with new memory comes a new number.
+        self._graph_ids = itertools.count(1)
         self._graph = windows is not None
         try:
             self._session = open_session(self._graph)
@@ -116,7 +119,7 @@ class CudaRunner:
         binding.bind_ortvalue_output(output, result)
         first = next(iter(inputs.values())).shape
         usual = self._graph and (first[0], first[-1]) == self._windows
-        return _Bound(values, result, binding, WINDOW_GRAPH if usual else NO_GRAPH)
+        return _Bound(values, result, binding, str(next(self._graph_ids)) if usual else NO_GRAPH)
 
     def _forget_one(self) -> None:
         """Frees the shape used longest ago; never the one with a graph, which points at its memory."""

@@ -126,7 +126,7 @@ def _shape(value: Batch) -> tuple[int, ...]:
 
 
 def _join(values: list[Batch]) -> Batch:
-    """One batch of all; a single magnitude is not copied."""
+    """One batch of all, contiguous; a single magnitude that can be written to is not copied."""
     if isinstance(values[0], WaveformBatch):
         return WaveformBatch(*map(np.concatenate, zip(*values, strict=True)))
-    return np.ascontiguousarray(values[0]) if len(values) == 1 else np.concatenate(values)
+    return np.require(values[0], requirements=["C", "W"]) if len(values) == 1 else np.concatenate(values)

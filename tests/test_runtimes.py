@@ -1,0 +1,240 @@
+"""Which runtime a model gets, OpenVINO against ONNX Runtime, and files that none of them can run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engines
+import engines.devices
+from engines import RUNTIMES, load_engine, read_config
+from engines.devices import Gpu, Gpus
+from engines.openvino import OpenvinoEngine
+from engines.ort import OrtEngine
+from engines.pytorch import PytorchEngine
+from export.verify import relative_l2
+from ft.errors import CheckpointError, EngineError, FtError
+from ft.separate import Separator
+
+NO_GPU = Gpus(reason="no GPU found (none)")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(engines, "find_gpus", lambda: NO_GPU)
+    monkeypatch.setattr(engines.devices, "find_gpus", lambda: NO_GPU)
+
+
+@pytest.fixture
+def stating(tiny_onnx, tmp_path):
+    """The tiny model with other metadata; None takes an entry away."""
+    import onnx
+
+    def write(name="model.onnx", **entries):
+        model = onnx.load(tiny_onnx)
+        kept = {entry.key: entry.value for entry in model.metadata_props} | entries
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, {key: value for key, value in kept.items() if value is not None})
+        onnx.save(model, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def magnitudes(batch: int, frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((batch, 2, 64, frames), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [
+        ("fp32", OrtEngine),
+        ("fp32 (fp16 weights)", OrtEngine),
+        ("fp16", OrtEngine),
+        ("int8", OpenvinoEngine),
+        ("bf16", OpenvinoEngine),
+    ],
+)
+def test_on_a_cpu_the_precision_picks_the_runtime(stating, no_gpu, precision, kind):
+    assert type(load_engine(stating(ft_precision=precision))) is kind
+    assert type(load_engine(stating(ft_precision=precision), runtime="onnxruntime")) is OrtEngine
+
+
+def test_without_openvino_int8_goes_to_onnx_runtime(stating, no_gpu, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert type(load_engine(stating(ft_precision="int8"))) is OrtEngine
+
+
+def test_on_a_gpu_every_precision_goes_to_onnx_runtime(stating, monkeypatch):
+    monkeypatch.setattr(engines, "find_gpus", lambda: Gpus((Gpu(0, "NVIDIA L4", (8, 9), 1),)))
+    path = stating(ft_precision="int8")
+    assert type(load_engine(path)) is OrtEngine
+    assert type(load_engine(path, device="cpu")) is OpenvinoEngine
+
+
+def test_a_runtime_can_be_asked_for(tiny_onnx, no_gpu):
+    kinds = {"onnxruntime": OrtEngine, "openvino": OpenvinoEngine, "torch": PytorchEngine, "auto": OrtEngine}
+    for runtime, kind in kinds.items():
+        engine = load_engine(tiny_onnx, threads=1, runtime=runtime, device="cpu", windows=(1, 30))
+        assert type(engine) is kind
+        with engine:
+            info = engine.describe()
+        assert (info.device, info.config, bool(info.version)) == ("cpu", read_config(tiny_onnx), True)
+        assert info.reason == ("asked for" if runtime != "auto" else info.reason)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "text"),
+    [
+        (".safetensors", {"runtime": "onnxruntime"}, "onnxruntime does not run this kind of file; it takes .onnx"),
+        (".plan", {"runtime": "torch"}, "torch does not run this kind of file; it takes .onnx and .safetensors"),
+        (".plan", {"device": "cpu"}, "TensorRT runs on NVIDIA GPUs only"),
+        (".onnx", {"runtime": "tensorrt", "device": "cpu"}, "TensorRT runs on NVIDIA GPUs only"),
+        (".onnx", {"runtime": "tflite"}, "runtime tflite; expected auto, onnxruntime, openvino, torch, tensorrt"),
+        (".onnx", {"device": "tpu"}, "device tpu; expected auto, cpu, cuda or cuda:N"),
+        (".pth", {}, "no engine runs this kind of file; expected .onnx, .safetensors, .plan"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, suffix, options, text):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"anything")
+    with pytest.raises(EngineError, match=text):
+        load_engine(path, **options)
+
+
+@pytest.mark.parametrize("windows", [None, (2, 30)])
+def test_openvino_equals_onnx_runtime_at_every_shape(tiny_onnx, windows):
+    with OrtEngine(tiny_onnx) as ort, OpenvinoEngine(tiny_onnx, windows=windows) as openvino:
+        # A first input of 1 frame spoilt all later ones, with free shapes.
+        for batch, frames in ((1, 1), (3, 77), (2, 30), (1, 200), (2, 30)):
+            inputs = magnitudes(batch, frames, seed=frames)
+            mask = openvino.run(inputs)
+            assert relative_l2(mask, ort.run(inputs)) <= 5e-6 and mask.dtype == np.float32
+
+
+def test_openvino_compiles_the_window_and_one_model_for_all_other_shapes(tiny_onnx, monkeypatch):
+    compiled = []
+    create = OpenvinoEngine._compile
+
+    def counting(self, shapes):
+        compiled.append(shapes)
+        return create(self, shapes)
+
+    monkeypatch.setattr(OpenvinoEngine, "_compile", counting)
+    with OpenvinoEngine(tiny_onnx, windows=(1, 30)) as engine:
+        assert compiled == []
+        for frames in (30, 30, 12, 13, 30, 14):
+            engine.run(magnitudes(1, frames))
+    assert compiled == [[(1, 2, 64, 30)], None]
+
+
+def test_masks_of_openvino_stay_what_they_were(tiny_onnx):
+    """Its output lies in memory that the next batch is written to."""
+    with OpenvinoEngine(tiny_onnx, windows=(1, 20)) as engine:
+        first = engine.run(magnitudes(1, 20, seed=1))
+        kept = first.copy()
+        engine.run(magnitudes(1, 20, seed=2))
+        assert np.array_equal(first, kept)
+
+
+def test_openvino_computes_in_the_precision_of_the_file_and_no_lower_one(stating, tiny_onnx):
+    import openvino
+
+    inputs = magnitudes(1, 20)
+    with OpenvinoEngine(tiny_onnx) as engine:
+        fp32 = engine.run(inputs)
+        assert engine._any_shape.get_compiled_model().get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    with OpenvinoEngine(stating(ft_precision="bf16")) as engine:
+        bf16, info = engine.run(inputs), engine.describe()
+        assert info.precision == "bf16"
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert 1e-4 < relative_l2(bf16, fp32) < 3e-2
+    else:
+        assert "no bf16" in info.reason and relative_l2(bf16, fp32) <= 5e-6
+
+
+def test_openvino_is_for_the_cpu_and_says_what_installs_it(tiny_onnx, monkeypatch):
+    with pytest.raises(EngineError, match="device cuda: OpenVINO runs on the CPU only; use --device cpu or another"):
+        load_engine(tiny_onnx, runtime="openvino", device="cuda").open()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EngineError, match=r"openvino is not installed; pip install 'frame-transformer\[openvino\]'"):
+        load_engine(tiny_onnx, runtime="openvino").open()
+
+
+def test_onnx_runtime_refuses_bf16_on_a_cpu_and_names_who_runs_it(stating, no_gpu):
+    with pytest.raises(
+        EngineError, match=r"bf16, which ONNX Runtime does not compute on a CPU; use --runtime openvino"
+    ):
+        load_engine(stating(ft_precision="bf16"), runtime="onnxruntime").open()
+
+
+def foreign(path: Path) -> None:
+    """A model of another project: the right names and shapes, and none of our metadata."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = ["batch", 2, 64, "frames"]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("magnitude", "mask")]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["magnitude"], ["mask"])], "foreign", values[:1], values[1:]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+def broken_graph(path: Path, source: Path) -> None:
+    """Our metadata behind a graph that is none: bytes of the weights and nodes are lost."""
+    content = bytearray(source.read_bytes())
+    content[20:4000] = bytes(3980)
+    path.write_bytes(content)
+
+
+RUNNABLE = [runtime for runtime in RUNTIMES if runtime != "tensorrt"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("kind", ["random", "empty", "text", "truncated", "foreign", "no configuration", "future"])
+def test_a_file_that_is_no_model_of_ours_is_one_line_in_every_runtime(
+    tmp_path, tiny_onnx, stating, no_gpu, kind, runtime
+):
+    path = tmp_path / f"{kind}.onnx"
+    if kind == "random":
+        path.write_bytes(np.random.default_rng(0).bytes(5000))
+    elif kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif kind == "truncated":
+        path.write_bytes(tiny_onnx.read_bytes()[:5000])
+    elif kind == "foreign":
+        foreign(path)
+    elif kind == "no configuration":
+        stating(path.name, ft_config=None)
+    else:
+        stating(path.name, ft_format="99")
+    with pytest.raises(FtError) as caught:
+        load_engine(path, runtime=runtime).open()
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 500
+    if runtime != "tensorrt":  # without a GPU it may say that first
+        assert isinstance(caught.value, EngineError) and text.startswith(str(path))
+    with pytest.raises(CheckpointError, match=path.name):
+        Separator(path, runtime=runtime)
+
+
+@pytest.mark.parametrize("runtime", RUNNABLE)
+def test_a_model_with_a_broken_graph_is_one_line_in_every_runtime(tmp_path, tiny_onnx, no_gpu, runtime):
+    path = tmp_path / "broken.onnx"
+    broken_graph(path, tiny_onnx)
+    with pytest.raises(EngineError, match=r"broken\.onnx") as caught, load_engine(path, runtime=runtime) as engine:
+        engine.run(magnitudes(1, 10))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_another_kind_of_input_is_refused(stating, no_gpu, runtime):
+    with pytest.raises(EngineError, match=r"takes 'video' \(ft_io\); this version runs magnitude and waveform"):
+        load_engine(stating(ft_io="video"), runtime=runtime).open()
