@@ -25,7 +25,7 @@ import numpy as np
 from bench.compare import compare
 from bench.context import EXAMPLE
 from bench.machine import use_cores
-from bench.results import write_report
+from bench.report import write_report
 from bench.rows import Model, read_model
 from bench.runners import Spec
 from bench.speed import as_lines, end_to_end, make_song
