@@ -214,6 +214,58 @@ def export(
 
 
 @main.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--engines", default="all", show_default=True, help="Names with commas between them, or all.")
+@click.option("--batch", "batches", default="1,4,16", show_default=True, help="Windows at once.")
+@click.option("--frames", type=click.IntRange(1), default=256, show_default=True, help="Of a window.")
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="In each, every row runs once.")
+@click.option("--song-seconds", type=click.IntRange(0), default=60, show_default=True, help="File to files; 0: not.")
+@click.option("--cores", type=click.IntRange(1), help="To run on. [default: all usable ones]")
+@click.option("--baseline", default="", metavar="FILE.py", help="A plain implementation, as one more row.")
+@click.option("--json", "report_file", type=click.Path(path_type=Path), help="Write the report there.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw it there (PNG).")
+def bench(
+    models: tuple[str, ...],
+    engines: str,
+    batches: str,
+    frames: int,
+    rounds: int,
+    song_seconds: int,
+    cores: int | None,
+    baseline: str,
+    report_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Measure every engine on MODELs side by side, PyTorch included. [default: the shipped model]
+
+    An engine whose mask is wrong has no time; one that cannot run here is listed with the reason. A model in low
+    precision is compared with its fp32 one, which must be named too.
+    """
+    from bench.command import report_lines, run_bench
+    from bench.picture import save_picture
+    from bench.report import write_report
+
+    report = run_bench(
+        models or ("default",),
+        engines=engines,
+        batches=batches,
+        frames=frames,
+        rounds=rounds,
+        seconds=song_seconds,
+        cores=cores,
+        baseline=baseline,
+    )
+    for line in report_lines(report):
+        click.echo(line)
+    if report_file is not None:
+        write_report(report_file, report)
+        click.echo(report_file)
+    if plot_file is not None:
+        save_picture(plot_file, [report])
+        click.echo(plot_file)
+
+
+@main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="separated", show_default=True, help="Folder.")
 @click.option(
