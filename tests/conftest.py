@@ -79,3 +79,23 @@ def tiny_onnx(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     export_onnx(tiny_checkpoint, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def default_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model as `ft export default --fp16` writes it, gate included."""
+    from export.to_onnx import export_onnx
+
+    path = tmp_path_factory.mktemp("half") / "default.fp16.onnx"
+    export_onnx("default", path, precision="fp16")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_waveform(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network with its transforms, as `ft export --io waveform` writes it."""
+    from export.to_onnx import export_onnx
+
+    path = tmp_path_factory.mktemp("waveform") / "tiny.waveform.onnx"
+    export_onnx(tiny_checkpoint, path, io="waveform")
+    return path

@@ -1,0 +1,350 @@
+"""The whole chain as one graph: its transforms, what it says of itself, and that songs come out as by masks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import tiny_config, tiny_model
+
+from engines import load_engine
+from engines.base import WaveformBatch
+from export.to_onnx import export_onnx
+from export.verify import synthetic_song
+from export.verify_waveform import LIMIT, ordinary_vocals, verify_waveform
+from export.waveform import WaveformNetwork, context
+from ft.audio import read_audio
+from ft.checkpoint import load_model
+from ft.cli import main
+from ft.config import ModelConfig, load_model_config
+from ft.dsp import StreamingFrames, magnitude, stft
+from ft.errors import ExportError
+from ft.info import describe_model
+from ft.metrics import sdr
+from ft.separate import Separator
+from ft.waveform import network_waveform
+
+# What the transforms add to the graph of the network: a change here is a change of what engines are given.
+TRANSFORM_PRODUCTS = {
+    "stft.even": "stft.",
+    "stft.odd": "stft.",
+    "stft.even_above": "stft.",
+    "stft.odd_above": "stft.",
+    "istft.even": "istft.",
+    "istft.odd": "istft.",
+    "istft.square": "istft.",
+}
+ALLOWED_NODES = {
+    *("Add", "And", "Attention", "Cast", "Clip", "Concat", "Conv", "Cos", "Div", "Expand", "Gather", "Gelu", "Greater"),
+    *(
+        "GreaterOrEqual",
+        "LayerNormalization",
+        "Less",
+        "MatMul",
+        "Max",
+        "Min",
+        "Mul",
+        "Pad",
+        "Pow",
+        "Range",
+        "ReduceMax",
+    ),
+    *("Relu", "Reshape", "RotaryEmbedding", "Shape", "Sigmoid", "Sin", "Slice", "Split", "Sqrt", "Squeeze", "Sub"),
+    *("Transpose", "Unsqueeze", "Where"),
+}
+
+
+def changed(mask_stem: str = "vocals", **audio) -> ModelConfig:
+    """The preset tiny with another stem or front end."""
+    config = tiny_config()
+    return dataclasses.replace(config, mask_stem=mask_stem, audio=dataclasses.replace(config.audio, **audio))
+
+
+def song(config: ModelConfig, samples: int, seed: int = 0) -> np.ndarray:
+    """A synthetic song with noise in every bin."""
+    random = np.random.default_rng(seed)
+    tones = synthetic_song(np.arange(samples) / config.audio.sample_rate, config.audio.channels, random)
+    return (0.1 * tones + 0.01 * random.standard_normal(tones.shape)).astype(np.float32)
+
+
+def padded(waveform: np.ndarray, config: ModelConfig) -> np.ndarray:
+    frames = StreamingFrames(len(waveform), config.audio.n_fft, config.audio.hop_length)
+    return network_waveform(np.concatenate((frames.push(waveform), frames.finish()), axis=1), config)
+
+
+def stems_of(network: WaveformNetwork, waveform: np.ndarray, scale: float = 0.0) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.tensor(waveform), torch.full((len(waveform),), scale)).numpy()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        changed(),
+        changed("instrumental"),
+        changed(hop_length=256),
+        changed(hop_length=300),
+        changed(n_fft=1030, hop_length=400),
+        changed(extend_mask=16),
+        changed("instrumental", extend_mask=16),
+        changed("instrumental", n_fft=128, hop_length=64),
+        changed(n_fft=130, hop_length=65),
+    ],
+    ids=lambda config: f"{config.mask_stem}-{config.audio.n_fft}-{config.audio.hop_length}-{config.audio.extend_mask}",
+)
+@pytest.mark.parametrize("scale", [0.0, 7.0])
+def test_the_module_gives_what_transforms_and_mask_give(config, scale):
+    model = tiny_model(config)
+    network = WaveformNetwork.of(model, config, native=False)
+    waveform = song(config, 30 * config.audio.hop_length - 5)
+    begin = config.audio.n_fft // 2
+    given = padded(waveform, config)
+    found = stems_of(network, given, scale)[0]
+    vocals = found[0][:, begin : begin + waveform.shape[1]]
+    assert sdr(vocals, ordinary_vocals(model, config, waveform, scale)) > 95
+    np.testing.assert_allclose(found.sum(axis=0), given[0], atol=1e-6)
+
+
+def test_what_lies_beyond_the_outer_centres_fades_and_never_grows():
+    config = changed(hop_length=256)
+    network = WaveformNetwork.of(tiny_model(config), config, native=False)
+    loud = np.sign(song(config, config.audio.samples(20)))[None]
+    assert np.abs(stems_of(network, loud)[:, 0]).max() < 4
+
+
+@pytest.mark.parametrize("normalize", ["track", "window"])
+def test_a_scale_of_nothing_takes_the_peak_of_each_item(normalize):
+    config = changed(normalize=normalize)
+    network = WaveformNetwork.of(tiny_model(config), config, native=False)
+    items = np.concatenate([padded(level * song(config, 10_000, seed), config) for seed, level in ((0, 1), (1, 0.1))])
+    together = stems_of(network, items)
+    for item, found in zip(items, together, strict=True):
+        pieces = np.lib.stride_tricks.sliding_window_view(item, 1024, axis=1)[:, ::512]
+        values = np.abs(np.fft.rfft(pieces * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024))))
+        peak = values[..., : config.audio.bins if normalize == "track" else None].max()
+        assert sdr(found, stems_of(network, item[None], float(peak))[0]) > 90
+
+
+def test_the_peak_counts_bins_above_the_networks_where_each_window_has_its_own():
+    config = changed()
+    network = WaveformNetwork.of(tiny_model(config), config, native=False)
+    tone = np.sin(2 * np.pi * 15_000 * np.arange(20 * 512) / 44100)
+    waveform = (song(config, 20 * 512) + tone).astype(np.float32)[None]
+    with torch.inference_mode():
+        *_, values, peak, _ = network.stft(torch.tensor(waveform))
+    assert peak > 5 * values.max()
+
+
+def test_silence_stays_silence():
+    config = tiny_config()
+    network = WaveformNetwork.of(tiny_model(), config, native=False)
+    assert not stems_of(network, np.zeros((1, 2, 5120), np.float32)).any()
+
+
+def test_half_a_network_leaves_its_transforms_whole():
+    config = tiny_config()
+    exact, half = (
+        WaveformNetwork.of(tiny_model(), config, native=False, dtype=dtype) for dtype in (torch.float32, torch.float16)
+    )
+    assert half.out.dtype == torch.float16
+    assert {value.dtype for part in (half.stft, half.istft) for value in part.buffers()} == {torch.float32}
+    waveform = padded(song(config, 50_000), config)
+    assert 45 < sdr(stems_of(half, waveform)[:, 0], stems_of(exact, waveform)[:, 0]) < 100
+
+
+def test_nodes_and_their_names(tiny_waveform, tiny_onnx):
+    graph, plain = (onnx.load(path).graph for path in (tiny_waveform, tiny_onnx))
+    found = Counter(node.op_type for node in graph.node)
+    assert set(found) <= ALLOWED_NODES
+    products = {node.input[1]: node.name for node in graph.node if node.op_type == "MatMul"}
+    for matrix, start in TRANSFORM_PRODUCTS.items():
+        assert products.pop(matrix).startswith(start)
+    assert len(graph.node) - len(plain.node) < 90
+    mask = Counter(node.op_type for node in plain.node)
+    for kind in ("Attention", "Conv", "RotaryEmbedding", "LayerNormalization"):
+        assert found[kind] == mask[kind]
+    others = [node.name for node in graph.node if node.op_type in ("MatMul", "Conv") and "stft" in node.name]
+    assert sorted(others) == sorted(name for name in others if name.startswith(("stft.", "istft.")))
+    assert len(others) == len(TRANSFORM_PRODUCTS)
+
+
+def test_inputs_outputs_and_metadata(tiny_waveform):
+    proto = onnx.load(tiny_waveform)
+    onnx.checker.check_model(proto, full_check=True)
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    assert shapes == {
+        "waveform": ["batch", 2, "samples"],
+        "scale": ["batch"],
+        "stems": ["batch", 2, 2, "samples"],
+    }
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    assert metadata["ft_io"] == "waveform"
+    assert json.loads(metadata["ft_context"]) == context(load_model_config("tiny"))
+    facts = describe_model(tiny_waveform)
+    assert (facts["io"], facts["precision"], facts["context"]["alignment"]) == ("waveform", "fp32", 512)
+    assert facts["gate"]["stems_snr_db"] >= facts["gate"]["stems_snr_limit_db"] == LIMIT == 80
+    assert len(facts["gate"]["shapes"]) == 4
+
+
+def test_the_recipe_in_the_metadata_gives_the_song(tiny_waveform):
+    """What a program in another language does: mirror, cut, run, throw the context away, cross-fade, cut off."""
+    config = load_model_config("tiny")
+    facts = context(config)
+    # A window of its own size, so that some seconds hold several.
+    window = facts["smallest"] + 200 * facts["alignment"]
+    drop, fade = facts["transform"] + 40 * facts["alignment"], 8 * facts["alignment"]
+    waveform = song(config, 6 * 44100 + 77)
+    samples = waveform.shape[1]
+    behind = facts["reflect"] + -(samples + 2 * facts["reflect"]) % facts["alignment"]
+    mirrored = np.pad(waveform, ((0, 0), (facts["reflect"], behind)), mode="reflect")
+    with load_engine(tiny_waveform) as engine:
+        whole = engine.run(WaveformBatch(mirrored[None], np.full(1, 30, np.float32)))[0, 0]
+        vocals, start, length = np.zeros_like(mirrored), 0, mirrored.shape[1]
+        while True:
+            end = min(start + window, length)
+            batch = WaveformBatch(mirrored[None, :, start:end], np.full(1, 30, np.float32))
+            found = engine.run(batch)[0, 0]
+            weight = np.ones(end - start)
+            if start:
+                weight[:drop] = 0
+                weight[drop : drop + fade] = np.linspace(0, 1, fade)
+            if end < length:
+                weight[-drop:] = 0
+                weight[-drop - fade : -drop] = np.linspace(1, 0, fade)
+            vocals[:, start:end] += found * weight
+            if end == length:
+                break
+            start += window - 2 * drop - fade
+    assert start > window
+    inside = slice(facts["reflect"], facts["reflect"] + samples)
+    assert (
+        sdr(vocals[:, inside], whole[:, inside]) > 40
+    )  # random weights hear far: windows of 200 frames differ by this
+    expected = ordinary_vocals(tiny_model(), config, waveform, 30.0)
+    assert sdr(whole[:, inside], expected) > 100
+
+
+@pytest.fixture(scope="module")
+def mixture(example) -> np.ndarray:
+    return read_audio(example / "mixture.flac")[0]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "rate", "channels", "samples"),
+    [
+        ("onnxruntime", 44100, 2, None),
+        ("openvino", 44100, 2, None),
+        ("onnxruntime", 44100, 1, 300_001),
+        ("onnxruntime", 48000, 2, 200_003),
+        ("onnxruntime", 22050, 2, 99_999),
+        ("onnxruntime", 44100, 2, 400),
+        ("onnxruntime", 44100, 2, 1),
+    ],
+)
+def test_a_song_gives_the_stems_that_masks_give(tiny_waveform, tiny_onnx, mixture, runtime, rate, channels, samples):
+    part = mixture[:channels, :samples]
+    with Separator(tiny_onnx) as ordinary, Separator(tiny_waveform, runtime=runtime) as waveform:
+        expected, found = ordinary.separate(part, rate), waveform.separate(part, rate)
+        assert waveform.engine.describe().name == runtime
+    for stem in expected:
+        assert found[stem].shape == part.shape
+        energy, error = (np.sum(value.astype(np.float64) ** 2) for value in (part, found[stem] - expected[stem]))
+        assert error <= 1e-8 * energy  # 80 dB
+        assert samples is not None or sdr(found[stem], expected[stem]) >= 80
+    np.testing.assert_allclose(found["vocals"] + found["instrumental"], part, atol=1e-6)
+
+
+def test_streamed_equals_whole(tiny_waveform, mixture):
+    part = mixture[:, : 8 * 44100 + 5]
+    with Separator(tiny_waveform, window_seconds=3, context_seconds=0.3) as separator:
+        expected = separator.separate(part, 44100)
+        blocks = np.array_split(part, 37, axis=1)
+        found = list(separator.stream(blocks, 44100))
+    for stem, samples in expected.items():
+        joined = np.concatenate([block[stem] for block in found], axis=1)
+        np.testing.assert_allclose(joined, samples, atol=1e-5)
+
+
+def test_command_separates_a_file_with_it(tiny_waveform, example, tmp_path):
+    arguments = ["-q", "separate", str(example / "mixture.flac"), "--engine", str(tiny_waveform), "-o", str(tmp_path)]
+    main(arguments, standalone_mode=False)
+    stems = [read_audio(tmp_path / "mixture" / f"{stem}.wav")[0] for stem in ("vocals", "instrumental")]
+    np.testing.assert_allclose(stems[0] + stems[1], read_audio(example / "mixture.flac")[0], atol=1e-4)
+
+
+def test_weights_come_back_bit_for_bit(tiny_waveform):
+    state = load_model(tiny_waveform).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in tiny_model().state_dict().items())
+
+
+def test_a_graph_that_differs_is_named(tiny_waveform):
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_parameter("out").mul_(1.01)
+    with pytest.raises(
+        ExportError, match=r"at the usual shape \(1, 2, 131584\) a stem .* has [3-7]\d\.\d dB .* 80 are"
+    ):
+        verify_waveform(tiny_waveform, model, tiny_config())
+
+
+def test_a_graph_that_takes_magnitudes_is_no_such_graph(tiny_onnx):
+    with pytest.raises(ExportError, match=r"takes a magnitude; something else was given; nothing was written"):
+        verify_waveform(tiny_onnx, tiny_model(), tiny_config())
+
+
+def test_nothing_is_written_where_the_comparison_fails(tmp_path, tiny_checkpoint, tiny_waveform, monkeypatch):
+    import onnx_ir
+
+    model = load_model(tiny_checkpoint)
+    with torch.no_grad():
+        model.get_parameter("out").mul_(1.01)
+    monkeypatch.setattr("export.to_onnx.load_model", lambda source: model)
+    monkeypatch.setattr("export.graph.weight_names", lambda *_: {})
+    monkeypatch.setattr("export.waveform.build_waveform_graph", lambda *_: onnx_ir.load(tiny_waveform))
+    with pytest.raises(ExportError, match=r"dB of signal to noise against the ordinary path.*nothing was written"):
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx", io="waveform")
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_names_the_file_and_shows_the_figure(tmp_path, tiny_waveform, tiny_checkpoint, monkeypatch, capsys):
+    import onnx_ir
+
+    monkeypatch.setattr("export.waveform.build_waveform_graph", lambda *_: onnx_ir.load(tiny_waveform))
+    copy = tmp_path / "mine.safetensors"
+    copy.write_bytes(tiny_checkpoint.read_bytes())
+    main(["export", str(copy), "--io", "waveform"], standalone_mode=False)
+    lines = capsys.readouterr().out
+    assert lines.startswith(f"{tmp_path / 'mine.waveform.onnx'}  ") and "stems_snr_db" in lines
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"io": "spectrum"}, "io spectrum; expected magnitude or waveform"),
+        ({"io": "waveform", "precision": "int8"}, "int8: a graph of the whole chain computes in fp32 or fp16"),
+        ({"io": "waveform", "precision": "bf16"}, "bf16: a graph of the whole chain computes in fp32 or fp16"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, tiny_checkpoint, options, text):
+    with pytest.raises(ExportError, match=text):
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx", **options)
+
+
+def test_the_shipped_models_transforms_are_as_cheap_as_its_band(example):
+    """Its network sees half of the bins; the matrices hold no others."""
+    config = load_model_config("small")
+    network = WaveformNetwork.of(load_model("default"), config, native=False)
+    sizes = {name: tuple(value.shape) for name, value in network.stft.named_buffers()}
+    assert sizes["even"] == sizes["odd"] == (1024, 512) and sizes["even_above"] == (1024, 0)
+    part = read_audio(example / "mixture.flac")[0][:, 5 * 44100 : 9 * 44100]
+    peak = float(magnitude(stft(part, 2048, 1024)).max())
+    found = stems_of(network, padded(part, config), peak)[0, 0][:, 1024 : 1024 + part.shape[1]]
+    assert sdr(found, ordinary_vocals(load_model("default"), config, part, peak)) > 100
