@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from engines.base import Io
 from engines.devices import Gpu
 from engines.tensorrt_library import gpu_of, library, log_of, target_of
 from engines.tensorrt_network import TYPES, Network, check_precision, decompose, parse
@@ -42,7 +43,7 @@ class Model:
     path: Path
     config: ModelConfig
     precision: str
-    io: str
+    io: Io
     parameters: int | None
     gate: Mapping[str, Any] | None
     context: Mapping[str, Any] | None
@@ -72,7 +73,7 @@ def read_model(path: Path) -> Model:
     except ValueError as error:
         raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
     parameters = int(metadata["ft_parameters"]) if metadata.get("ft_parameters", "").isdecimal() else None
-    return Model(path, config, precision, io, parameters, gate, context)
+    return Model(path, config, precision, io, parameters, gate, context)  # type: ignore[arg-type]
 
 
 def plan_from_onnx(
@@ -139,7 +140,7 @@ def plan_from_onnx(
         version=module.__version__,
         targets=chosen,
         precision=(precision or facts.precision).split()[0],
-        io=facts.io,  # type: ignore[arg-type]
+        io=facts.io,
         batch=batch,
         frames=frames,
         profiles=profiles,
@@ -261,6 +262,7 @@ def _monitor(module: ModuleType, progress: ShareDone | None) -> Any:
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
             self.interrupted = False
+            self._told = 0.0
             self._phases: list[list[Any]] = []  # name, steps, steps done; each within the one before
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
@@ -272,8 +274,10 @@ def _monitor(module: ModuleType, progress: ShareDone | None) -> Any:
                 for phase in self._phases:
                     if phase[0] == name:
                         phase[2] = step + 1
-                if progress is not None:
-                    progress(self._share())
+                share = self._share()
+                if progress is not None and share > self._told:  # phases within others come and go
+                    self._told = share
+                    progress(share)
             except KeyboardInterrupt:
                 self.interrupted = True
             return not self.interrupted

@@ -126,7 +126,7 @@ def log_of(module: ModuleType) -> Any:
 
         def take_errors(self) -> str:
             errors, self.errors = self.errors, []
-            return "; ".join(errors) or "it gave no reason"
+            return "; ".join(dict.fromkeys(errors)) or "it gave no reason"
 
     return Log()
 

@@ -64,10 +64,8 @@ def parse(module: ModuleType, model: Path) -> Network:
     definition = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = module.OnnxParser(definition, log)
     if not parser.parse_from_file(str(model)):  # and not its bytes: weights may lie in a file beside it
-        errors = [" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors)]
-        raise ExportError(
-            f"{model}: {module.__name__} {module.__version__} cannot read it: {'; '.join(errors) or log.take_errors()}"
-        )
+        reason = _parser_error(parser.get_error(0)) if parser.num_errors else log.take_errors()
+        raise ExportError(f"{model}: {module.__name__} {module.__version__} cannot read it: {reason}")
     return Network(module, builder, definition, parser)
 
 
@@ -116,3 +114,8 @@ def check_precision(network: Network, precision: str) -> int:
     if checked == 0:
         raise ExportError(f"the network has no matrix product whose precision could be {precision}; nothing was built")
     return checked
+
+
+def _parser_error(error: Any) -> str:
+    node = f"{error.node_operator()} {error.node_name()}: " if error.node_operator() else ""
+    return node + " ".join(error.desc().split())

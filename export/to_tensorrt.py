@@ -6,24 +6,21 @@ that is built (`engines.tensorrt_network.check_precision`); it can run on its ta
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from engines.base import Io
 from engines.plan_cache import cache_folder
 from engines.tensorrt_build import BuiltPlan, check_targets, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import library
 from engines.tensorrt_network import TYPES
+from export.to_onnx import export_onnx
+from ft.config import ModelConfig
 from ft.errors import ConfigError, ExportError
 from ft.files import model_path
 from ft.plan import SUFFIX, manifest_path
-
-if TYPE_CHECKING:
-    from export.gate import Limits
-
-logger = logging.getLogger(__name__)
 
 
 def build_plan(
@@ -32,11 +29,13 @@ def build_plan(
     *,
     kind: str,
     precision: str | None = None,
-    io: str | None = None,
+    io: Io | None = None,
     targets: Sequence[str] = (),
     batch: int = 1,
     window_seconds: float | None = None,
-    limits: Limits | None = None,
+    mask_snr_db: float | None = None,
+    sdr_loss_db: float | None = None,
+    example: Path | None = None,
     device: str = "auto",
     force: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -53,7 +52,8 @@ def build_plan(
         targets: Compute capabilities of `rtx` plans, e.g. sm86; none for a usual set.
         batch: Windows that run at once.
         window_seconds: Of one window; None for what `ft separate` takes.
-        limits: What the ONNX file may lose, as `export.to_onnx.export_onnx` takes it.
+        mask_snr_db, sdr_loss_db, example: What the ONNX file may lose on which song, where it has to be exported; as
+            `export.to_onnx.export_onnx` takes them.
         device: auto, cuda or cuda:N, for `full`.
         force: Overwrite `output`.
         progress: Called with the share of the build that is done.
@@ -93,20 +93,21 @@ def build_plan(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{output.name}.", dir=output.parent) as folder:
         onnx = Path(folder) / "model.onnx"
-        _export(source, onnx, precision or "fp32", io or "magnitude", limits)
+        export_onnx(
+            source,
+            onnx,
+            io=io or "magnitude",
+            precision=precision or "fp32",
+            mask_snr_db=mask_snr_db,
+            sdr_loss_db=sdr_loss_db,
+            example=example,
+        )
         frames = _frames(read_model(onnx).config, window_seconds)
         return plan_from_onnx(onnx, output, frames=frames, precision=precision or "fp32", **options)
 
 
-def _frames(config: Any, seconds: float | None) -> int:
+def _frames(config: ModelConfig, seconds: float | None) -> int:
     try:
         return window_frames(config, seconds)
     except ConfigError as error:
         raise ExportError(str(error)) from error
-
-
-def _export(source: str | Path, onnx: Path, precision: str, io: str, limits: Limits | None) -> None:
-    from export.to_onnx import export_onnx
-
-    extra = {} if io == "magnitude" else {"io": io}
-    export_onnx(source, onnx, precision=precision, limits=limits, **extra)  # type: ignore[arg-type]

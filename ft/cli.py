@@ -172,8 +172,14 @@ def doctor(as_json: bool, engine: str | None) -> None:
     type=click.Path(path_type=Path),
     help="Folder of mixture, vocals and instrumental to judge by. [default: the one that ships]",
 )
+@click.option("--tensorrt", type=click.Choice(["full", "rtx"]), help="Build a plan; rtx (TensorRT-RTX) needs no GPU.")
+@click.option("--target", "targets", multiple=True, metavar="SM", help="GPUs of an rtx plan, e.g. sm86; repeatable.")
+@click.option("--batch", type=click.IntRange(1), help="Windows that a plan takes at once. [default: 1]")
+@click.option("--window-seconds", type=float, help="Of a plan's window. [default: 20, as ft separate takes]")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
+@click.pass_obj
 def export(
+    settings: dict,
     checkpoint: str,
     output: Path | None,
     opset: int,
@@ -184,9 +190,47 @@ def export(
     mask_snr: float | None,
     sdr_loss: float | None,
     example: Path | None,
+    tensorrt: Literal["full", "rtx"] | None,
+    targets: tuple[str, ...],
+    batch: int | None,
+    window_seconds: float | None,
     force: bool,
 ) -> None:
-    """Write CHECKPOINT (or an exported .onnx, or default) as ONNX once it has been compared with PyTorch."""
+    """Write CHECKPOINT (or an exported .onnx, or default) as ONNX once it has been compared with PyTorch.
+
+    With --tensorrt go on to a plan, model.plan, and what describes it, model.plan.json.
+    """
+    if tensorrt is None:
+        if targets or batch is not None or window_seconds is not None:
+            raise click.UsageError("--target, --batch and --window-seconds are for plans: add --tensorrt full or rtx")
+    elif calibrate is not None or weights != "fp32" or opset != 23:
+        raise click.UsageError("--calibrate, --weights and --opset are for .onnx files, not for plans")
+    else:
+        from export.to_tensorrt import build_plan
+        from ft.progress import share_bar
+
+        output = output or Path(checkpoint).with_suffix(".plan")
+        with share_bar(output.name, settings["quiet"]) as progress:
+            plan = build_plan(
+                checkpoint,
+                output,
+                kind=tensorrt,
+                precision=precision,
+                io="waveform" if io == "waveform" else None,
+                targets=targets,
+                batch=batch or 1,
+                window_seconds=window_seconds,
+                mask_snr_db=mask_snr,
+                sdr_loss_db=sdr_loss,
+                example=example,
+                force=force,
+                progress=progress,
+            )
+        built = plan.manifest
+        click.echo(f"{plan.path}  {plan.bytes / 1e6:.1f} MB  {', '.join(built.targets)}")
+        click.echo(f"{built.precision}, TensorRT {built.kind} {built.version}, built in {plan.seconds:.0f} s")
+        click.echo(f"{built.fused} attentions fused, {built.decomposed} taken apart")
+        return
     from export.to_onnx import export_onnx
 
     precision = precision or "fp32"
@@ -312,7 +356,11 @@ def separate(
     batch_size: int | None,
     threads: int | None,
 ) -> None:
-    """Separate each of FILES into OUTPUT/<song>/vocals.wav and OUTPUT/<song>/instrumental.wav."""
+    """Separate each of FILES into OUTPUT/<song>/vocals.wav and OUTPUT/<song>/instrumental.wav.
+
+    A folder stands for the audio files in it.
+    """
+    from ft.audio import songs_in
     from ft.progress import seconds_bar
     from ft.separate import Separator, check_names
 
@@ -327,10 +375,11 @@ def separate(
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     logger = logging.getLogger("ft")
     failed = False
-    check_names(files)
+    songs = songs_in(files)
+    check_names(songs)
     runtime = "tensorrt" if tensorrt else runtime
     with Separator(engine, threads=threads, runtime=runtime, device=device, **options) as separator:
-        for path in files:
+        for path in songs:
             try:
                 with seconds_bar(path.name, quiet=settings["quiet"]) as progress:
                     result = separator.separate_file(path, output, bit_depth=bit_depth, progress=progress)

@@ -1,0 +1,312 @@
+"""Plans built by TensorRT-RTX, which needs no GPU for it: the tiny network, and the model that ships."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+
+import pytest
+import torch
+from networks import tiny_model
+
+import engines.plan_cache
+import engines.tensorrt_build
+import engines.tensorrt_library
+import export.to_tensorrt
+import ft.separate
+from engines.devices import Gpu, Gpus
+from engines.plan_cache import cache_folder, cached_plan
+from engines.tensorrt_build import DEFAULT_TARGETS, plan_from_onnx, window_frames
+from engines.tensorrt_library import library
+from engines.tensorrt_network import check_precision, decompose, parse
+from export.to_tensorrt import build_plan
+from ft.checkpoint import CONFIG_KEY, load_config
+from ft.cli import main
+from ft.errors import EngineError, ExportError
+from ft.files import model_path
+from ft.info import describe_model
+from ft.plan import check_plan, file_sha256, manifest_path, write_plan
+from ft.windows import WindowPlan
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this system")
+
+
+@pytest.fixture(scope="session")
+def tiny_half(tmp_path_factory):
+    """The tiny network as an fp16 ONNX file, and the same file that says bf16 and lies."""
+    import onnx_ir
+
+    from export.graph import build_graph
+
+    model = tiny_model()
+    folder = tmp_path_factory.mktemp("half")
+    graph = build_graph(model, model.model_config, 23, torch.float16)
+    for precision in ("fp16", "bf16"):
+        graph.metadata_props.update({"ft_precision": precision, "ft_io": "magnitude", "ft_parameters": "263177"})
+        graph.metadata_props[CONFIG_KEY] = json.dumps(model.model_config.to_dict())
+        onnx_ir.save(graph, folder / f"{precision}.onnx")
+    return folder / "fp16.onnx"
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_half, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "tiny.plan"
+    progress: list[float] = []
+    built = build_plan(tiny_half, path, kind="rtx", targets=["sm89", "sm86"], batch=4, progress=progress.append)
+    return built, progress
+
+
+def test_a_plan_says_what_it_is(tiny_plan, tiny_half):
+    built, _ = tiny_plan
+    manifest = check_plan(built.path)
+    assert manifest == built.manifest
+    assert (manifest.kind, manifest.version) == ("rtx", library("rtx").__version__)
+    assert (manifest.precision, manifest.targets, manifest.batch) == ("fp16", ("sm89", "sm86"), 4)
+    assert (manifest.model, manifest.model_sha256) == (str(tiny_half), file_sha256(tiny_half))
+    assert manifest.config == load_config(tiny_half)
+    assert built.bytes == built.path.stat().st_size
+
+
+def test_one_profile_for_the_window_and_one_for_the_tail(tiny_plan):
+    window, tail = tiny_plan[0].manifest.profiles
+    frames = window_frames(tiny_plan[0].manifest.config)
+    assert window.inputs["magnitude"] == ((4, 2, 64, frames),) * 3
+    assert tail.inputs["magnitude"] == ((1, 2, 64, 1), (1, 2, 64, frames), (4, 2, 64, frames))
+    assert window.takes({"magnitude": (4, 2, 64, frames)}) and not window.takes({"magnitude": (3, 2, 64, frames)})
+    assert tail.takes({"magnitude": (3, 2, 64, 1)}) and not tail.takes({"magnitude": (1, 2, 64, frames + 1)})
+
+
+def test_the_window_is_that_of_ft_separate():
+    config = load_config("default")
+    rate = config.audio.sample_rate / config.audio.hop_length
+    usual = ft.separate.WINDOW_SECONDS, ft.separate.CONTEXT_SECONDS, ft.separate.OVERLAP
+    assert window_frames(config) == WindowPlan.from_seconds(*usual, rate).frames
+    assert window_frames(config, 5) == WindowPlan.from_seconds(5, 1, 0.05, rate).frames
+
+
+def test_progress_grows_to_the_end(tiny_plan):
+    _, progress = tiny_plan
+    assert len(progress) > 10
+    assert all(0 <= share <= 1 for share in progress)
+    assert progress == sorted(progress) and progress[-1] > 0.5
+
+
+def test_an_interrupt_stops_the_build_and_writes_nothing(tiny_half, tmp_path):
+    def interrupt(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(tiny_half, tmp_path / "a.plan", kind="rtx", targets=["sm86"], progress=interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_attentions_without_a_kernel_are_taken_apart(tiny_plan, tiny_half, tiny_onnx):
+    # The heads of the tiny network are 8 to 32 wide in places; fp16 has kernels from 16 on, fp32 none.
+    half = parse(library("rtx"), tiny_half)
+    fused, decomposed = decompose(half)
+    widths = [layer.get_input(0).shape[-1] for layer in half.attentions()]
+    assert fused == sum(width in (16, 32, 64, 128) for width in widths)
+    assert decomposed == len(widths) - fused > 0
+    assert [layer.attention.decomposable for layer in half.attentions()] == [width < 16 for width in widths]
+    assert (tiny_plan[0].manifest.fused, tiny_plan[0].manifest.decomposed) == (fused, decomposed)
+    assert decompose(parse(library("rtx"), tiny_onnx)) == (0, len(widths))
+
+
+def test_precision_is_that_of_the_parsed_network(tiny_half, tiny_onnx, tmp_path):
+    half, single = (parse(library("rtx"), path) for path in (tiny_half, tiny_onnx))
+    assert check_precision(half, "fp16") == check_precision(single, "fp32") > 100
+    for network, precision in ((single, "fp16"), (half, "fp32"), (half, "bf16")):
+        with pytest.raises(ExportError, match=rf"^\w+ \(\w+\) computes in (float|half), so this is no {precision} net"):
+            check_precision(network, precision)
+    frames = 30
+    with pytest.raises(ExportError, match="no fp16 network"):
+        plan_from_onnx(tiny_onnx, tmp_path / "a.plan", kind="rtx", frames=frames, precision="fp16")
+    liar = tiny_half.with_name("bf16.onnx")
+    with pytest.raises(ExportError, match="computes in half, so this is no bf16 network"):
+        build_plan(liar, tmp_path / "a.plan", kind="rtx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_transforms_around_a_network_may_stay_in_fp32(tiny_onnx):
+    network = parse(library("rtx"), tiny_onnx)
+    count = check_precision(network, "fp32")
+    first = next(layer for layer in network.layers() if layer.type.name == "MATRIX_MULTIPLY")
+    first.name = "stft.even"
+    assert check_precision(network, "fp32") == count - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"targets": ["sm90"]}, ExportError, r"target sm90: TensorRT-RTX .* builds for sm75, sm80, sm86"),
+        ({"targets": ["8.6"]}, ExportError, "target 8.6: "),
+        ({"precision": "int8"}, ExportError, r"precision int8: plans are fp16, bf16 or fp32"),
+        ({"window_seconds": 0}, ExportError, "window: 0 seconds"),
+        ({"output": "a.engine"}, ExportError, r"a\.engine: expected a name that ends in \.plan"),
+    ],
+)
+def test_arguments_that_cannot_be_used(tiny_half, tmp_path, arguments, error, message):
+    settings = {"kind": "rtx", "output": "a.plan", **arguments}
+    with pytest.raises(error, match=message) as caught:
+        build_plan(tiny_half, tmp_path / settings.pop("output"), **settings)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_tensorrt_says_what_brings_it(tiny_half, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(EngineError, match=r"TensorRT is not installed; pip install 'frame-transformer\[tensorrt\]'"):
+        build_plan(tiny_half, tmp_path / "a.plan", kind="full")
+
+
+def test_an_output_that_exists_is_kept(tiny_plan, tiny_half):
+    path = tiny_plan[0].path
+    before = path.stat().st_mtime_ns
+    with pytest.raises(ExportError, match=r"tiny\.plan: exists; use another name or --force"):
+        build_plan(tiny_half, path, kind="rtx")
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_file_tensorrt_cannot_read_is_named(tmp_path, tiny_half):
+    broken = tmp_path / "broken.onnx"
+    data = tiny_half.read_bytes()
+    broken.write_bytes(data.replace(b"RotaryEmbedding", b"RotaryEmbeddinh"))
+    with pytest.raises(ExportError, match=r"broken\.onnx: tensorrt_rtx\w* [\d.]+ cannot read it: .*RotaryEmbeddinh"):
+        plan_from_onnx(broken, tmp_path / "a.plan", kind="rtx", frames=30)
+
+
+def test_an_attention_whose_kernel_is_missing_does_not_fail_the_build(tiny_half, tmp_path, monkeypatch, caplog):
+    """As on a TensorRT with fewer kernels than expected: the second try takes all of them apart."""
+    tries = []
+
+    def build(network, *_):
+        decomposable = [layer.attention.decomposable for layer in network.attentions()]
+        tries.append(decomposable)
+        if not all(decomposable):
+            raise ExportError("no implementation for the attention")
+        return b"an engine"
+
+    monkeypatch.setattr(engines.tensorrt_build, "_build", build)
+    with caplog.at_level(logging.WARNING):
+        built = plan_from_onnx(tiny_half, tmp_path / "a.plan", kind="rtx", frames=30)
+    assert len(tries) == 2 and built.manifest.fused == 0 < built.manifest.decomposed
+    assert "all are taken apart (no implementation for the attention)" in caplog.text
+    check_plan(built.path)
+
+
+@pytest.fixture
+def one_gpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gpus = Gpus((Gpu(0, "NVIDIA A", (8, 6), 2**33),))
+    monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: gpus)
+
+
+def test_a_cached_plan_is_built_once_and_keyed_by_all_that_matters(
+    one_gpu, tiny_half, tiny_plan, tmp_path, monkeypatch
+):
+    built = []
+
+    def build(model, output, **settings):
+        built.append(settings)
+        made = tiny_plan[0]
+        return dataclasses.replace(made, manifest=write_plan(output, b"an engine", made.manifest))
+
+    monkeypatch.setattr(engines.plan_cache, "plan_from_onnx", build)
+    first = cached_plan(tiny_half, windows=(1, 30))
+    assert first.parent == cache_folder() / "plans" == tmp_path / "cache" / "frame-transformer" / "plans"
+    (settings,) = built
+    assert (settings["kind"], settings["targets"], settings["batch"], settings["frames"]) == ("rtx", ("sm86",), 1, 30)
+    assert cached_plan(tiny_half, windows=(1, 30)) == first and len(built) == 1
+    first.write_bytes(b"an engin")  # a damaged one is built again
+    assert cached_plan(tiny_half, windows=(1, 30)) == first and len(built) == 2
+
+    others = {first, cached_plan(tiny_half, windows=(2, 30)), cached_plan(tiny_half, windows=(1, 31))}
+    changed = tmp_path / "fp16.onnx"
+    changed.write_bytes(tiny_half.read_bytes() + b"\x72\x06\x0a\x01a\x12\x01b")  # one entry of metadata more
+    others.add(cached_plan(changed, windows=(1, 30)))
+    with monkeypatch.context() as other:
+        other.setattr(engines.plan_cache, "__version__", "99")
+        others.add(cached_plan(tiny_half, windows=(1, 30)))
+    with monkeypatch.context() as other:
+        other.setattr(library("rtx"), "__version__", "1.99.0.0")
+        others.add(cached_plan(tiny_half, windows=(1, 30)))
+    with monkeypatch.context() as other:
+        gpus = Gpus((Gpu(0, "NVIDIA B", (8, 9), 2**33),))
+        other.setattr(engines.tensorrt_library, "find_gpus", lambda: gpus)
+        others.add(cached_plan(tiny_half, windows=(1, 30)))
+    assert len(others) == 7
+
+
+def test_a_gpu_that_rtx_does_not_know_needs_the_full_tensorrt(one_gpu, tiny_half, monkeypatch):
+    gpus = Gpus((Gpu(0, "NVIDIA H", (9, 0), 2**33),))
+    monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: gpus)
+    with pytest.raises(EngineError, match=r"builds no plans for sm90; pip install 'frame-transformer\[tensorrt\]'"):
+        cached_plan(tiny_half)
+
+
+def test_without_a_gpu_no_plan_is_cached(tiny_half, monkeypatch):
+    monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: Gpus(reason="no GPU found"))
+    with pytest.raises(EngineError, match="no GPU found"):
+        cached_plan(tiny_half)
+
+
+def test_the_shipped_model_as_an_fp16_plan(default_half, tmp_path):
+    """The whole way of `ft export default --fp16 --tensorrt rtx`, but for the export that other tests share."""
+    built = build_plan(default_half, tmp_path / "model.plan", kind="rtx", precision="fp16")
+    facts = describe_model(built.path)
+    assert (facts["kind"], facts["precision"], facts["targets"]) == ("tensorrt", "fp16", list(DEFAULT_TARGETS))
+    assert facts["parameters"] == describe_model("default")["parameters"]
+    assert facts["attentions"] == {"fused": 16, "decomposed": 0}
+    assert facts["gate"]["mask_snr_db"] >= facts["gate"]["mask_snr_limit_db"] == 45
+    assert facts["window"] == {"batch": 1, "frames": 861, "seconds": None}
+    assert facts["runs_here"] is (facts["why_not"] is None)
+    assert json.loads(manifest_path(built.path).read_text())["sha256"] == file_sha256(built.path)
+
+
+def test_the_command_builds_a_plan(tiny_half, tiny_plan, tmp_path, monkeypatch, capsys):
+    built = tiny_plan[0]
+    asked = {}
+
+    def plan_from(model, output, **settings):
+        asked.update(settings, model=model, output=output)
+        return built
+
+    monkeypatch.setattr(export.to_tensorrt, "plan_from_onnx", plan_from)
+    command = ["export", str(tiny_half), "--fp16", "--tensorrt", "rtx", "--target", "sm86", "--target", "sm120"]
+    main([*command, "--batch", "4", "--window-seconds", "5", "-o", str(tmp_path / "a.plan")], standalone_mode=False)
+    assert asked["model"] == tiny_half  # which is fp16 already
+    assert (asked["targets"], asked["batch"], asked["precision"]) == (("sm86", "sm120"), 4, "fp16")
+    assert (asked["frames"], asked["window_seconds"]) == (round(5 * 44100 / 512), 5)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("sm89, sm86") and lines[2].endswith("taken apart")
+
+
+def test_a_model_in_another_precision_is_exported_first(tiny_onnx, tiny_plan, tmp_path, monkeypatch):
+    exported = []
+
+    def export_onnx(source, output, **settings):
+        exported.append((source, settings["precision"], settings["io"]))
+        output.write_bytes(tiny_onnx.read_bytes())
+
+    monkeypatch.setattr(export.to_tensorrt, "export_onnx", export_onnx)
+    with pytest.raises(ExportError, match="no fp16 network"):  # what came out of it is looked at again
+        build_plan(tiny_onnx, tmp_path / "a.plan", kind="rtx", precision="fp16")
+    assert exported == [(tiny_onnx, "fp16", "magnitude")]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [["--target", "sm86"], ["--batch", "2"], ["--tensorrt", "rtx", "--opset", "20"]])
+def test_options_that_do_not_go_together(options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "default", *options])
+    assert caught.value.code == 2
+    assert "are for" in capsys.readouterr().err
+
+
+def test_the_shipped_model_is_not_fp16_by_itself(tmp_path):
+    with pytest.raises(ExportError, match="computes in float, so this is no fp16 network; nothing was built"):
+        plan_from_onnx(model_path("default"), tmp_path / "a.plan", kind="rtx", frames=861, precision="fp16")
+    assert not list(tmp_path.iterdir())
