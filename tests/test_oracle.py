@@ -1,0 +1,113 @@
+"""The plain implementation that the network and its speed are compared with."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import oracle
+import pytest
+import torch
+from networks import random_input, tiny_config, tiny_model
+
+from bench.bars import OVERRIDES
+from bench.flops import count
+from bench.runners import load_baseline
+from ft.config import load_yaml, model_config_from_yaml, override
+from ft.errors import EngineError
+from ft.models.frame_transformer import FrameTransformer, count_parameters
+
+VARIANTS = {
+    "grouped": {},
+    "dense": networks.DENSE,
+    "gelu": {"activation": "gelu"},
+    "norm-first": {"qk_norm_order": "norm-first"},
+    "power": {"input_power": 0.5},
+}
+
+
+def plain(model: FrameTransformer) -> oracle.Oracle:
+    return oracle.Oracle(model.model_config, model.state_dict())
+
+
+@pytest.mark.parametrize("network", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("frames", [1, 37])
+def test_network_equals_its_formulas(network, frames):
+    model = tiny_model(tiny_config(**network))
+    magnitude = (random_input(model.model_config, frames) + 1) / 2
+    with torch.inference_mode():
+        found, expected = model.mask(magnitude), plain(model).mask(magnitude)
+    assert torch.linalg.norm(found - expected) <= 1e-5 * torch.linalg.norm(expected)
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("network", [{}, networks.DENSE], ids=["grouped", "dense"])
+def test_work_that_is_counted_is_the_work_that_is_done(network):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = tiny_model(tiny_config(**network))
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        plain(model).logits(random_input(model.model_config, 37, batch=3))
+    work = count(model.model_config.network, 3, 37)
+    assert work.flops == counter.get_total_flops()
+    matrices = [
+        value for name, value in model.named_parameters() if not name.endswith((".freqs", ".bias", ".norm.weight"))
+    ]
+    assert work.weights == sum(value.numel() for value in matrices)
+
+
+def test_the_network_of_the_bars():
+    values = override(load_yaml("original-gelu"), OVERRIDES)
+    network = model_config_from_yaml(values, "original-gelu").network
+    assert count_parameters(network) == 45_234_057
+    assert count(network, 1, 256).flops == 27_545_960_448
+    assert count(network, 4, 256).flops == 4 * count(network, 1, 256).flops
+
+
+def test_original_way_pads_with_silence_and_keeps_the_sum():
+    """One window holds the song, 1,024 frames of silence on both sides of it."""
+    model = tiny_model()
+    audio = model.model_config.audio
+    generator = np.random.default_rng(0)
+    mixture = generator.uniform(-1, 1, (audio.channels, 40 * audio.hop_length)).astype(np.float32)
+    stems = oracle.separate(plain(model), mixture, padding=16)
+    assert set(stems) == set(model.model_config.stems)
+    assert np.abs(sum(stems.values()) - mixture).max() < 1e-5
+
+    from ft.dsp import istft, stft
+
+    spec = stft(mixture, audio.n_fft, audio.hop_length)
+    magnitude = np.abs(spec)[:, : audio.bins] / np.abs(spec).max()
+    padded = np.pad(magnitude, ((0, 0), (0, 0), (16, 16 + oracle.WINDOW_FRAMES - spec.shape[2])))
+    with torch.inference_mode():
+        mask = model.mask(torch.from_numpy(padded[None].astype(np.float32)))[0, ..., 16 : 16 + spec.shape[2]].numpy()
+    mask = np.pad(mask, ((0, 0), (0, spec.shape[1] - audio.bins), (0, 0)))
+    expected = istft(mask * spec, audio.n_fft, audio.hop_length, mixture.shape[1])
+    assert np.abs(stems[model.model_config.mask_stem] - expected).max() < 1e-5
+
+
+def test_original_way_runs_each_window_with_its_padding():
+    """A song of two windows: the network sees 2,560 frames for each 512, as the original did."""
+
+    class Counting(oracle.Oracle):
+        shapes: list[tuple[int, ...]] = []  # noqa: RUF012
+
+        def mask(self, magnitude):
+            self.shapes.append(tuple(magnitude.shape))
+            return torch.full_like(magnitude, 0.25)
+
+    model = tiny_model()
+    audio = model.model_config.audio
+    network = Counting(model.model_config, model.state_dict())
+    mixture = np.random.default_rng(0).uniform(-1, 1, (audio.channels, 700 * audio.hop_length)).astype(np.float32)
+    oracle.separate(network, mixture)
+    assert network.shapes == [(1, audio.channels, audio.bins, 512 + 2 * 1024)] * 2
+
+
+def test_baseline_is_loaded_by_path(tmp_path, tiny_checkpoint):
+    found = load_baseline(oracle.__file__).load(str(tiny_checkpoint))
+    assert found.config == tiny_config()
+    (tmp_path / "empty.py").write_text("def load(model): ...\n")
+    with pytest.raises(EngineError, match=r"has no separate\(\)"):
+        load_baseline(str(tmp_path / "empty.py"))
+    with pytest.raises(EngineError, match="no Python file"):
+        load_baseline(str(tmp_path / "missing.py"))
