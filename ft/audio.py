@@ -21,6 +21,7 @@ BitDepth = Literal["16", "24", "float"]
 
 BLOCK_SAMPLES = 1 << 16
 MAX_CHANNELS = 2
+AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
 READABLE = "WAV, FLAC, OGG, MP3 or another format that libsndfile reads"
 
 _SUBTYPES: dict[str, BitDepth] = {
@@ -64,6 +65,24 @@ def audio_info(path: Path) -> AudioInfo:
             raise AudioError(f"{path}: holds no samples; expected at least one")
         bit_depth = _SUBTYPES.get(file.subtype, "16")
         return AudioInfo(path, file.samplerate, file.channels, file.frames, bit_depth)
+
+
+def songs_in(paths: Sequence[Path]) -> list[Path]:
+    """The files, and in place of a folder the audio files that lie directly in it, by name.
+
+    Raises:
+        AudioError: a folder without audio files.
+    """
+    songs: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            songs.append(path)
+            continue
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+        if not found:
+            raise AudioError(f"{path}: no audio files in this folder; expected {READABLE}")
+        songs += found
+    return songs
 
 
 def read_blocks(path: Path, samples: int = BLOCK_SAMPLES) -> Iterator[Array]:

@@ -12,15 +12,12 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ft.audio import read_blocks
+from ft.audio import AUDIO_SUFFIXES, read_blocks
 from ft.config import AudioConfig
 from ft.dsp import StreamingResampler, StreamingStft, magnitude
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write
 from ft.train_config import Source
-
-AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
-
 
 Entry = TypeVar("Entry")
 

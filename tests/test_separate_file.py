@@ -247,6 +247,25 @@ def test_names_that_collide_are_refused_before_the_first_song(song, command, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_stands_for_the_audio_in_it(song, command, tmp_path):
+    (tmp_path / "album" / "scans").mkdir(parents=True)
+    for name in ("2.FLAC", "1.wav", "scans/3.wav"):
+        song(f"album/{name}")
+    (tmp_path / "album" / "cover.jpg").write_bytes(b"no audio")
+    single = song("single.wav")
+    result = command(tmp_path / "album", single, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    done = [Path(line).parent.name for line in result.stdout.splitlines()]
+    assert done == ["1", "1", "2", "2", "single", "single"]
+    result = command(tmp_path / "album" / "scans", "-o", tmp_path / "out")
+    assert result.exit_code == 0 and Path(result.stdout.splitlines()[0]).parent.name == "3"
+    (tmp_path / "empty").mkdir()
+    result = command(tmp_path / "empty", "-o", tmp_path / "none")
+    assert result.exit_code == 1 and result.stderr.startswith(
+        f"ft: {tmp_path / 'empty'}: no audio files in this folder"
+    )
+
+
 def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
     made = {}
     create = Separator.__init__
