@@ -258,6 +258,31 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
             cuda.enqueue(stream, work)
             return True
 
+    class Kernels:
+        """The runtime cache of TensorRT-RTX: what it compiled."""
+
+        def __init__(self) -> None:
+            self.values = b""
+
+        def deserialize(self, values: bytes) -> None:
+            self.values = values
+
+        def serialize(self) -> bytes:
+            compiled = self.values or b"kernels"
+            cuda.calls.append(("compiled", not self.values))
+            return compiled
+
+    class Settings:
+        def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+            self.strategy = strategy
+
+        def create_runtime_cache(self) -> Kernels:
+            return Kernels()
+
+        def set_runtime_cache(self, cache: Kernels) -> bool:
+            self.cache = cache
+            return True
+
     class Engine:
         num_io_tensors, device_memory_size_v2 = 2, 4096
         num_optimization_profiles = len(profiles)
@@ -273,8 +298,11 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
 
         def create_execution_context(self, strategy: Any) -> Any:
             cuda.calls.append(("create_execution_context", strategy))
-            assert strategy is module.ExecutionContextAllocationStrategy.USER_MANAGED
+            assert getattr(strategy, "strategy", strategy) is module.ExecutionContextAllocationStrategy.USER_MANAGED
             return Context()
+
+        def create_runtime_config(self) -> Any:
+            return Settings()
 
     class Runtime:
         def __init__(self, log: Any) -> None:

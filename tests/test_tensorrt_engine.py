@@ -279,6 +279,24 @@ def test_what_tensorrt_says_of_a_plan_it_refuses_is_shown(tmp_path, cuda, tensor
     assert not cuda.memory
 
 
+def test_rtx_keeps_its_kernels_for_the_next_start(tmp_path, cuda, tensorrt, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", tensorrt)
+    path = tmp_path / "model.plan"
+    write_plan(path, b"an engine", manifest(kind="rtx"))
+    for first in (True, False):
+        with TensorrtEngine(path) as engine:
+            assert engine.describe().name == "tensorrt-rtx"
+            for _ in range(6):
+                batch = random_batch(3, 1, 12)
+                np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
+        assert [call for call in cuda.calls if call[0] == "compiled"][-1] == ("compiled", first)
+        (kept,) = (tmp_path / "frame-transformer").glob("kernels-*.cache")
+        assert kept.read_bytes() == b"kernels"
+    # It compiles better kernels for a shape meanwhile, which a graph of the first ones would never run.
+    assert cuda.count("cudaGraphLaunch") == 0
+
+
 def test_without_a_gpu_it_says_why(plan, monkeypatch):
     monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: Gpus(reason="no GPU found (no driver)"))
     with pytest.raises(EngineError, match=r"model\.plan cannot run here: no GPU found \(no driver\)"):
