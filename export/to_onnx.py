@@ -221,7 +221,7 @@ def _compare(
             "relative_l2": max(parity.distance for parity in parities),
             "relative_l2_limit": LIMIT,
             "finite": True,
-            "shapes": [list(parity.shape) for parity in parities],
+            "shapes": [{"shape": list(parity.shape), "relative_l2": parity.distance} for parity in parities],
         }
     from export.gate import judge, limits_of, read_example
 

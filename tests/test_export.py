@@ -159,7 +159,7 @@ def test_the_original_structure_with_weights_in_half(tmp_path):
     checkpoint = write(tmp_path, exact)
     result = export_onnx(checkpoint, tmp_path / "half.onnx", weights="fp16")
     assert result.precision == "fp32 (fp16 weights)"
-    assert [parity.name for parity in result.parities] == list(SHAPES)
+    assert len(result.gate["shapes"]) == len(SHAPES)
 
     graph = onnx.load(result.path).graph
     halves = [tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
@@ -192,7 +192,7 @@ def test_an_exported_file_is_exported_again_for_older_runtimes(tmp_path, tiny_on
     assert [(entry.domain, entry.version) for entry in onnx.load(result.path).opset_import] == [("", 20)]
     assert not result.nodes.keys() & {"Attention", "RotaryEmbedding", "Einsum", "Tile"}
     assert result.nodes["LayerNormalization"] == NATIVE_NODES["LayerNormalization"]
-    assert all(parity.distance <= LIMIT for parity in result.parities)
+    assert max(shape["relative_l2"] for shape in result.gate["shapes"]) == result.gate["relative_l2"] <= LIMIT
     state = load_model(result.path).state_dict()
     assert all(torch.equal(value, state[name]) for name, value in tiny_model().state_dict().items())
 
@@ -336,7 +336,7 @@ def test_command(tmp_path, stub, tiny_checkpoint, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{output}  ")
     assert lines[1] == f"263,177 parameters, fp32, opset 23, {sum(NATIVE_NODES.values())} nodes"
-    assert [line.split()[0] for line in lines[2:]] == list(SHAPES)
+    assert [line.split()[0] for line in lines[2:]] == ["relative_l2", "relative_l2_limit"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
     with pytest.raises(SystemExit):
         main(["export", str(tiny_checkpoint), "-o", str(output)])

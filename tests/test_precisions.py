@@ -1,0 +1,238 @@
+"""Exports in fp16, bf16 and int8: what the files hold, how they sound, and what does not pass."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import torch
+from networks import tiny_model
+
+from engines import load_engine
+from export.calibration import calibration_windows
+from export.gate import LIMITS, Limits, judge, limits_of, read_example, signal_to_noise
+from export.to_onnx import export_onnx
+from ft.audio import read_audio
+from ft.checkpoint import load_config, load_model
+from ft.cli import main
+from ft.dsp import magnitude, stft
+from ft.errors import EngineError, ExportError
+from ft.info import describe_model
+from ft.onnx_metadata import append_onnx_metadata, read_onnx_metadata
+from ft.stream import network_input
+
+HALF = onnx.TensorProto.FLOAT16
+
+
+@pytest.fixture(scope="module")
+def excerpt(example) -> np.ndarray:
+    """Six seconds of the example as the shipped model takes them."""
+    config = load_config("default")
+    mixture, _ = read_audio(example / "mixture.flac")
+    spec = stft(mixture[:, 441000 : 441000 + 264600], config.audio.n_fft, config.audio.hop_length)
+    values = magnitude(spec.swapaxes(1, 2))
+    return network_input(values, float(values.max()), config)
+
+
+@pytest.fixture(scope="module")
+def default_int8(tmp_path_factory, music) -> Path:
+    """The shipped model in int8, calibrated with a folder of songs."""
+    path = tmp_path_factory.mktemp("int8") / "default.int8.onnx"
+    export_onnx("default", path, precision="int8", calibrate=music / "pairs")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_bf16(tiny_checkpoint, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("bf16") / "tiny.bf16.onnx"
+    export_onnx(tiny_checkpoint, path, precision="bf16")
+    return path
+
+
+def mask_of(model: Path | str, batch: np.ndarray, runtime: str = "onnxruntime") -> np.ndarray:
+    with load_engine(model, runtime=runtime, device="cpu") as engine:
+        return engine.run(batch)
+
+
+def types_of(path: Path) -> dict[str, int]:
+    """Element type of every tensor of a graph."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def test_fp16_computes_in_half_precision_where_it_matters(default_half):
+    graph, types = onnx.load(default_half).graph, types_of(default_half)
+    for kind in ("MatMul", "Conv", "Attention", "RotaryEmbedding", "LayerNormalization"):
+        inputs = [name for node in graph.node if node.op_type == kind for name in node.input[:3] if name]
+        expected = {HALF, onnx.TensorProto.INT64} if kind == "RotaryEmbedding" else {HALF}
+        assert {types[name] for name in inputs} <= expected, kind
+    assert {types[value.name] for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+    angles = [name for node in graph.node if node.op_type in ("Cos", "Sin") for name in node.input]
+    assert angles and {types[name] for name in angles} == {onnx.TensorProto.FLOAT}
+
+
+def test_each_norm_of_fp16_stays_one_node(default_half):
+    nodes = Counter(node.op_type for node in onnx.load(default_half).graph.node)
+    assert nodes["LayerNormalization"] == 75
+    assert (nodes["Attention"], nodes["RotaryEmbedding"], nodes["Einsum"], nodes["Tile"]) == (16, 32, 0, 0)
+
+
+def test_fp16_sounds_like_fp32(default_half, excerpt):
+    assert signal_to_noise(mask_of(default_half, excerpt), mask_of("default", excerpt)) > LIMITS["fp16"].mask_snr_db
+
+
+def test_what_a_file_passed_stands_in_it(default_half, default_int8):
+    for path, precision in ((default_half, "fp16"), (default_int8, "int8")):
+        facts = describe_model(path)
+        gate = facts["gate"]
+        assert facts["precision"] == precision
+        assert gate["mask_snr_db"] >= gate["mask_snr_limit_db"] == LIMITS[precision].mask_snr_db
+        assert gate["sdr_loss_db"] <= gate["sdr_loss_limit_db"] == LIMITS[precision].sdr_loss_db
+        assert gate["finite"] and len({tuple(shape["shape"]) for shape in gate["shapes"]}) == 4
+        assert gate["mask_snr_db"] == min(figures["mask_snr_db"] for figures in gate["engines"].values())
+    assert describe_model(default_half)["gate"]["engines"].keys() >= {f"torch {torch.__version__} cpu"}
+    calibration = describe_model(default_int8)["calibration"]
+    assert calibration["files"] == ["instrumental.flac", "mixture.flac"]
+    assert 11 < calibration["seconds"] < 13
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_int8_sounds_like_fp32(default_int8, excerpt, runtime):
+    ratio = signal_to_noise(mask_of(default_int8, excerpt, runtime), mask_of("default", excerpt))
+    assert LIMITS["int8"].mask_snr_db < ratio < 60  # more than int8 can give would be fp32
+
+
+def test_int8_files_hold_eight_bits(default_int8):
+    graph = onnx.load(default_int8).graph
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name.endswith("weight_pw_quantized")}
+    assert len(weights) == sum(name.endswith("weight_pw") for name in load_model("default").state_dict())
+    values = [onnx.numpy_helper.to_array(tensor) for tensor in weights.values()]
+    assert {value.dtype for value in values} == {np.dtype(np.int8)}
+    assert max(np.abs(value.astype(int)).max() for value in values) <= 64  # sums of two products stay within 16 bits
+    products = [node for node in graph.node if node.op_type == "MatMul" and "weight_pw" in node.input[1]]
+    made = {node.output[0]: node.op_type for node in graph.node}
+    assert all(made[name] == "DequantizeLinear" for node in products for name in node.input)
+    assert default_int8.stat().st_size < 20e6
+
+
+def test_weights_come_back_from_lower_precision(default_half, default_int8):
+    exact = load_model("default").state_dict()
+    for path, expected in ((default_half, 60), (default_int8, 20)):
+        state = load_model(path).state_dict()
+        ratios = [signal_to_noise(state[name].numpy(), exact[name].numpy()) for name in exact if exact[name].numel()]
+        assert min(ratios) > expected
+
+
+def test_bf16_runs_where_there_are_kernels_for_it(tiny_bf16, tiny_onnx):
+    config = load_config(tiny_onnx)
+    batch = np.random.default_rng(0).random((1, 2, config.audio.bins, 40), np.float32)
+    exact = mask_of(tiny_onnx, batch)
+    assert LIMITS["bf16"].mask_snr_db < signal_to_noise(mask_of(tiny_bf16, batch, "openvino"), exact) < 70
+    with pytest.raises(EngineError, match=r"bf16.*openvino"):
+        load_engine(tiny_bf16, runtime="onnxruntime", device="cpu").open()
+    assert set(describe_model(tiny_bf16)["gate"]["engines"]) >= {f"torch {torch.__version__} cpu"}
+
+
+def test_a_network_that_overflows_in_half_does_not_pass(example):
+    model = tiny_model()
+    with torch.no_grad():
+        model.dec1.linear1.weight_pw.mul_(3e4)  # finite in fp16 as weights, beyond it in the products
+        model.dec1.linear2.weight_pw.mul_(3e4)
+    with pytest.raises(ExportError, match=r"fp16.*not finite.*nothing was written"):
+        judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example(example))
+
+
+def test_a_weight_beyond_half_precision_is_named():
+    model = tiny_model()
+    with torch.no_grad():
+        model.enc3.linear1.weight_pw[0, 0, 0] = 1e5
+    with pytest.raises(ExportError, match=r"enc3.linear1.weight_pw has values beyond 65504"):
+        judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example())
+
+
+def test_a_graph_of_other_weights_does_not_pass(tiny_onnx):
+    with pytest.raises(ExportError, match=r"int8: the mask has -?\d+\.\d dB .* at least 25 .*nothing was written"):
+        judge(tiny_onnx, tiny_model(seed=1), load_config(tiny_onnx), "int8", LIMITS["int8"], read_example())
+
+
+def test_lost_sound_does_not_pass(tiny_onnx):
+    model = tiny_model()
+    with pytest.raises(ExportError, match=r"loses -?[\d.]+ dB of SDR .* at most -1 are"):
+        judge(tiny_onnx, model, model.model_config, "fp16", Limits(45, -1), read_example())
+
+
+def test_what_does_not_pass_is_not_written(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch):
+    import onnx_ir
+
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
+    output = tmp_path / "tiny.onnx"
+    with pytest.raises(ExportError, match="at least 200 are wanted"):
+        export_onnx(tiny_checkpoint, output, precision="fp16", mask_snr_db=200)
+    assert not list(tmp_path.iterdir())
+    result = export_onnx(tiny_checkpoint, output, precision="fp16", mask_snr_db=50)
+    assert result.gate["mask_snr_limit_db"] == 50
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.onnx"]
+    assert limits_of("int8", None, 0.1) == Limits(25, 0.1)
+
+
+def test_calibration_takes_songs_as_ft_separate_cuts_them(music):
+    config = load_config("default")
+    songs = calibration_windows(music, config, count=5)
+    assert len(songs.inputs) == 5
+    assert {window.shape[:3] for window in songs.inputs} == {(1, 2, 512)}
+    assert all(0 < window.max() <= 1 and window.min() >= 0 for window in songs.inputs)
+    assert songs.seconds == pytest.approx(5 * 4, rel=0.3)
+
+
+def test_calibration_leaves_out_what_it_cannot_hear(tmp_path, music, caplog):
+    soundfile.write(tmp_path / "a-silence.wav", np.zeros((44100, 2)), 44100)
+    (tmp_path / "b-noise.wav").write_bytes(b"no sound" * 100)
+    with pytest.raises(ExportError, match="none of its 2 audio files holds sound"):
+        calibration_windows(tmp_path, load_config("default"))
+    assert "b-noise.wav" in caplog.text
+    (tmp_path / "c-music.flac").write_bytes((music / "instrumentals" / "0.flac").read_bytes())
+    assert len(calibration_windows(tmp_path, load_config("default")).inputs) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--int8", "--calibrate", "EMPTY"], "EMPTY.*--calibrate FOLDER"),
+        (["--int8", "--calibrate", "MISSING"], "MISSING.*--calibrate FOLDER"),
+        (["--fp16", "--example", "EMPTY"], "EMPTY.*--example takes a folder"),
+        (["--fp16", "--weights", "fp16"], "leave --weights away"),
+        (["--fp16", "--calibrate", "EMPTY"], "--calibrate is for --int8"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, capsys, options, message):
+    import re
+
+    import onnx_ir
+
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
+    (tmp_path / "EMPTY").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(tiny_checkpoint), "-o", "out.onnx", *options])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and re.search(message, line)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["EMPTY"]
+
+
+def test_metadata_is_added_behind_a_graph_that_stays_as_it_is(tmp_path, tiny_onnx):
+    path = tmp_path / "model.onnx"
+    before = tiny_onnx.read_bytes()
+    path.write_bytes(before)
+    added = {"short": "ä", "long": "x" * 20_000, "json": json.dumps({"a": [1, 2]})}
+    append_onnx_metadata(path, added)
+    assert path.read_bytes().startswith(before)
+    assert read_onnx_metadata(path) == read_onnx_metadata(tiny_onnx) | added
+    loaded = onnx.load(path)
+    onnx.checker.check_model(loaded)
+    assert {entry.key: entry.value for entry in loaded.metadata_props}.items() >= added.items()
