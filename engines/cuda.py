@@ -220,7 +220,7 @@ class CudaPython(Cuda):
 
 
 class PyCuda(Cuda):
-    """PyCUDA in the primary context of the device. It has no CUDA graphs."""
+    """PyCUDA in the primary context of the device, held as long as this object lives. It has no CUDA graphs."""
 
     name = "pycuda"
 
@@ -298,10 +298,6 @@ class PyCuda(Cuda):
 
     def drop(self, graph: Any) -> None:
         raise NotImplementedError("there are no graphs to drop: `capture` gives none")
-
-    def close(self) -> None:
-        super().close()
-        self._context.detach()
 
     def _kept(self, thing: Any) -> Any:
         """PyCUDA frees streams and events with their last reference, which must be within the context."""

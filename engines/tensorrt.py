@@ -105,6 +105,7 @@ class TensorrtEngine(Engine):
         log.take_errors()
         cuda = open_cuda(self.memory, device)
         self._held.callback(cuda.close)
+        self._held.callback(self._forget)
         with cuda.current():
             runtime = module.Runtime(log)
             engine = runtime.deserialize_cuda_engine(self.model.read_bytes())
@@ -112,6 +113,7 @@ class TensorrtEngine(Engine):
                 raise device_error(f"{self.model}: {module.__name__} cannot open it: {log.take_errors()}")
             make_context, save_kernels = _contexts(module, engine, manifest)
             runner = Runner(module, engine, make_context, cuda, manifest.profiles, manifest.kind == "full")
+            runner.owner = runtime
             save_kernels()
         self._runner = runner
 
@@ -122,12 +124,16 @@ class TensorrtEngine(Engine):
         self._held.callback(close_runner)
 
     def _unload(self) -> None:
-        self._info = self._runner = None
+        self._info = None
         try:
             self._held.close()
         except EngineError as error:  # of a device that is lost
             logger.debug("%s: closing failed: %s", self.model, error)
-        gc.collect()  # TensorRT frees an engine with its last reference
+
+    def _forget(self) -> None:
+        """TensorRT frees an engine with its last reference, which must come before that to the CUDA context."""
+        self._runner = None
+        gc.collect()
 
     def _infer(self, batch: Array) -> Array:
         return self._start(batch).result()

@@ -110,6 +110,8 @@ class Runner:
         self._graphs_of_tails = graphs_of_tails
         self._captures = True
         self._lock = threading.RLock()
+        self.owner: Any = None
+        """The TensorRT runtime, which must outlive its engine."""
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         input_mode = module.TensorIOMode.INPUT
         self._inputs = [name for name in names if engine.get_tensor_mode(name) == input_mode]

@@ -301,6 +301,9 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
             assert getattr(strategy, "strategy", strategy) is module.ExecutionContextAllocationStrategy.USER_MANAGED
             return Context()
 
+        def __del__(self) -> None:
+            cuda.calls.append(("engine freed",))
+
         def create_runtime_config(self) -> Any:
             return Settings()
 

@@ -122,7 +122,7 @@ def test_info_says_whether_a_plan_runs_here(plan, monkeypatch):
     found = Gpus(reason="no GPU found")
     monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: found)
     facts = describe_model(plan)
-    assert (facts["runs_here"], facts["why_not"]) == (False, "no GPU found")
+    assert facts["runs_here"] is False and "no GPU found" in facts["why_not"]
     found = Gpus((Gpu(0, "NVIDIA A", (8, 6), 2**33),))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert "pip install 'frame-transformer[tensorrt]'" in describe_model(plan)["why_not"]

@@ -17,7 +17,7 @@ import export.to_tensorrt
 import ft.separate
 from engines.devices import Gpu, Gpus
 from engines.plan_cache import cache_folder, cached_plan
-from engines.tensorrt_build import DEFAULT_TARGETS, plan_from_onnx, window_frames
+from engines.tensorrt_build import DEFAULT_TARGETS, make_profiles, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import library
 from engines.tensorrt_network import check_precision, decompose, parse
 from export.to_tensorrt import build_plan
@@ -128,12 +128,21 @@ def test_precision_is_that_of_the_parsed_network(tiny_half, tiny_onnx, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_transforms_around_a_network_may_stay_in_fp32(tiny_onnx):
-    network = parse(library("rtx"), tiny_onnx)
-    count = check_precision(network, "fp32")
-    first = next(layer for layer in network.layers() if layer.type.name == "MATRIX_MULTIPLY")
-    first.name = "stft.even"
-    assert check_precision(network, "fp32") == count - 1
+def test_transforms_around_a_network_are_no_part_of_its_precision(tiny_onnx, tiny_waveform):
+    plain, whole = (parse(library("rtx"), path) for path in (tiny_onnx, tiny_waveform))
+    transforms = [layer for layer in whole.layers() if layer.name.startswith(("stft", "istft"))]
+    assert {"MATRIX_MULTIPLY"} <= {layer.type.name for layer in transforms}
+    assert check_precision(whole, "fp32") == check_precision(plain, "fp32")
+    with pytest.raises(ExportError, match=r"^(?!i?stft)\w+ \(\w+\) computes in float, so this is no fp16"):
+        check_precision(whole, "fp16")
+
+
+def test_a_model_of_waveforms_takes_the_window_that_its_file_names(tiny_waveform):
+    model = read_model(tiny_waveform)
+    window, tail = make_profiles(model, 3, window_frames(model.config))
+    assert window.inputs["waveform"][1] == (3, 2, model.context["window"])
+    assert tail.inputs["waveform"][0] == (1, 2, model.context["smallest"])
+    assert (window.inputs["scale"][1], tail.inputs["scale"]) == ((3,), ((1,), (1,), (3,)))
 
 
 @pytest.mark.parametrize(
