@@ -70,6 +70,9 @@ class Runner(ABC):
         """More about the last run."""
         return {}
 
+    def close(self) -> None:  # noqa: B027  most have nothing to clean up
+        """Removes what the runner left outside its process."""
+
 
 class EngineRunner(Runner):
     """An engine of this project, as `load_engine` makes it."""

@@ -121,12 +121,15 @@ def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
 class SongRunner(Runner):
     """`ft separate` on a song, with the model open."""
 
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.folder = tempfile.TemporaryDirectory()
+
     def open(self) -> Found:
         from ft.separate import Separator
 
         spec = self.spec
         self.separator = Separator(spec.model, runtime=spec.runtime, device=spec.device)
-        self.folder = tempfile.TemporaryDirectory()
         self.clock = StageClock()
         return engine_facts(self.separator.engine)
 
@@ -140,6 +143,9 @@ class SongRunner(Runner):
         """`gain` is what the stems in `files` were multiplied by."""
         files = {stem: str(file) for stem, file in self.result.files.items()}
         return {"shares": self.clock.shares(), "files": files, "gain": self.result.gain}
+
+    def close(self) -> None:
+        self.folder.cleanup()
 
 
 class WindowsRunner(SongRunner):

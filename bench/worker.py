@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,8 @@ from bench.runners import Runner, Spec, make_runner
 from ft.errors import FtError, one_line
 
 Key = TypeVar("Key", bound=Hashable)
+
+PATIENCE_SECONDS = 10
 
 
 class WorkerError(FtError):
@@ -76,15 +79,18 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:  # what it was told and never read
-                    continue
+        """Ends the process: asked to, so that it can clean up, and killed where it does not in time."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        # A process that has ended never reads what it was told.
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
 
     def _last_words(self) -> str:
         self._log.seek(0)
@@ -161,7 +167,11 @@ def main() -> None:
     spec = Spec(**json.loads(sys.argv[1]))
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        serve(make_runner(spec), sys.stdin, answers)
+        runner = make_runner(spec)
+        try:
+            serve(runner, sys.stdin, answers)
+        finally:
+            runner.close()
 
 
 if __name__ == "__main__":

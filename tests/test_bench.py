@@ -4,13 +4,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
 from stubs import StubEngine, all_ones, stub_config
 
-from bench import context, memory, speed
+from bench import bars, context, machine, memory, speed
+from bench.report import check_report
+from bench.rows import read_model
+from bench.runners import Spec
+from ft import dsp, separate
 
 
 def table(*values: float) -> list[dict[str, float]]:
@@ -47,19 +53,139 @@ def test_memory_counts_child_processes():
     assert 200 < memory.peak_mb([sys.executable, "-c", nested]) < 300
 
 
-def test_speed_prints_a_table_and_json(monkeypatch):
-    monkeypatch.setattr(speed, "load_engine", lambda model: StubEngine(all_ones, stub_config()))
+@pytest.fixture
+def stub_separator(monkeypatch):
+    """`ft separate` without a network; the model's rate is 8 kHz, the song's 44.1."""
+    engine = StubEngine(all_ones, stub_config(normalize="track"))
+    monkeypatch.setattr(separate, "load_engine", lambda *args, **kwargs: engine)
+    monkeypatch.setattr(separate, "read_config", lambda model: engine.config)
+    return engine
+
+
+def test_shares_are_of_all_that_a_separation_takes(stub_separator, tmp_path):
+    song = speed.make_song(tmp_path, 2)
+    runner = speed.SongRunner(Spec("song", song=str(song)))
+    before = [vars(owner)[name] for owner, name in WRAPPED]
+    runner.open()
+    runner.run(None)
+    details = runner.details()
+    assert [vars(owner)[name] for owner, name in WRAPPED] == before  # nothing stays wrapped
+    shares = details["shares"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    assert set(shares) == {"decode", "resample", "fft", "network", "write", "rest"}
+    assert all(shares[name] > 0 for name in ("decode", "resample", "fft", "write"))
+    assert all(soundfile.info(file).frames == 2 * 44100 for file in details["files"].values())
+    assert details["gain"] == 1
+    runner.close()
+    assert not any(Path(file).exists() for file in details["files"].values())
+
+
+WRAPPED = [
+    (dsp.StreamingStft, "push"),
+    (dsp.StreamingIstft, "finish"),
+    (separate, "read_blocks"),
+    (separate, "cut_windows"),
+]
+
+
+def test_the_engine_alone_runs_the_windows_of_the_song(stub_separator, tmp_path):
+    song = str(speed.make_song(tmp_path, 45))
+    whole, alone = speed.SongRunner(Spec("song", song=song)), speed.WindowsRunner(Spec("windows", song=song))
+    whole.open()
+    whole.run(None)
+    expected = stub_separator.batches.copy()
+    alone.open()
+    stub_separator.batches.clear()
+    alone.run(None)
+    whole.close()
+    alone.close()
+    assert len(expected) > 2
+    assert all(np.array_equal(a, b) for a, b in zip(expected, stub_separator.batches, strict=True))
+
+
+def test_a_song_of_another_rate_is_as_long(tmp_path):
+    info = soundfile.info(speed.make_song(tmp_path, 3, 48000))
+    assert (info.samplerate, info.frames) == (48000, 3 * 48000)
+
+
+def test_speed_prints_a_table_and_json(monkeypatch, tiny_onnx):
+    """File to files in processes of their own."""
     monkeypatch.setattr(speed, "use_cores", lambda count: None)
-    result = CliRunner().invoke(speed.main, ["--rounds", "1", "--seconds", "2"])
+    arguments = ["--engine", str(tiny_onnx), "--rounds", "1", "--seconds", "1"]
+    result = CliRunner().invoke(speed.main, arguments)
     assert result.exit_code == 0, result.output
-    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
-    assert {row["name"] for row in rows} >= {"stub, file to files", "decode", "write", "without network"}
-    assert all(row["times_real_time"] > 0 for row in rows)
+    row = json.loads(result.stdout.splitlines()[-1])
+    assert row["engine"] == "onnxruntime" and row["times_real_time"] > 0 and row["ratio_to_engine"] > 1
+    check_report(tiny_onnx, {**EMPTY_REPORT, "end_to_end": [row]})
 
 
-@pytest.mark.parametrize("name", ["context", "memory", "speed"])
+EMPTY_REPORT = {
+    "machine": machine.describe_machine(),
+    "versions": {},
+    "date": "2026-01-01",
+    "command": "ft bench",
+    "rates": [],
+    "rows": [],
+}
+
+
+def window_rows(**medians: float) -> list[dict[str, Any]]:
+    """Rows by `engine_precision`, with their milliseconds."""
+    return [
+        {
+            "engine": name.rpartition("_")[0],
+            "precision": name.rpartition("_")[2],
+            "device": "cpu",
+            "status": "ok" if median else "wrong",
+            "latency_ms": {"median": median},
+            "matmul_share": 50 / median if median else None,
+            "snr_db": 70.0,
+        }
+        for name, median in medians.items()
+    ]
+
+
+def test_bars_compare_with_the_plain_implementation():
+    rows = window_rows(
+        baseline_fp32=100, onnxruntime_fp32=50, openvino_fp32=40, openvino_int8=20, torch_bf16=1, openvino_bf16=2
+    )
+    found = {bar.limit: bar for bar in bars.window_bars(rows, "onnxruntime")}
+    assert {limit: bar.figure for limit, bar in found.items()} == {0.45: 0.5, 1.9: 2.0, 2.4: 2.5, 3.5: 5.0}
+    assert all(bar.met for bar in found.values())
+    slower = {bar.limit: bar.met for bar in bars.window_bars(rows, "openvino")}
+    assert slower == {0.45: True, 1.9: True, 2.4: True, 3.5: True}
+
+
+def test_a_bar_that_was_not_measured_is_missed():
+    rows = window_rows(baseline_fp32=150, onnxruntime_fp32=100, openvino_int8=0)
+    found = {bar.limit: bar for bar in bars.window_bars(rows, "onnxruntime")}
+    assert [found[limit].met for limit in (0.45, 1.9, 2.4, 3.5)] == [False] * 4
+    assert found[3.5].figure is None and "MISSED" in found[3.5].as_line() and "nothing" in found[3.5].as_line()
+    check_report(Path("report"), {**EMPTY_REPORT, "bars": [bar.as_dict() for bar in found.values()]})
+
+
+def test_bars_of_whole_songs(monkeypatch, tiny_onnx, tmp_path):
+    """With the same weights nearly nothing is lost, and the song is really separated in both ways."""
+    for name in ("mixture", "vocals", "instrumental"):
+        samples, rate = soundfile.read(context.EXAMPLE / f"{name}.flac", stop=11025)
+        soundfile.write(tmp_path / f"{name}.flac", samples, rate)
+    monkeypatch.setattr(bars, "EXAMPLE", tmp_path)
+    model = read_model(str(tiny_onnx))
+    lost = list(bars.whole_song_bars(model, str(Path(__file__).parent / "oracle.py"), 1, 0.01))
+    assert [bar.limit for bar in lost] == [0.01, 0.1]
+    assert lost[0].met and lost[0].unit == "x"
+    assert lost[1].met and lost[1].unit == "dB"
+
+
+def test_a_bar_says_which_way_it_goes():
+    assert bars.Bar("a", 2.0, "at least", 2.0).met and not bars.Bar("a", 1.9, "at least", 2.0).met
+    assert bars.Bar("a", 2.0, "at most", 2.0).met and not bars.Bar("a", 2.1, "at most", 2.0).met
+    assert "MISSED" in bars.Bar("a", 2.1, "at most", 2.0).as_line()
+
+
+@pytest.mark.parametrize("name", ["context", "memory", "speed", "bars"])
 def test_scripts_say_what_they_take(name):
     result = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", "--help"], capture_output=True, text=True, check=False
     )
-    assert result.returncode == 0 and "--engine" in result.stdout
+    assert result.returncode == 0 and ("--engine" in result.stdout or "--model" in result.stdout)

@@ -1,0 +1,152 @@
+"""The page of results: made from the reports, and nothing else."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import page, picture
+from bench.report import RESULTS
+
+
+def read_description(path: Path) -> str:
+    """The text `Description` of a PNG."""
+    data, position = path.read_bytes(), 8
+    while position < len(data):
+        (length,) = struct.unpack(">I", data[position : position + 4])
+        kind, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
+        if kind == b"tEXt" and body.startswith(b"Description\0"):
+            return body.partition(b"\0")[2].decode()
+        assert zlib.crc32(kind + body) == struct.unpack(">I", data[position + 8 + length : position + 12 + length])[0]
+        position += 12 + length
+    return ""
+
+
+def row(engine: str, precision: str = "fp32", speed: float = 10.0, **values: Any) -> dict[str, Any]:
+    return {
+        "model": "shipped",
+        "engine": engine,
+        "precision": precision,
+        "device": "cpu",
+        "batch": 1,
+        "frames": 256,
+        "status": "ok",
+        "latency_ms": {"median": 1000 / speed, "p95": 1234.5, "best": 1.0},
+        "times_real_time": speed,
+        "runs": 10,
+        "first_output_seconds": 0.5,
+        "peak_ram_mb": 321,
+        "device_memory_mb": None,
+        "snr_db": 101.0,
+        "matmul_share": 0.5,
+        "bandwidth_share": None,
+        **values,
+    }
+
+
+WRONG = {"status": "wrong", "reason": "its mask has 1.5 dB", "snr_db": 1.5}
+NO_GPU = {"status": "unusable", "reason": "no GPU found", "device": "cuda", "batch": None, "frames": None}
+
+
+def without_time(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in ("latency_ms", "times_real_time")}
+
+
+def report(*rows: dict[str, Any], **values: Any) -> dict[str, Any]:
+    machine = {
+        "name": "Test CPU, 2 cores",
+        "cpu": "Test CPU",
+        "features": ["avx2"],
+        "cores": 2,
+        "memory_gb": 8.0,
+        "gpus": [],
+        "driver": None,
+        "system": "Linux",
+    }
+    common = {"machine": machine, "versions": {"torch": "2.13"}, "date": "2026-01-02", "command": "ft bench default"}
+    return {**common, "load": 0.1, "rounds": 10, "rates": [], "rows": list(rows), **values}
+
+
+@pytest.fixture
+def sample() -> dict[str, Any]:
+    return report(
+        row("onnxruntime", speed=40),
+        row("torch", speed=20),
+        row("onnxruntime", speed=400, batch=4),
+        without_time(row("torch-compile", **WRONG)),
+        without_time(row("tensorrt", **NO_GPU)),
+        without_time(row("torch", **NO_GPU)),
+        bars=[
+            {"name": "quick", "figure": 1.5, "kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""},
+            {"name": "none", "figure": None, "kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""},
+        ],
+    )
+
+
+def test_the_page_is_what_the_reports_give():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(page.read_reports()), "run `python -m bench.page`"
+
+
+def test_readme_has_the_table_of_the_reports():
+    text = page.README.read_text(encoding="utf-8")
+    assert page.fill_readme(text, page.short_table(page.read_reports())) == text, "run `python -m bench.page`"
+
+
+def test_pictures_are_of_the_reports():
+    for name, group in page.machines(page.read_reports()).items():
+        path = page.PAGE.parent / picture.picture_name(name)
+        assert read_description(path) == picture.picture_digest(group), "run `python -m bench.page`"
+    used = {picture.picture_name(name) for name in page.machines(page.read_reports())}
+    assert {path.name for path in page.PAGE.parent.glob("benchmarks-*.png")} == used
+
+
+def test_every_report_is_one():
+    assert len(page.read_reports()) == len(list(RESULTS.glob("*.json")))
+
+
+def test_wrong_rows_have_no_time_and_unusable_ones_a_reason(sample):
+    lines = page.page([sample]).splitlines()
+    (wrong,) = [line for line in lines if "torch-compile" in line and line.startswith("|")]
+    assert wrong == "| torch-compile | fp32 | cpu | 1 | **WRONG** |  |  |  |  | 1.5 |  |"
+    (right,) = [line for line in lines if "onnxruntime" in line and "| 1 |" in line]
+    assert right == "| onnxruntime | fp32 | cpu | 1 | 25 | 1234 | 40 | 0.5 | 321 | 101 | 50% |"
+    assert "Cannot run here: tensorrt fp32 on cuda, torch fp32 on cuda: no GPU found" in lines
+    assert "| quick | 1.5 x | at least 2 | **missed** |  |" in lines
+    assert "| none | nothing | at least 2 | **missed** |  |" in lines
+
+
+def test_short_table_has_single_windows_with_the_fastest_first(sample):
+    rows = [line for line in page.short_table([sample]).splitlines() if line.startswith("| shipped")]
+    assert rows == [
+        "| shipped | onnxruntime | fp32 | 40 | 2.00 | 101 dB |",
+        "| shipped | torch | fp32 | 20 | 1.00 | 101 dB |",
+        "| shipped | torch-compile | fp32 | **WRONG** |  |  |",
+    ]
+
+
+def test_a_gpu_has_its_columns_and_its_best_batch():
+    gpu = {"device": "cuda:0", "device_memory_mb": 900, "bandwidth_share": 0.25}
+    found = report(
+        row("torch", speed=100, **gpu),
+        row("torch", "fp16", speed=300, **gpu),
+        row("torch", "fp16", 500, batch=4, **gpu),
+    )
+    assert "| 50% | 900 | 25% |" in page.page([found])
+    assert "| shipped | torch, cuda:0 | fp16 | 500 | 5.00 | 101 dB |" in page.short_table([found])
+
+
+def test_only_what_stands_between_the_marks_is_replaced():
+    text = f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n"
+    assert page.fill_readme(text, r"new \1") == f"before\n{page.BEGIN}\nnew \\1\n{page.END}\nafter\n"
+    assert page.fill_readme("no marks\n", "new") == "no marks\n"
+
+
+def test_a_picture_tells_what_it_was_made_of(sample, tmp_path):
+    picture.save_picture(tmp_path / "plot.png", [sample])
+    assert read_description(tmp_path / "plot.png") == picture.picture_digest([sample])
+    assert picture.picture_digest([sample]) != picture.picture_digest([report()])
+    picture.save_picture(tmp_path / "empty.png", [report()])
