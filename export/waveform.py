@@ -7,8 +7,8 @@ Inputs
     `waveform` (batch, channels, samples): sound at the model's sample rate, full scale at 1. `samples` is a multiple of
         the hop and at least what one frame covers (`smallest` below). The graph pads nothing: frame t begins at sample
         t * hop.
-    `scale` (batch,): the peak magnitude of the song's spectrogram, by which its magnitudes are divided; louder ones are
-        clipped. 0 or less takes the peak of the waveform that is given. A model with `normalize: window` was trained so
+    `scale` (batch,): the peak magnitude of the song's spectrogram (periodic Hann window, not normalised; `n_fft` and
+        `hop_length` stand in `ft_config`), by which its magnitudes are divided; louder ones are clipped. 0 or less takes the peak of the waveform that is given. A model with `normalize: window` was trained so
         and wants 0. A model with `normalize: track` wants one peak for the whole song, found in a pass of its own; 0 is
         then right only where the waveform is the whole song, and counts the bins that the network sees.
 Output
@@ -22,11 +22,11 @@ Metadata `ft_context`, JSON, all in samples at the model's rate:
     `recommended` context on each side, computed and thrown away, for the network to hear what surrounds the rest;
         `transform` included
     `fade`       by which two windows overlap beyond their contexts, to be cross-faded
-    `reflect`    samples of the song mirrored before its first one (numpy's pad mode `reflect`) and behind its last
+    `reflect`    samples of the song mirrored before its first one (numpy's pad mode `reflect`)
 
 How to run a song with them:
-    1. Resample to `sample_rate`. Prepend `reflect` mirrored samples; append as many, then more of the mirror up to the
-       next multiple of `alignment`. What follows counts in this padded song.
+    1. Resample to `sample_rate`. Prepend `reflect` mirrored samples; append `smallest` - `reflect` of them, and more up
+       to the next multiple of `alignment`. What follows counts in this padded song.
     2. Window i begins at i * (window - 2 * recommended - fade) and has `window` samples; the last one ends with the
        song and may have fewer. Give a mono song to a stereo model twice, and the channels of a stereo song to a mono
        model as two items.

@@ -203,7 +203,7 @@ def test_the_recipe_in_the_metadata_gives_the_song(tiny_waveform):
     drop, fade = facts["transform"] + 40 * facts["alignment"], 8 * facts["alignment"]
     waveform = song(config, 6 * 44100 + 77)
     samples = waveform.shape[1]
-    behind = facts["reflect"] + -(samples + 2 * facts["reflect"]) % facts["alignment"]
+    behind = facts["smallest"] - facts["reflect"] + -(samples + facts["smallest"]) % facts["alignment"]
     mirrored = np.pad(waveform, ((0, 0), (facts["reflect"], behind)), mode="reflect")
     with load_engine(tiny_waveform) as engine:
         whole = engine.run(WaveformBatch(mirrored[None], np.full(1, 30, np.float32)))[0, 0]
