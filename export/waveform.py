@@ -8,9 +8,10 @@ Inputs
         the hop and at least what one frame covers (`smallest` below). The graph pads nothing: frame t begins at sample
         t * hop.
     `scale` (batch,): the peak magnitude of the song's spectrogram (periodic Hann window, not normalised; `n_fft` and
-        `hop_length` stand in `ft_config`), by which its magnitudes are divided; louder ones are clipped. 0 or less takes the peak of the waveform that is given. A model with `normalize: window` was trained so
-        and wants 0. A model with `normalize: track` wants one peak for the whole song, found in a pass of its own; 0 is
-        then right only where the waveform is the whole song, and counts the bins that the network sees.
+        `hop_length` stand in `ft_config`), by which its magnitudes are divided; louder ones are clipped. 0 or less
+        takes the peak of the waveform that is given. A model with `normalize: window` was trained so and wants 0. A
+        model with `normalize: track` wants one peak for the whole song, found in a pass of its own; 0 is then right
+        only where the waveform is the whole song, and counts the bins that the network sees.
 Output
     `stems` (batch, stems, channels, samples), in the order of the metadata's `stems`. They sum to `waveform`.
 
