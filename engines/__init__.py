@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +59,9 @@ def load_engine(
     if chosen == "tensorrt":
         if wanted == "cpu":
             raise EngineError(f"{path}: TensorRT runs on NVIDIA GPUs only; use --device auto, or an .onnx on the CPU")
+        gpus = find_gpus()
+        if not gpus.found and path.suffix == ".onnx":
+            raise EngineError(f"{path}: TensorRT needs an NVIDIA GPU: {gpus.reason}; use another --runtime")
         from engines.tensorrt import TensorrtEngine
 
         if path.suffix == ".onnx":
@@ -111,8 +113,9 @@ def plan_window(model: str | Path | None) -> tuple[int, float] | None:
 def _choose(path: Path, device: str) -> tuple[str, str]:
     """The runtime for a file, and the reason where it is more than the kind of file.
 
-    fp32 on a CPU goes to ONNX Runtime: OpenVINO takes 0.8 to 1.0 of its time for a window, and two seconds more to
-    compile, which a few songs do not earn back. int8 and bf16 gain much more by it, or run nowhere else.
+    On a CPU that is ONNX Runtime: OpenVINO takes 0.7 (int8, or a wide network) to 1.0 of its time for a window, and two
+    to three seconds more to compile for the windows and again for the tail, which takes half an hour of sound to earn
+    back with the shipped model. Only bf16 runs nowhere else.
     """
     first = SUFFIXES[path.suffix][0]
     if path.suffix != ".onnx":
@@ -124,8 +127,6 @@ def _choose(path: Path, device: str) -> tuple[str, str]:
     except CheckpointError:  # the engine says what is wrong with the file
         return first, ""
     on_gpu = device == "cuda" or (device == "auto" and bool(find_gpus().found))
-    if on_gpu or precision not in ("int8", "bf16"):
+    if on_gpu or precision != "bf16":
         return first, ""
-    if importlib.util.find_spec("openvino") is not None:
-        return "openvino", f"{precision} runs fastest in it on a CPU" if precision == "int8" else "bf16 on a CPU"
-    return first, ""
+    return "openvino", "ONNX Runtime does not compute bf16 on a CPU"

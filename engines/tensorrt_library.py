@@ -75,9 +75,7 @@ def gpu_of(device: str) -> Gpu:
     if number < len(gpus.found):
         return gpus.found[number]
     raise EngineError(
-        f"device {device}: there are {len(gpus.found)} GPUs, counted from 0"
-        if gpus.found
-        else f"TensorRT needs an NVIDIA GPU: {gpus.reason}; on a CPU use an .onnx with another runtime"
+        f"device {device}: there are {len(gpus.found)} GPUs, counted from 0" if gpus.found else gpus.reason
     )
 
 

@@ -27,7 +27,7 @@ def ort(tiny_onnx):
 
 
 def test_the_kind_of_file_picks_the_runtime(tiny_onnx, tiny_checkpoint):
-    with load_engine(tiny_onnx) as engine:
+    with load_engine(tiny_onnx, device="cpu") as engine:
         info = engine.describe()
         assert (info.name, info.io, info.device, info.precision) == ("onnxruntime", "magnitude", "cpu", "fp32")
         assert info.shape == ("batch", 2, 64, "frames") and info.config.name == "tiny"

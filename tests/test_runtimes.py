@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from stubs import StubEngine, all_ones
+from test_tensorrt_engine import manifest
 
 import engines
 import engines.devices
@@ -18,6 +19,7 @@ from engines.ort import OrtEngine
 from engines.pytorch import PytorchEngine
 from export.verify import relative_l2
 from ft.errors import CheckpointError, EngineError, FtError
+from ft.plan import write_plan
 from ft.separate import Separator
 
 NO_GPU = Gpus(reason="no GPU found (none)")
@@ -55,7 +57,7 @@ def magnitudes(batch: int, frames: int, seed: int = 0) -> np.ndarray:
         ("fp32", OrtEngine),
         ("fp32 (fp16 weights)", OrtEngine),
         ("fp16", OrtEngine),
-        ("int8", OpenvinoEngine),
+        ("int8", OrtEngine),
         ("bf16", OpenvinoEngine),
     ],
 )
@@ -64,14 +66,15 @@ def test_on_a_cpu_the_precision_picks_the_runtime(stating, no_gpu, precision, ki
     assert type(load_engine(stating(ft_precision=precision), runtime="onnxruntime")) is OrtEngine
 
 
-def test_without_openvino_int8_goes_to_onnx_runtime(stating, no_gpu, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert type(load_engine(stating(ft_precision="int8"))) is OrtEngine
+def test_without_openvino_a_bf16_model_says_what_installs_it(stating, no_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EngineError, match=r"openvino is not installed; pip install 'frame-transformer\[openvino\]'"):
+        load_engine(stating(ft_precision="bf16")).open()
 
 
 def test_on_a_gpu_every_precision_goes_to_onnx_runtime(stating, monkeypatch):
     monkeypatch.setattr(engines, "find_gpus", lambda: Gpus((Gpu(0, "NVIDIA L4", (8, 9), 1),)))
-    path = stating(ft_precision="int8")
+    path = stating(ft_precision="bf16")
     assert type(load_engine(path)) is OrtEngine
     assert type(load_engine(path, device="cpu")) is OpenvinoEngine
 
@@ -104,6 +107,32 @@ def test_what_does_not_go_together_is_refused(tmp_path, suffix, options, text):
     path.write_bytes(b"anything")
     with pytest.raises(EngineError, match=text):
         load_engine(path, **options)
+
+
+def test_tensorrt_without_a_gpu_is_refused_before_a_plan_is_built(tiny_onnx, no_gpu):
+    with pytest.raises(
+        EngineError, match=r"tiny\.onnx: TensorRT needs an NVIDIA GPU: no GPU found \(none\); use another"
+    ):
+        load_engine(tiny_onnx, runtime="tensorrt")
+
+
+def test_a_plan_says_window_and_batch_to_the_separator(tmp_path, monkeypatch):
+    path = tmp_path / "model.plan"
+    write_plan(path, b"an engine", manifest(batch=3, frames=40))
+    asked = []
+
+    def load(model, threads, *, runtime, device, windows):
+        asked.append(windows)
+        return StubEngine(all_ones, manifest().config)
+
+    monkeypatch.setattr("ft.separate.load_engine", load)
+    for options in ({}, {"batch_size": 1, "window_seconds": 0.2}):
+        with Separator(path, context_seconds=0, **options) as separator:
+            asked.append((separator.batch_size, separator.plan.frames))
+    audio = manifest().config.audio
+    short = round(0.2 * audio.sample_rate / audio.hop_length)
+    items = 2 if audio.channels == 1 else 1
+    assert asked == [(3 // items * items, 40), (3 // items, 40), (items, short), (1, short)]
 
 
 @pytest.mark.parametrize("windows", [None, (2, 30)])
