@@ -56,6 +56,7 @@ def quantize(source: Path, output: Path, matrices: set[str], calibration: Calibr
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             reduce_range=True,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
             use_external_data_format=data.exists() and data.stat().st_size // BYTES_SAVED > LARGEST_FILE,
         )
     except Exception as error:  # of onnx, protobuf and onnxruntime, without a common base
