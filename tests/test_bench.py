@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from stubs import StubEngine, all_ones, stub_config
 
 from bench import bars, context, machine, memory, speed
-from bench.report import check_report
+from bench.report import check_report, read_report
 from bench.rows import read_model
 from bench.runners import Spec
 from ft import dsp, separate
@@ -175,6 +175,44 @@ def test_bars_of_whole_songs(monkeypatch, tiny_onnx, tmp_path):
     assert [bar.limit for bar in lost] == [0.01, 0.1]
     assert lost[0].met and lost[0].unit == "x"
     assert lost[1].met and lost[1].unit == "dB"
+
+
+def song_row(engine: str, speed: float, ratio: float) -> dict[str, Any]:
+    return {
+        "model": "m",
+        "engine": engine,
+        "precision": "fp32",
+        "device": "cpu",
+        "sample_rate": 44100,
+        "audio_seconds": 60.0,
+        "seconds": 60 / speed,
+        "times_real_time": speed,
+        "ratio_to_engine": ratio,
+        "shares": {"network": 1.0},
+    }
+
+
+def test_bars_of_ft_separate_take_the_default_engine_for_its_cost_and_the_best_for_its_speed():
+    whole = song_row("onnxruntime", 10, 1.1)
+    shipped = [song_row("onnxruntime", 30, 1.5), song_row("openvino", 50, 1.7)]
+    found = {bar.limit: (bar.figure, bar.met) for bar in bars.engine_bars(whole, shipped)}
+    assert found == {1.18: (1.1, True), 1.6: (1.5, True), 40: (50, True)}
+
+
+@pytest.mark.parametrize(("figure", "code"), [(2.5, 0), (2.3, 1)])
+def test_bars_end_with_a_code_and_a_report(monkeypatch, tmp_path, tiny_onnx, figure, code):
+    bar = bars.Bar("quick", figure, "at least", 2.4, "x", "onnxruntime")
+    found = {**EMPTY_REPORT, "load": 0.0, "bars": [bar.as_dict()], "end_to_end": [song_row("onnxruntime", 10, 1.1)]}
+    monkeypatch.setattr(bars, "check", lambda *args: dict(found))
+    monkeypatch.setattr(bars, "use_cores", lambda count: None)
+    monkeypatch.setattr(bars.logging, "basicConfig", lambda **settings: None)
+    baseline = str(Path(__file__).parent / "oracle.py")
+    arguments = ["--model", str(tiny_onnx), "--baseline", baseline, "--json", str(tmp_path / "bars.json")]
+    result = CliRunner().invoke(bars.main, arguments)
+    assert result.exit_code == code
+    assert ("MISSED" in result.stdout) == bool(code)
+    assert json.loads(result.stdout.splitlines()[-1])["missed"] == ["quick"] * code
+    assert read_report(tmp_path / "bars.json")["command"] == "python -m bench.bars"
 
 
 def test_a_bar_says_which_way_it_goes():
