@@ -189,6 +189,12 @@ def check(model: Model, small: Model | None, baseline: str, rounds: int, origina
     return {**report, "end_to_end": [whole, *own], "bars": [bar.as_dict() for bar in bars]}
 
 
+def tell_progress() -> None:
+    """Shows what the benchmark itself logs, on standard error; other libraries stay silent."""
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+
+
 @click.command()
 @click.option("--model", type=click.Path(exists=True), help="The network in fp32, as ONNX. [default: made in --work]")
 @click.option("--int8", "small", type=click.Path(exists=True), help="The same in int8.")
@@ -209,7 +215,7 @@ def main(
     output: Path | None,
 ) -> None:
     """Prints each bar; exit code 1 where one is missed."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    tell_progress()
     use_cores(CORES)
     if model is None:
         model, small = (str(path) for path in make_models(work))

@@ -205,7 +205,7 @@ def test_bars_end_with_a_code_and_a_report(monkeypatch, tmp_path, tiny_onnx, fig
     found = {**EMPTY_REPORT, "load": 0.0, "bars": [bar.as_dict()], "end_to_end": [song_row("onnxruntime", 10, 1.1)]}
     monkeypatch.setattr(bars, "check", lambda *args: dict(found))
     monkeypatch.setattr(bars, "use_cores", lambda count: None)
-    monkeypatch.setattr(bars.logging, "basicConfig", lambda **settings: None)
+    monkeypatch.setattr(bars, "tell_progress", lambda: None)
     baseline = str(Path(__file__).parent / "oracle.py")
     arguments = ["--model", str(tiny_onnx), "--baseline", baseline, "--json", str(tmp_path / "bars.json")]
     result = CliRunner().invoke(bars.main, arguments)
