@@ -73,7 +73,7 @@ def calibration_windows(folder: Path, config: ModelConfig, count: int = WINDOWS)
     if not inputs:
         raise ExportError(f"{folder}: none of its {len(files)} audio files holds sound; int8 needs some to calibrate")
     seconds = sum(window.shape[-1] for window in inputs) * config.audio.hop_length / config.audio.sample_rate
-    return Calibration(inputs, [file.name for file in chosen], seconds)
+    return Calibration(inputs, [file.relative_to(folder).as_posix() for file in chosen], seconds)
 
 
 def _windows(file: Path, config: ModelConfig) -> list[Array]:

@@ -315,9 +315,7 @@ def bench(
 @click.option(
     "--engine",
     metavar="MODEL",
-    default="default",
-    show_default=True,
-    help="An .onnx, .safetensors or .plan file, or default.",
+    help="An .onnx, .safetensors or .plan file, or default. [default: the shipped model, in int8 on a CPU]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option(
@@ -345,7 +343,7 @@ def separate(
     settings: dict,
     files: tuple[Path, ...],
     output: Path,
-    engine: str,
+    engine: str | None,
     device: str,
     runtime: str,
     tensorrt: bool,

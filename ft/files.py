@@ -11,6 +11,9 @@ from pathlib import Path
 from ft.errors import CheckpointError
 
 DEFAULT_MODEL = "default"
+INT8_MODEL = "default-int8"
+SHIPPED_MODELS = {DEFAULT_MODEL: "default.onnx", INT8_MODEL: "default.int8.onnx"}
+"""Names that stand for files in `ft/assets`: the shipped model, and the same in int8 for CPUs."""
 PART_SUFFIX = ".part"
 
 
@@ -65,8 +68,8 @@ def model_path(source: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such file.
     """
-    if str(source) == DEFAULT_MODEL:
-        with resources.as_file(resources.files("ft") / "assets" / "default.onnx") as path:
+    if str(source) in SHIPPED_MODELS:
+        with resources.as_file(resources.files("ft") / "assets" / SHIPPED_MODELS[str(source)]) as path:
             if not path.is_file():
                 raise CheckpointError(f"{path}: the shipped model is missing; install the package again")
             return path

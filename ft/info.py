@@ -21,7 +21,7 @@ from ft.checkpoint import (
 )
 from ft.config import ModelConfig, load_model_config, presets
 from ft.errors import CheckpointError
-from ft.files import DEFAULT_MODEL, model_path
+from ft.files import SHIPPED_MODELS, model_path
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     if Path(source).suffix in CONFIGURATION_SUFFIXES:
         config = load_model_config(source)
         return _facts("configuration", Path(source), config, _count(config), "fp32")
-    if not Path(source).exists() and str(source) != DEFAULT_MODEL:
+    if not Path(source).exists() and str(source) not in SHIPPED_MODELS:
         raise CheckpointError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
     path = model_path(source)
     if path.suffix == plan.SUFFIX:

@@ -98,7 +98,7 @@ def test_what_a_file_passed_stands_in_it(default_half, default_int8):
         assert gate["mask_snr_db"] == min(figures["mask_snr_db"] for figures in gate["engines"].values())
     assert describe_model(default_half)["gate"]["engines"].keys() >= {f"torch {torch.__version__} cpu"}
     calibration = describe_model(default_int8)["calibration"]
-    assert calibration["files"] == ["instrumental.flac", "mixture.flac"]
+    assert calibration["files"] == ["song/instrumental.flac", "song/mixture.flac"]
     assert 11 < calibration["seconds"] < 13
 
 

@@ -12,11 +12,17 @@ import numpy as np
 import pytest
 
 from bench.song import read_song
+from engines import load_engine
+from export.gate import signal_to_noise
+from ft.audio import read_audio
 from ft.checkpoint import load_config
 from ft.config import load_model_config
+from ft.dsp import magnitude, stft
+from ft.files import INT8_MODEL
 from ft.info import describe_model
 from ft.metrics import sdr
 from ft.separate import Separator
+from ft.stream import network_input
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "ft" / "assets" / "default.onnx"
@@ -36,6 +42,20 @@ def separated(example) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     song, rate = read_song(example)
     with Separator() as separator:
         return song, separator.separate(song["mixture"], rate)
+
+
+def test_a_cpu_gets_the_int8_file_that_passed_its_gate(example):
+    gate = describe_model(INT8_MODEL)["gate"]
+    assert gate["mask_snr_db"] >= gate["mask_snr_limit_db"] == 25
+    assert gate["sdr_loss_db"] <= gate["sdr_loss_limit_db"] == 0.2
+    with load_engine(device="cpu") as engine, load_engine("default", device="cpu") as exact:
+        assert (engine.describe().precision, exact.describe().precision) == ("int8", "fp32 (fp16 weights)")
+        assert engine.describe().config == exact.describe().config
+        mixture, _ = read_audio(example / "mixture.flac")
+        audio = engine.describe().config.audio
+        values = magnitude(stft(mixture[:, :264600], audio.n_fft, audio.hop_length).swapaxes(1, 2))
+        batch = network_input(values, float(values.max()), engine.describe().config)
+        assert signal_to_noise(engine.run(batch), exact.run(batch)) > 35
 
 
 def test_it_separates_the_example(separated):
