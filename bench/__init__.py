@@ -1,1 +1,1 @@
-"""Benchmarks and the demonstration; each module is a script: `python -m bench.NAME`."""
+"""`ft bench`, the scripts behind every published figure (`python -m bench.NAME`), and the demonstration."""

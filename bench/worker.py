@@ -129,13 +129,18 @@ class _Handler:
 
     def open(self, batch: str | None = None) -> dict[str, Any]:
         """`batch`: an .npy file with the input of every run."""
-        import numpy as np
-
         if batch is not None:
-            self.batch = np.load(batch)
+            self.give(batch)
         start = time.perf_counter()
         facts = self.runner.open()
         return {**facts, "seconds": time.perf_counter() - start}
+
+    def give(self, batch: str) -> dict[str, Any]:
+        """Another input, of the same shape."""
+        import numpy as np
+
+        self.batch = np.load(batch)
+        return {}
 
     def run(self, warm: int = 0, save: str | None = None) -> dict[str, Any]:
         """One timed run; its result goes to the .npy file `save`."""

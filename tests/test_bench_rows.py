@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from bench import command, compare, machine, rows, worker
@@ -228,16 +229,20 @@ def test_rounds_go_forwards_and_backwards():
 def test_a_worker_is_a_process_of_its_own(tiny, tmp_path):
     inputs = rows.model_inputs(tiny.config, 1, 8)
     np.save(tmp_path / "batch.npy", inputs)
+    np.save(tmp_path / "other.npy", inputs / 2)
     with Worker(Spec("engine", tiny.path, runtime="onnxruntime", frames=8)) as process:
         facts = process.ask("open", batch=str(tmp_path / "batch.npy"))
         assert (facts["name"], facts["device"]) == ("onnxruntime", "cpu")
         assert process.seconds() > 0
         process.ask("run", save=str(tmp_path / "mask.npy"))
+        process.ask("give", batch=str(tmp_path / "other.npy"))
+        process.ask("run", save=str(tmp_path / "second.npy"))
         assert 20 < process.ask("memory")["peak_mb"] < machine.peak_memory_mb() + 500
         process._process.kill()
         with pytest.raises(WorkerError, match="its process ended with -9"):
             process.ask("run")
     assert np.load(tmp_path / "mask.npy").shape == inputs.shape
+    assert not np.array_equal(np.load(tmp_path / "mask.npy"), np.load(tmp_path / "second.npy"))
 
 
 def test_a_worker_says_in_one_line_why_it_cannot(tiny):
@@ -245,6 +250,26 @@ def test_a_worker_says_in_one_line_why_it_cannot(tiny):
         with pytest.raises(WorkerError, match=r"^runtime nonsense; expected auto, .*") as error:
             process.ask("open")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for an NVIDIA GPU")
+@pytest.mark.parametrize("kind", rows.TORCH_KINDS)
+def test_pytorch_in_its_ways_gives_the_same_mask_on_a_gpu(tiny, tmp_path, kind):
+    """Twice with other values, so that a captured graph is seen to read its input."""
+    first, second = rows.model_inputs(tiny.config, 2, 64)[:, None]
+    np.save(tmp_path / "batch.npy", first)
+    with Worker(Spec("torch", tiny.path, frames=64)) as plain:
+        plain.ask("open", batch=str(tmp_path / "batch.npy"))
+        plain.ask("run", save=str(tmp_path / "expected.npy"))
+    np.save(tmp_path / "other.npy", second)
+    with Worker(Spec(kind, tiny.path, precision="fp16", device="cuda:0", frames=64)) as process:
+        process.ask("open", batch=str(tmp_path / "other.npy"))
+        process.ask("run")
+        process.ask("give", batch=str(tmp_path / "batch.npy"))
+        process.ask("run", save=str(tmp_path / "mask.npy"))
+    snr = rows.mask_snr(np.load(tmp_path / "mask.npy"), np.load(tmp_path / "expected.npy"))
+    assert rows.judge(snr, "fp16") is None
 
 
 @pytest.mark.parametrize("arguments", [["--engines", "fastest"], ["--batch", "1,x"], ["--batch", "0"]])
