@@ -20,7 +20,8 @@ from ft.audio import read_audio
 from ft.dsp import frame_count
 from ft.files import example_folder
 from ft.metrics import sdr
-from ft.separate import CONTEXT_SECONDS, OVERLAP, WINDOW_SECONDS, Separator
+from ft.separate import CONTEXT_SECONDS, OVERLAP, Separator
+from ft.windows import WINDOW_SECONDS
 
 EXAMPLE = example_folder()
 CONTEXTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)

@@ -25,15 +25,13 @@ from ft.config import ModelConfig
 from ft.errors import CheckpointError, ExportError
 from ft.files import atomic_write, model_path
 from ft.plan import KINDS, PlanManifest, Profile, Shape, model_sha256, write_plan
-from ft.windows import WindowPlan
+from ft.windows import WindowPlan, usual_window_seconds
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
 """Of TensorRT-RTX plans: Ampere, Ada, Blackwell. Turing (sm75) costs a quarter more size, and can be asked for."""
 ShareDone = Callable[[float], None]
-WINDOW_SECONDS = 20.0
-"""Of a window, where nobody says: what `ft separate` takes."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def plan_from_onnx(
 
 def window_frames(config: ModelConfig, seconds: float | None = None) -> int:
     """Frames of a window, as `ft separate` counts them. Raises ConfigError for no seconds at all."""
-    seconds = WINDOW_SECONDS if seconds is None else seconds
+    seconds = usual_window_seconds(config) if seconds is None else seconds
     return WindowPlan.from_seconds(seconds, 0, 0, config.audio.sample_rate / config.audio.hop_length).frames
 
 

@@ -175,7 +175,7 @@ def doctor(as_json: bool, engine: str | None) -> None:
 @click.option("--tensorrt", type=click.Choice(["full", "rtx"]), help="Build a plan; rtx (TensorRT-RTX) needs no GPU.")
 @click.option("--target", "targets", multiple=True, metavar="SM", help="GPUs of an rtx plan, e.g. sm86; repeatable.")
 @click.option("--batch", type=click.IntRange(1), help="Windows that a plan takes at once. [default: 1]")
-@click.option("--window-seconds", type=float, help="Of a plan's window. [default: 20, as ft separate takes]")
+@click.option("--window-seconds", type=float, help="Of a plan's window. [default: as ft separate takes]")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @click.pass_obj
 def export(
@@ -332,7 +332,9 @@ def bench(
     help="Of the stems. [default: the input's, or 16 where its format has none]",
 )
 @click.option(
-    "--window-seconds", type=float, help="What runs through the network at once. [default: 20, or the plan's]"
+    "--window-seconds",
+    type=float,
+    help="What runs through the network at once. [default: 20, fewer for wide networks, or the plan's]",
 )
 @click.option("--context-seconds", type=float, help="Computed on each side of a window, then dropped. [default: 1]")
 @click.option("--overlap", type=float, help="Share of a window's kept frames that cross-fades. [default: 0.05]")

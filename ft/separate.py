@@ -31,7 +31,7 @@ from ft.pipeline import prefetch
 from ft.progress import Progress
 from ft.stream import Analysis, Output, Synthesis, network_input
 from ft.waveform import WaveformSynthesis, network_waveform
-from ft.windows import CONTEXT_SECONDS, OVERLAP, WINDOW_SECONDS, Window, WindowPlan, cut_windows
+from ft.windows import CONTEXT_SECONDS, OVERLAP, Window, WindowPlan, cut_windows, usual_window_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Separator:
         else:
             self.config = read_config(engine)
             built = plan_window(engine)
-        usual_batch, usual_seconds = built or (1, WINDOW_SECONDS)
+        usual_batch, usual_seconds = built or (1, usual_window_seconds(self.config))
         batch_size = usual_batch if batch_size is None else batch_size
         window_seconds = usual_seconds if window_seconds is None else window_seconds
         if batch_size < 1:

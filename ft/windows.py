@@ -19,9 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ft.config import LEVELS, ModelConfig
 from ft.errors import ConfigError
 
 WINDOW_SECONDS = 20.0
+SCORES_BYTES = 400_000_000
+"""What the attention of the widest level may take for its scores. An engine may hold them all, and past some hundred
+frames of a wide network they cost more time than context saves: with 45 million parameters and half the hop, 20 s take
+6 GB and 1.3 times as long as the 8.4 s of this limit."""
 CONTEXT_SECONDS = 1.0
 OVERLAP = 0.05
 """What `ft separate` takes where nothing else is asked for."""
@@ -29,6 +34,14 @@ OVERLAP = 0.05
 Array = NDArray[np.float32]
 Frames = NDArray[Any]
 """(channels, frames, bins) of complex spectra, or (channels, frames, n_fft) of samples."""
+
+
+def usual_window_seconds(config: ModelConfig) -> float:
+    """Of a window where nobody says: `WINDOW_SECONDS`, or as few as keep to `SCORES_BYTES`."""
+    network, audio = config.network, config.audio
+    maps = max(network.width(level) * network.heads[level] for level in range(LEVELS))
+    frames = math.isqrt(SCORES_BYTES // (4 * maps))
+    return max(min(WINDOW_SECONDS, frames * audio.hop_length / audio.sample_rate), 4 * CONTEXT_SECONDS)
 
 
 @dataclass(frozen=True)
