@@ -171,7 +171,7 @@ def test_bars_of_whole_songs(monkeypatch, tiny_onnx, tmp_path):
         soundfile.write(tmp_path / f"{name}.flac", samples, rate)
     monkeypatch.setattr(bars, "EXAMPLE", tmp_path)
     model = read_model(str(tiny_onnx))
-    lost = list(bars.whole_song_bars(model, str(Path(__file__).parent / "oracle.py"), 1, 0.01))
+    lost = list(bars.whole_song_bars([(model, name) for name in bars.ENGINES], str(Path(__file__).parent / "oracle.py"), 1, 0.01))
     assert [bar.limit for bar in lost] == [0.01, 0.1]
     assert lost[0].met and lost[0].unit == "x"
     assert lost[1].met and lost[1].unit == "dB"
