@@ -44,7 +44,7 @@ class Limits:
     """At most: by how much the SDR of a stem of the example falls."""
 
 
-LIMITS = {"fp16": Limits(45, 0.02), "bf16": Limits(30, 0.1), "int8": Limits(25, 0.2)}
+LIMITS = {"fp16": Limits(45.0, 0.02), "bf16": Limits(30.0, 0.1), "int8": Limits(25.0, 0.2)}
 
 
 def limits_of(precision: str, mask_snr_db: float | None = None, sdr_loss_db: float | None = None) -> Limits:

@@ -83,7 +83,7 @@ def stub(monkeypatch, tiny_onnx):
     """Exports without tracing: every graph is the one of `tiny_onnx`."""
     import onnx_ir
 
-    monkeypatch.setattr("export.graph.build_graph", lambda model, config, opset: onnx_ir.load(tiny_onnx))
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
 
 
 def test_nodes_are_frozen(tiny_onnx):
@@ -120,6 +120,8 @@ def test_metadata(tiny_onnx):
     assert ModelConfig.from_dict(json.loads(metadata.pop("ft_config"))) == config
     names = json.loads(metadata.pop("ft_weights"))
     assert all(name.endswith(".freqs") for name in names)
+    gate = json.loads(metadata.pop("ft_gate"))
+    assert gate["relative_l2"] <= gate["relative_l2_limit"] == LIMIT
     assert metadata == {
         "ft_format": "1",
         "ft_io": "magnitude",
@@ -263,7 +265,7 @@ def test_each_shape_is_compared(tmp_path, stub, tiny_checkpoint, tiny_onnx, monk
 def test_a_lost_weight_is_named(tmp_path, tiny_checkpoint, tiny_onnx, monkeypatch):
     import onnx_ir
 
-    def lossy(model, config, opset):
+    def lossy(*_):
         graph = onnx_ir.load(tiny_onnx)
         graph.graph.initializers["dec2.linear1.weight_pw"].name = "w"
         graph.graph.initializers["w"].const_value = onnx_ir.tensor(np.zeros((2, 16, 64), np.float32))
