@@ -16,8 +16,9 @@ demo: $(VENV)/demo.stamp
 
 install: $(VENV)/install.stamp
 
+# Files of tests are shared by two processes; most of the time goes into tracing networks, which takes one core.
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
