@@ -69,8 +69,8 @@ def magnitude(spec: Spec) -> Array:
 
 def spectra(frames: Array) -> Spec:
     """Spectra (..., bins) of frames of samples (..., n_fft); their windowed Fourier transforms."""
-    # Without a factor, NumPy 2.4 takes seven times as long in float32: its factor is then an integer 1, for which a wider
-    # loop is found. So the factor 1 / n is asked for, and undone in the window; a power of 2 changes no digit by it.
+    # Without a factor, NumPy 2.4 takes seven times as long in float32: its factor is then an integer 1, for which a
+    # wider loop is found. So the factor 1 / n is asked for, and undone in the window; a power of 2 changes no digit.
     n_fft = frames.shape[-1]
     return np.fft.rfft(frames * (hann_window(n_fft) * n_fft), norm="forward").astype(np.complex64, copy=False)
 
