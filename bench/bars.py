@@ -4,34 +4,31 @@ python -m bench.bars [--model FP32.onnx] [--int8 INT8.onnx] [--baseline tests/or
 
 The network is the original's structure with 45 million parameters. Without `--model` it is made, with random weights,
 in the folder `--work`, exported in fp32 and int8, and kept there for the next time. All ratios are of medians from one
-run, against the plain implementation in `--baseline`; the last line says whether every bar is met.
+run, against the plain implementation in `--baseline`; the last line says whether every bar is met. A bar without a
+figure, because what it needs failed, is missed, and says why.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
-import numpy as np
 
 from bench.compare import compare
 from bench.context import EXAMPLE
 from bench.machine import use_cores
+from bench.original import PLAIN, Songs, separate_in_both_ways
 from bench.report import write_report
 from bench.rows import Model, read_model
-from bench.runners import Spec
 from bench.speed import as_lines, end_to_end, make_song
-from bench.worker import Worker, in_turn
+from bench.worker import WorkerError
 from ft.audio import read_audio
 from ft.files import DEFAULT_MODEL, INT8_MODEL
 from ft.metrics import sdr
@@ -109,27 +106,34 @@ def make_models(work: Path) -> tuple[Path, Path]:
 
 def window_bars(rows: Sequence[Found], default: str) -> Iterator[Bar]:
     """Those of one window of 256 frames. `default`: the engine that `auto` takes."""
-    usable = [row for row in rows if row["status"] == "ok" and row["device"] == "cpu"]
-    plain = next((row for row in usable if row["engine"] == "baseline"), None)
-    whole = [row for row in usable if row["precision"] == "fp32" and row["engine"] in ENGINES]
-    small = [row for row in usable if row["precision"] == "int8" and row["engine"] in ENGINES]
-    yield Bar(
-        "plain implementation, share of torch's fp32 matrix rate",
-        plain["matmul_share"] if plain else None,
-        "at least",
-        0.45,
-        note="or it would be no fair comparison",
-    )
+    rows = [row for row in rows if row["device"] == "cpu"]
+    baseline = [row for row in rows if row["engine"] == "baseline"]
+    plain = next((row for row in baseline if row["status"] == "ok"), None)
+    whole = [row for row in rows if row["precision"] == "fp32" and row["engine"] in ENGINES]
+    small = [row for row in rows if row["precision"] == "int8" and row["engine"] in ENGINES]
+    share, name = plain["matmul_share"] if plain else None, "plain implementation, share of torch's fp32 matrix rate"
+    note = "or it would be no fair comparison" if plain else _why(baseline)
+    yield Bar(name, share, "at least", 0.45, note=note)
     chosen = {
         ("default engine", 1.9): [row for row in whole if row["engine"] == default],
         ("best engine without loss", 2.4): whole,
         ("int8", 3.5): small,
     }
     for (name, limit), candidates in chosen.items():
-        best = min(candidates, key=lambda row: row["latency_ms"]["median"], default=None)
-        figure = plain["latency_ms"]["median"] / best["latency_ms"]["median"] if best and plain else None
-        note = f"{best['engine']}, {best['snr_db']:.0f} dB" if best and best["snr_db"] is not None else ""
-        yield Bar(f"{name} against the plain implementation, one window", figure, "at least", limit, "x", note)
+        right = [row for row in candidates if row["status"] == "ok"]
+        best = min(right, key=lambda row: row["latency_ms"]["median"], default=None)
+        name = f"{name} against the plain implementation, one window"
+        if best is None or plain is None:
+            yield Bar(name, None, "at least", limit, "x", _why([*baseline, *candidates]))
+            continue
+        figure = plain["latency_ms"]["median"] / best["latency_ms"]["median"]
+        note = best["engine"] + ("" if best["snr_db"] is None else f", {best['snr_db']:.0f} dB")
+        yield Bar(name, figure, "at least", limit, "x", note)
+
+
+def _why(rows: Iterable[Found]) -> str:
+    """The reasons of rows without a time."""
+    return "; ".join(f"{row['engine']} {row['status']}: {row['reason']}" for row in rows if row["status"] != "ok")
 
 
 def whole_song_bars(
@@ -137,49 +141,70 @@ def whole_song_bars(
 ) -> Iterator[Bar]:
     """Against the original's way of separating the example: speed (where there is a limit), and what of SDR is lost.
 
+    The fastest candidate is judged; speed is also that of the fastest in fp32, which gives what the original gives.
+
     Args:
-        candidates: Files of one network, with the runtime of each; the first is what the plain implementation loads,
-            and the fastest is judged.
+        candidates: Files of one network, with the runtime of each; the plain implementation loads the first.
     """
-    song, model = EXAMPLE / "mixture.flac", candidates[0][0]
-    plain = Worker(Spec("baseline-song", model.path, song=str(song), baseline=baseline))
-    ours = {
-        f"{runtime} {file.precision}": Worker(Spec("song", file.path, runtime=runtime, song=str(song)))
-        for file, runtime in candidates
-    }
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        saved = str(Path(folder) / "stems.npy")
-        for worker in (plain, *ours.values()):
-            stack.enter_context(worker)
-            worker.ask("open")
-        answers = {name: worker.ask("run") for name, worker in ours.items()}
-        calls: dict[str, Callable[[], float]] = {name: partial(worker.seconds, warm=0) for name, worker in ours.items()}
-        times = in_turn({**calls, "plain": lambda: float(plain.ask("run", save=saved)["seconds"])}, rounds)
-        median = {name: statistics.median(values) for name, values in times.items()}
-        best = min(ours, key=lambda name: median[name])
-        stems = dict(zip(model.config.stems, np.load(saved), strict=True))
-        answer = answers[best]
-        found = {stem: read_audio(Path(file))[0] / answer["gain"] for stem, file in answer["files"].items()}
+    named = {f"{runtime} {file.precision}": (file, runtime) for file, runtime in candidates}
+    songs = separate_in_both_ways(EXAMPLE / "mixture.flac", named, baseline, rounds)
+    title = candidates[0][0].name
     if speed_limit is not None:
-        note = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in median.items())
-        ratio = median["plain"] / median[best]
-        yield Bar(f"{model.name}: file to files against the original's way", ratio, "at least", speed_limit, "x", note)
+        exact = [name for name, (file, _) in named.items() if file.precision == "fp32"]
+        for part, names in (("", list(named)), (", fp32 alone", exact)):
+            yield _speed_bar(f"{title}: file to files against the original's way{part}", songs, names, speed_limit)
+    name, best = f"{title}: SDR lost to the original's way", songs.fastest(named)
+    if best is None or PLAIN not in songs.stems:
+        yield Bar(name, None, "at most", 0.1, "dB", songs.note(songs.failures))
+        return
     lost = {}
-    for stem, estimate in found.items():
+    for stem, estimate in songs.stems[best].items():
         target, _ = read_audio(EXAMPLE / f"{stem}.flac")
-        lost[stem] = sdr(stems[stem], target) - sdr(estimate, target)
+        lost[stem] = sdr(songs.stems[PLAIN][stem], target) - sdr(estimate, target)
     note = ", ".join(f"{stem} {value:+.3f}" for stem, value in lost.items()) + f" with {best}"
-    yield Bar(f"{model.name}: SDR lost to the original's way", max(lost.values()), "at most", 0.1, "dB", note)
+    yield Bar(name, max(lost.values()), "at most", 0.1, "dB", note)
 
 
-def engine_bars(whole: Found, shipped: Sequence[Found]) -> Iterator[Bar]:
-    """How much `ft separate` adds to its engine; `shipped`: rows of that model, the first by the default engine."""
-    ratio = "ft separate against its engine alone"
-    yield Bar(f"{whole['model']}: {ratio}", whole["ratio_to_engine"], "at most", 1.18, "x", whole["engine"])
-    yield Bar(f"shipped model: {ratio}", shipped[0]["ratio_to_engine"], "at most", 1.6, "x", shipped[0]["engine"])
-    best = max(shipped, key=lambda row: row["times_real_time"])
-    note = f"{best['engine']} {best['precision']}"
-    yield Bar("shipped model: file to files", best["times_real_time"], "at least", 40, "x real time", note)
+def _speed_bar(name: str, songs: Songs, names: Sequence[str], limit: float) -> Bar:
+    best = songs.fastest(names)
+    known = [*songs.seconds, *songs.failures]
+    note = songs.note(one for one in (*names, PLAIN) if one in known)
+    figure = None if best is None or PLAIN not in songs.seconds else songs.seconds[PLAIN] / songs.seconds[best]
+    return Bar(name, figure, "at least", limit, "x", note)
+
+
+def engine_bars(model: str, whole: Found | WorkerError, shipped: Sequence[Found | WorkerError]) -> Iterator[Bar]:
+    """How much `ft separate` adds to its engine, and how fast it is.
+
+    Args:
+        model: Name of the network with 45 million parameters.
+        whole: Its row of file to files, or why there is none.
+        shipped: Those of the shipped model, the first by the default engine.
+    """
+    yield _ratio_bar(model, whole, 1.18)
+    yield _ratio_bar("shipped model", shipped[0], 1.6)
+    measured = [row for row in shipped if not isinstance(row, WorkerError)]
+    best = max(measured, key=lambda row: row["times_real_time"], default=None)
+    name, unit = "shipped model: file to files", "x real time"
+    if best is None:
+        yield Bar(name, None, "at least", 40, unit, "; ".join(f"failed: {row}" for row in shipped))
+    else:
+        yield Bar(name, best["times_real_time"], "at least", 40, unit, f"{best['engine']} {best['precision']}")
+
+
+def _ratio_bar(model: str, row: Found | WorkerError, limit: float) -> Bar:
+    name = f"{model}: ft separate against its engine alone"
+    if isinstance(row, WorkerError):
+        return Bar(name, None, "at most", limit, "x", f"failed: {row}")
+    return Bar(name, row["ratio_to_engine"], "at most", limit, "x", row["engine"])
+
+
+def _attempt(file: Model, song: Path, rounds: int, runtime: str = "auto") -> Found | WorkerError:
+    try:
+        return end_to_end(file, song, rounds, runtime=runtime, device="cpu")
+    except WorkerError as error:
+        logger.warning("%s, %s, file to files: %s", file.name, runtime, error)
+        return error
 
 
 def check(model: Model, small: Model | None, baseline: str, rounds: int, original_rounds: int, seconds: int) -> Found:
@@ -187,19 +212,18 @@ def check(model: Model, small: Model | None, baseline: str, rounds: int, origina
     shipped, exact = read_model(INT8_MODEL), read_model(DEFAULT_MODEL)
     with tempfile.TemporaryDirectory() as folder:
         song = make_song(Path(folder), seconds)
-        whole = end_to_end(model, song, rounds, device="cpu")
+        whole = _attempt(model, song, rounds)
         # The first is what `ft separate` takes on a CPU.
-        own = [
-            end_to_end(file, song, rounds, runtime=name, device="cpu") for file in (shipped, exact) for name in ENGINES
-        ]
+        own = [_attempt(file, song, rounds, name) for file in (shipped, exact) for name in ENGINES]
     models = [model] if small is None else [model, small]
     report = compare(models, ENGINES, (1,), FRAMES, rounds, baseline=baseline)
-    bars = [*window_bars(report["rows"], whole["engine"])]
+    bars = [*window_bars(report["rows"], "" if isinstance(whole, WorkerError) else whole["engine"])]
     files = [(model, name) for name in ENGINES] + ([(small, "openvino")] if small is not None else [])
     bars += whole_song_bars(files, baseline, original_rounds, 50)
     bars += whole_song_bars([(exact, "onnxruntime"), (shipped, "onnxruntime")], baseline, 1, None)
-    bars += engine_bars(whole, own)
-    return {**report, "end_to_end": [whole, *own], "bars": [bar.as_dict() for bar in bars]}
+    bars += engine_bars(model.name, whole, own)
+    measured = [row for row in (whole, *own) if not isinstance(row, WorkerError)]
+    return {**report, "end_to_end": measured, "bars": [bar.as_dict() for bar in bars]}
 
 
 def tell_progress() -> None:

@@ -16,6 +16,7 @@ from bench.speed import as_lines, end_to_end, make_song
 from bench.worker import WorkerError
 from engines import RUNTIMES
 from ft.errors import ConfigError
+from ft.files import DEFAULT_MODEL, INT8_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def run_bench(
     """The report, JSON-ready (`bench.report`).
 
     Args:
-        sources: model files; `default` is the shipped one. One in low precision needs its fp32 one beside it.
+        sources: model files; `default` is the shipped one, `default-int8` that in int8. One in low precision needs its
+            fp32 one beside it. None at all are these two.
         engines: `all`, or names with commas between them.
         batches: numbers with commas between them.
         frames: of a window.
@@ -53,10 +55,11 @@ def run_bench(
     """
     if rounds < 1 or frames < 1:
         raise ConfigError(f"rounds {rounds}, frames {frames}; expected 1 or more of each")
+    sources = list(dict.fromkeys(sources)) or [DEFAULT_MODEL, INT8_MODEL]
     names, sizes = check_engines(engines), check_batches(batches)
     if cores is not None:
         use_cores(cores)
-    models = [read_model(source) for source in dict.fromkeys(sources)]
+    models = [read_model(source) for source in sources]
     report = compare(models, names, sizes, frames, rounds, baseline=baseline)
     found: list[Found] = []
     if seconds:

@@ -1,17 +1,16 @@
 """`ft bench`: every engine on every model, side by side in one run.
 
 All rows of one batch size are open at once, each in a process of its own, and run in turn for some rounds, forwards and
-backwards, so that whatever else the machine does meets all of them. A row whose mask is wrong has no time.
+backwards, so that whatever else the machine does meets all of them. A row whose mask is wrong has no time, and one that
+fails, however late, leaves the others as they are.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +22,14 @@ from bench import rows as table
 from bench.machine import describe_machine, describe_versions, device_memory_mb, load_average, today
 from bench.rows import Array, Model, Row
 from bench.runners import Spec
-from bench.worker import Worker, WorkerError, in_turn
+from bench.worker import Worker, WorkerError, fresh_compilations, in_turn
 from engines.devices import find_gpus
 
 logger = logging.getLogger(__name__)
 
 Found = dict[str, Any]
+Rate = tuple[str, str]
+"""Precision (or `copy`) and device."""
 
 STREAMED = 16
 """Batches in a row on a GPU, where the copies of one hide behind the computing of another."""
@@ -65,7 +66,7 @@ def compare(
     originals = table.references(models)
     found: list[Found] = []
     rates: list[Found] = []
-    with tempfile.TemporaryDirectory() as folder, _fresh_compilations(Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, fresh_compilations(Path(folder)):
         for group in _groups(models, originals):
             for batch in batches:
                 logger.info("%s, batch %d", ", ".join(model.name for model in group), batch)
@@ -99,15 +100,20 @@ def measure(
     gpus = find_gpus()
     gpu = "cuda:0" if gpus.found else None
     planned = list(table.plan_rows(models, engines, batch, frames, gpu, gpus.reason, baseline))
+    finished = {
+        number: _head(row, batch=None) | {"status": "unusable", "reason": row.reason}
+        for number, row in enumerate(planned)
+        if row.spec is None
+    }
+    if len(finished) == len(planned):
+        return list(finished.values()), []
     inputs = table.model_inputs(original.config, batch, frames)
     np.save(folder / "batch.npy", inputs)
-    finished: dict[int, Found] = {}
     running: dict[int, Running] = {}
     with ExitStack() as stack:
         reference = _reference_mask(original, batch, frames, folder)
         for number, row in enumerate(planned):
             if row.spec is None:
-                finished[number] = _head(row, batch=None) | {"status": "unusable", "reason": row.reason}
                 continue
             worker = stack.enter_context(Worker(row.spec))
             result = start(row, worker, folder, reference)
@@ -119,15 +125,25 @@ def measure(
             logger.info("%s", _told(result, row))
         devices = sorted({row.spec.device for row in planned if row.spec is not None})
         meters = _rate_workers(devices, stack)
-        calls: dict[Hashable, Callable[[], float]] = {}
+        calls: dict[int | Rate, Callable[[], float]] = {}
         for number, entry in running.items():
             calls[number] = entry.worker.seconds
         for key, (worker, _) in meters.items():
             calls[key] = lambda worker=worker: worker.seconds(warm=0)  # type: ignore[misc]
-        times = in_turn(calls, rounds)
-        rates = {key: work / statistics.median(times[key]) for key, (_, work) in meters.items()}
+
+        def leave(key: int | Rate, error: WorkerError) -> None:
+            if isinstance(key, int):
+                finished[key] = give_up(running.pop(key), error)
+            else:
+                _no_rate(key, meters[key][0], error)
+
+        times = in_turn(calls, rounds, leave)
+        rates = {key: work / statistics.median(times[key]) for key, (_, work) in meters.items() if key in times}
         for number, entry in running.items():
-            finished[number] = finish(entry, times[number], rates)
+            try:
+                finished[number] = finish(entry, times[number], rates)
+            except WorkerError as error:
+                finished[number] = give_up(entry, error)
     listed = [{"precision": key[0], "device": key[1], "per_second": rate} for key, rate in rates.items()]
     return [finished[number] for number in sorted(finished)], listed
 
@@ -157,8 +173,8 @@ def start(row: Row, worker: Worker, folder: Path, reference: Array | None) -> Ru
     return Running(row, worker, facts, first, snr, memory)
 
 
-def finish(entry: Running, seconds: Sequence[float], rates: Mapping[tuple[str, str], float]) -> Found:
-    """The whole row of one that ran."""
+def finish(entry: Running, seconds: Sequence[float], rates: Mapping[Rate, float]) -> Found:
+    """The whole row of one that ran. Raises WorkerError."""
     row, spec = entry.row, entry.row.spec
     assert spec is not None
     streamed = entry.worker.ask("stream", count=STREAMED)["seconds"] if spec.device != "cpu" else None
@@ -178,6 +194,17 @@ def finish(entry: Running, seconds: Sequence[float], rates: Mapping[tuple[str, s
     )
 
 
+def give_up(entry: Running, error: WorkerError) -> Found:
+    """The row of one that ran at first and failed later; its process ends, so that what it holds is free again."""
+    assert entry.row.spec is not None
+    entry.worker.close()
+    found = (
+        _head(entry.row, entry.row.spec.batch) | _engine_facts(entry.facts) | {"status": "failed", "reason": str(error)}
+    )
+    logger.warning("%s", _told(found, entry.row))
+    return found
+
+
 def _reference_mask(original: Model, batch: int, frames: int, folder: Path) -> Array | None:
     """What PyTorch gives in fp32 on the CPU; None, with a warning, where there is no PyTorch."""
     with Worker(Spec("torch", original.path, batch=batch, frames=frames)) as worker:
@@ -191,7 +218,7 @@ def _reference_mask(original: Model, batch: int, frames: int, folder: Path) -> A
     return mask
 
 
-def _rate_workers(devices: Iterable[str], stack: ExitStack) -> dict[tuple[str, str], tuple[Worker, int]]:
+def _rate_workers(devices: Iterable[str], stack: ExitStack) -> dict[Rate, tuple[Worker, int]]:
     """Processes that measure matrix rates and bandwidth, and the work of one run; what cannot run is left out."""
     found = {}
     for device in devices:
@@ -205,10 +232,16 @@ def _rate_workers(devices: Iterable[str], stack: ExitStack) -> dict[tuple[str, s
                 work = worker.ask("open")["work"]
                 worker.ask("run")
             except WorkerError as error:
-                logger.warning("no %s rate of %s: %s", name, device, error)
+                _no_rate((name, device), worker, error)
                 continue
             found[name, device] = worker, work
     return found
+
+
+def _no_rate(rate: Rate, worker: Worker, error: WorkerError) -> None:
+    """Goes on without one."""
+    worker.close()
+    logger.warning("no %s rate of %s: %s", *rate, error)
 
 
 def _groups(models: Sequence[Model], originals: Mapping[str, Model]) -> Iterator[list[Model]]:
@@ -217,32 +250,13 @@ def _groups(models: Sequence[Model], originals: Mapping[str, Model]) -> Iterator
         yield [model for model in models if originals[model.path].path == path]
 
 
-class _fresh_compilations:  # noqa: N801  a context manager
-    """Gives torch.compile an empty cache, so that its first output is that of a first use."""
-
-    NAME = "TORCHINDUCTOR_CACHE_DIR"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "inductor"
-        self.before = os.environ.get(self.NAME)
-
-    def __enter__(self) -> None:
-        os.environ[self.NAME] = str(self.folder)
-
-    def __exit__(self, *error: object) -> None:
-        os.environ.pop(self.NAME)
-        if self.before is not None:
-            os.environ[self.NAME] = self.before
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def _head(row: Row, batch: int | None) -> Found:
     spec = row.spec
     return {
         "model": row.model.name,
         "engine": row.engine,
         "precision": row.precision,
-        "device": spec.device if spec is not None else "cuda" if row.engine != "openvino" else "cpu",
+        "device": row.device,
         "batch": batch,
         "frames": spec.frames if spec is not None else None,
     }
@@ -262,7 +276,7 @@ def _told(result: Running | Found, row: Row) -> str:
 
 def _middle(rates: Iterable[Found]) -> list[Found]:
     """The median of each rate over the groups, in units of 10^9 a second."""
-    by_key: dict[tuple[str, str], list[float]] = {}
+    by_key: dict[Rate, list[float]] = {}
     for rate in rates:
         by_key.setdefault((rate["precision"], rate["device"]), []).append(rate["per_second"])
     return [

@@ -17,6 +17,7 @@ import click
 
 from bench.picture import number, picture_name, save_picture, speed
 from bench.report import RESULTS, read_report
+from ft.errors import ConfigError, FtError
 from ft.files import atomic_write
 
 Found = dict[str, Any]
@@ -97,13 +98,16 @@ def _report(report: Found) -> Iterator[str]:
     yield ""
     if report.get("bars"):
         yield from _table(("bar", "figure", "wanted", "", ""), [_bar(bar) for bar in report["bars"]])
-    for model, frames in dict.fromkeys((row["model"], row["frames"]) for row in report["rows"] if row["frames"]):
-        rows = [row for row in report["rows"] if row["model"] == model and row["frames"] in (frames, None)]
-        yield f"**{model}**, windows of {frames} frames"
+    for model in dict.fromkeys(row["model"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["model"] == model]
+        frames = sorted({row["frames"] for row in rows if row["frames"]})
+        yield f"**{model}**" + (f", windows of {', '.join(map(str, frames))} frames" if frames else "")
         yield ""
         on_gpu = any(row["device"] != "cpu" and row["status"] == "ok" for row in rows)
         columns = COLUMNS + (GPU_COLUMNS if on_gpu else ())
-        yield from _table(columns, [_row(row, len(columns)) for row in rows if row["status"] != "unusable"])
+        cells = [_row(row, len(columns)) for row in rows if row["status"] != "unusable"]
+        if cells:
+            yield from _table(columns, cells)
         for reason, names in _unusable(rows).items():
             yield f"Cannot run here: {', '.join(names)}: {reason}"
             yield ""
@@ -119,7 +123,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
     yield f"| {' | '.join(columns)} |"
     yield f"|{'---|' * len(columns)}"
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
     yield ""
 
 
@@ -212,7 +216,11 @@ EAGER = ("torch", "fp32")
 
 
 def fill_readme(text: str, table: str) -> str:
-    """README with the table between its marks; without the marks it stays as it is."""
+    """README with the table between its marks. Raises ConfigError where it has no marks, or several."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ConfigError(
+            f"{README.name}: expected {BEGIN} and {END}, once each, with the table between them; add them"
+        )
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}\n{table}\n{END}", text, flags=re.S)
 
 
@@ -234,15 +242,22 @@ def _rate(rate: Mapping[str, Any]) -> str:
 @click.command()
 def main() -> None:
     """Writes the page, the pictures and the table."""
+    try:
+        _write()
+    except FtError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _write() -> None:
     reports = read_reports()
+    before = README.read_text(encoding="utf-8")
+    after = fill_readme(before, short_table(reports))
     with atomic_write(PAGE) as part:
         part.write_text(page(reports), encoding="utf-8")
     print(PAGE)
     for name, group in machines(reports).items():
         save_picture(PAGE.parent / picture_name(name), group)
         print(PAGE.parent / picture_name(name))
-    before = README.read_text(encoding="utf-8")
-    after = fill_readme(before, short_table(reports))
     if after != before:
         with atomic_write(README) as part:
             part.write_text(after, encoding="utf-8")

@@ -60,6 +60,12 @@ class Row:
     spec: Spec | None = None
     """None where `reason` says why it cannot run here."""
     reason: str = ""
+    wanted: str = "cuda"
+    """The device of a row without a spec."""
+
+    @property
+    def device(self) -> str:
+        return self.wanted if self.spec is None else self.spec.device
 
 
 def read_model(source: str) -> Model:
@@ -75,12 +81,15 @@ def read_model(source: str) -> Model:
 def references(models: Sequence[Model]) -> dict[str, Model]:
     """The fp32 model that each one is compared with, by path: itself, or the one of the same network and front end.
 
+    One that takes waveforms is not measured (`plan_rows`), and stands for itself alone.
+
     Raises:
         ConfigError: a model in low precision without its fp32 one.
     """
-    whole = [model for model in models if model.precision == "fp32" and model.suffix in (".onnx", ".safetensors")]
-    found = {}
-    for model in models:
+    measured = [model for model in models if model.io == "magnitude"]
+    whole = [model for model in measured if model.precision == "fp32" and model.suffix in (".onnx", ".safetensors")]
+    found = {model.path: model for model in models if model.io != "magnitude"}
+    for model in measured:
         same = [other for other in whole if other.path == model.path] + [
             other
             for other in whole
@@ -113,7 +122,9 @@ def plan_rows(
     for model in models:
         if model.io != "magnitude":
             reason = "takes waveforms; windows of magnitudes are measured here, and `python -m bench.speed` runs it"
-            yield Row(engines[0], model.precision, model, reason=reason)
+            # Once, by the first engine that takes such files: the reason is that of all engines and devices.
+            engine = SUFFIXES[model.suffix][0]
+            yield Row(engine, model.precision, model, reason=reason, wanted="cuda" if engine == "tensorrt" else "cpu")
             continue
         spec = Spec("engine", model.path, batch=batch, frames=frames)
         if baseline and model.precision == "fp32" and model.suffix != ".plan":

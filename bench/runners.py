@@ -34,6 +34,7 @@ class Spec:
     kind: str
     """A key of `RUNNERS`."""
     model: str = ""
+    """A file; empty for what `load_engine` takes without one, for the kinds `song` and `windows`."""
     runtime: str = "auto"
     """Of `load_engine`, for the kinds `engine`, `song` and `windows`."""
     precision: str = "fp32"
@@ -100,7 +101,7 @@ class EngineRunner(Runner):
 def engine_facts(engine: Engine) -> dict[str, Any]:
     """What `open` gives of an engine."""
     info = engine.describe()
-    names = ("name", "version", "precision", "device", "reason")
+    names = ("name", "model", "version", "precision", "device", "reason")
     return {name: getattr(info, name) for name in names}
 
 

@@ -64,7 +64,7 @@ def rows(folder: Path, separator: Separator) -> Iterator[tuple[str, dict[str, fl
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--engine", "model", default="default", show_default=True)
+@click.option("--engine", "model", default="default", show_default=True, help="default: the shipped one in fp32.")
 def main(folders: tuple[Path, ...], model: str) -> None:
     """Prints a table for each song, then the same as JSON."""
     found = {}

@@ -2,8 +2,9 @@
 
 python -m bench.speed [--engine MODEL] [--runtime auto] [--device auto] [--rounds 5] [--cores 2] [--seconds 60]
 
-The song is the example, repeated. `engine alone` runs the same windows through the same engine and does nothing else;
-both run in turn. Shares are of processor time, so that parts which run beside each other still sum to one.
+Without a model it is the one that `ft separate` takes. The song is the example, repeated. `engine alone` runs the same
+windows through the same engine and does nothing else; both run in turn. Shares are of processor time, so that parts
+which run beside each other still sum to one.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class SongRunner(Runner):
         from ft.separate import Separator
 
         spec = self.spec
-        self.separator = Separator(spec.model, runtime=spec.runtime, device=spec.device)
+        self.separator = Separator(spec.model or None, runtime=spec.runtime, device=spec.device)
         self.clock = StageClock()
         return engine_facts(self.separator.engine)
 
@@ -186,13 +187,15 @@ def make_song(folder: Path, seconds: int, rate: int = 44100) -> Path:
     return path
 
 
-def end_to_end(model: Model, song: Path, rounds: int, *, runtime: str = "auto", device: str = "auto") -> Found:
+def end_to_end(model: Model | None, song: Path, rounds: int, *, runtime: str = "auto", device: str = "auto") -> Found:
     """A row of file to files, beside the engine alone on the same windows.
 
+    Args:
+        model: None is what `load_engine` takes then; the row has the name of its file.
     Raises:
-        WorkerError: the engine cannot be used.
+        WorkerError: the engine cannot be used, or failed.
     """
-    spec = Spec("song", model.path, runtime=runtime, precision=model.precision, device=device, song=str(song))
+    spec = Spec("song", "" if model is None else model.path, runtime=runtime, device=device, song=str(song))
     info = soundfile.info(song)
     with Worker(spec) as whole, Worker(Spec(**{**vars(spec), "kind": "windows"})) as alone:
         facts = whole.ask("open")
@@ -210,7 +213,7 @@ def end_to_end(model: Model, song: Path, rounds: int, *, runtime: str = "auto", 
     median = {name: statistics.median(values) for name, values in times.items()}
     names = answers[-1]["shares"]
     return {
-        "model": model.name,
+        "model": Path(facts["model"]).name if model is None else model.name,
         "engine": facts["name"],
         "version": facts["version"],
         "precision": facts["precision"],
@@ -239,18 +242,18 @@ def as_lines(rows: Sequence[Found]) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--engine", "model", default="default", show_default=True)
+@click.option("--engine", "model", help="A model file. [default: the shipped one, in int8 on a CPU]")
 @click.option("--runtime", default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--cores", default=2, show_default=True)
 @click.option("--seconds", default=60, show_default=True)
-def main(model: str, runtime: str, device: str, rounds: int, cores: int, seconds: int) -> None:
+def main(model: str | None, runtime: str, device: str, rounds: int, cores: int, seconds: int) -> None:
     """Prints the table, then the same as JSON."""
     use_cores(cores)
     with tempfile.TemporaryDirectory() as folder:
         song = make_song(Path(folder), seconds)
-        row = end_to_end(read_model(model), song, rounds, runtime=runtime, device=device)
+        row = end_to_end(None if model is None else read_model(model), song, rounds, runtime=runtime, device=device)
     for line in as_lines([row]):
         print(line)
     print(f"model opened in {row['open_seconds']:.2f} s; load of the machine {load_average()}; {cores} cores")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,13 +99,48 @@ class Worker:
         return lines[-1].strip() if lines else "it said nothing"
 
 
-def in_turn(calls: Mapping[Key, Callable[[], float]], rounds: int) -> dict[Key, list[float]]:
-    """What each call gives, once in each round, every other round in the opposite order."""
+def in_turn(
+    calls: Mapping[Key, Callable[[], float]],
+    rounds: int,
+    leave: Callable[[Key, WorkerError], None] | None = None,
+) -> dict[Key, list[float]]:
+    """What each call gives, once in each round, every other round in the opposite order.
+
+    Args:
+        leave: is told of a call that failed; that one is not made again and has no times, and the others go on.
+    Raises:
+        WorkerError: a call failed, and there is no `leave`.
+    """
     times: dict[Key, list[float]] = {key: [] for key in calls}
     for number in range(rounds):
-        for key in list(calls)[:: 1 if number % 2 == 0 else -1]:
-            times[key].append(calls[key]())
+        for key in list(times)[:: 1 if number % 2 == 0 else -1]:
+            try:
+                times[key].append(calls[key]())
+            except WorkerError as error:
+                if leave is None:
+                    raise
+                del times[key]
+                leave(key, error)
     return times
+
+
+class fresh_compilations:  # noqa: N801  a context manager
+    """Gives torch.compile an empty cache in workers that start within: a first output is that of a first use."""
+
+    NAME = "TORCHINDUCTOR_CACHE_DIR"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "inductor"
+        self.before = os.environ.get(self.NAME)
+
+    def __enter__(self) -> None:
+        os.environ[self.NAME] = str(self.folder)
+
+    def __exit__(self, *error: object) -> None:
+        os.environ.pop(self.NAME)
+        if self.before is not None:
+            os.environ[self.NAME] = self.before
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def serve(runner: Runner, requests: IO[str], answers: IO[str]) -> None:

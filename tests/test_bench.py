@@ -4,19 +4,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
+from fake_bench import EMPTY_REPORT
 from stubs import StubEngine, all_ones, stub_config
 
-from bench import bars, context, machine, memory, speed
-from bench.report import check_report, read_report
-from bench.rows import read_model
+from bench import context, memory, speed
+from bench.report import check_report
 from bench.runners import Spec
 from ft import dsp, separate
+from ft.files import INT8_MODEL, model_path
 
 
 def table(*values: float) -> list[dict[str, float]]:
@@ -119,106 +119,28 @@ def test_speed_prints_a_table_and_json(monkeypatch, tiny_onnx):
     check_report(tiny_onnx, {**EMPTY_REPORT, "end_to_end": [row]})
 
 
-EMPTY_REPORT = {
-    "machine": machine.describe_machine(),
-    "versions": {},
-    "date": "2026-01-01",
-    "command": "ft bench",
-    "rates": [],
-    "rows": [],
-}
+def test_without_a_model_the_speed_is_that_of_what_ft_separate_takes(monkeypatch):
+    monkeypatch.setattr(speed, "use_cores", lambda count: None)
+    result = CliRunner().invoke(speed.main, ["--device", "cpu", "--rounds", "1", "--seconds", "1"])
+    assert result.exit_code == 0, result.output
+    row = json.loads(result.stdout.splitlines()[-1])
+    assert (row["model"], row["precision"]) == (model_path(INT8_MODEL).name, "int8")
 
 
-def window_rows(**medians: float) -> list[dict[str, Any]]:
-    """Rows by `engine_precision`, with their milliseconds."""
-    return [
-        {
-            "engine": name.rpartition("_")[0],
-            "precision": name.rpartition("_")[2],
-            "device": "cpu",
-            "status": "ok" if median else "wrong",
-            "latency_ms": {"median": median},
-            "matmul_share": 50 / median if median else None,
-            "snr_db": 70.0,
-        }
-        for name, median in medians.items()
-    ]
+@pytest.mark.parametrize(("arguments", "tail"), [([], []), (["--engine", "m.onnx"], ["--engine", "m.onnx"])])
+def test_without_a_model_the_memory_is_that_of_what_ft_separate_takes(monkeypatch, arguments, tail):
+    commands: list[list[str]] = []
 
+    def take(command: list[str]) -> float:
+        commands.append(command)
+        song = Path(command[command.index("separate") + 1])
+        (song.parent / song.stem).mkdir()
+        return 100.0
 
-def test_bars_compare_with_the_plain_implementation():
-    rows = window_rows(
-        baseline_fp32=100, onnxruntime_fp32=50, openvino_fp32=40, openvino_int8=20, torch_bf16=1, openvino_bf16=2
-    )
-    found = {bar.limit: bar for bar in bars.window_bars(rows, "onnxruntime")}
-    assert {limit: bar.figure for limit, bar in found.items()} == {0.45: 0.5, 1.9: 2.0, 2.4: 2.5, 3.5: 5.0}
-    assert all(bar.met for bar in found.values())
-    slower = {bar.limit: bar.met for bar in bars.window_bars(rows, "openvino")}
-    assert slower == {0.45: True, 1.9: True, 2.4: True, 3.5: True}
-
-
-def test_a_bar_that_was_not_measured_is_missed():
-    rows = window_rows(baseline_fp32=150, onnxruntime_fp32=100, openvino_int8=0)
-    found = {bar.limit: bar for bar in bars.window_bars(rows, "onnxruntime")}
-    assert [found[limit].met for limit in (0.45, 1.9, 2.4, 3.5)] == [False] * 4
-    assert found[3.5].figure is None and "MISSED" in found[3.5].as_line() and "nothing" in found[3.5].as_line()
-    check_report(Path("report"), {**EMPTY_REPORT, "bars": [bar.as_dict() for bar in found.values()]})
-
-
-def test_bars_of_whole_songs(monkeypatch, tiny_onnx, tmp_path):
-    """With the same weights nearly nothing is lost, and the song is really separated in both ways."""
-    for name in ("mixture", "vocals", "instrumental"):
-        samples, rate = soundfile.read(context.EXAMPLE / f"{name}.flac", stop=11025)
-        soundfile.write(tmp_path / f"{name}.flac", samples, rate)
-    monkeypatch.setattr(bars, "EXAMPLE", tmp_path)
-    model = read_model(str(tiny_onnx))
-    lost = list(bars.whole_song_bars([(model, name) for name in bars.ENGINES], str(Path(__file__).parent / "oracle.py"), 1, 0.01))
-    assert [bar.limit for bar in lost] == [0.01, 0.1]
-    assert lost[0].met and lost[0].unit == "x"
-    assert lost[1].met and lost[1].unit == "dB"
-
-
-def song_row(engine: str, speed: float, ratio: float) -> dict[str, Any]:
-    return {
-        "model": "m",
-        "engine": engine,
-        "precision": "fp32",
-        "device": "cpu",
-        "sample_rate": 44100,
-        "audio_seconds": 60.0,
-        "seconds": 60 / speed,
-        "times_real_time": speed,
-        "ratio_to_engine": ratio,
-        "shares": {"network": 1.0},
-    }
-
-
-def test_bars_of_ft_separate_take_the_default_engine_for_its_cost_and_the_best_for_its_speed():
-    whole = song_row("onnxruntime", 10, 1.1)
-    shipped = [song_row("onnxruntime", 30, 1.5), song_row("openvino", 50, 1.7)]
-    found = {bar.limit: (bar.figure, bar.met) for bar in bars.engine_bars(whole, shipped)}
-    assert found == {1.18: (1.1, True), 1.6: (1.5, True), 40: (50, True)}
-
-
-@pytest.mark.parametrize(("figure", "code"), [(2.5, 0), (2.3, 1)])
-def test_bars_end_with_a_code_and_a_report(monkeypatch, tmp_path, tiny_onnx, figure, code):
-    bar = bars.Bar("quick", figure, "at least", 2.4, "x", "onnxruntime")
-    found = {**EMPTY_REPORT, "load": 0.0, "bars": [bar.as_dict()], "end_to_end": [song_row("onnxruntime", 10, 1.1)]}
-    monkeypatch.setattr(bars, "check", lambda *args: dict(found))
-    monkeypatch.setattr(bars, "use_cores", lambda count: None)
-    monkeypatch.setattr(bars, "tell_progress", lambda: None)
-    baseline = str(Path(__file__).parent / "oracle.py")
-    arguments = ["--model", str(tiny_onnx), "--baseline", baseline, "--json", str(tmp_path / "bars.json")]
-    result = CliRunner().invoke(bars.main, arguments)
-    assert result.exit_code == code
-    assert ("MISSED" in result.stdout) == bool(code)
-    assert json.loads(result.stdout.splitlines()[-1])["missed"] == ["quick"] * code
-    assert read_report(tmp_path / "bars.json")["command"] == "python -m bench.bars"
-
-
-def test_a_bar_says_which_way_it_goes():
-    assert bars.Bar("a", 2.0, "at least", 2.0).met and not bars.Bar("a", 1.9, "at least", 2.0).met
-    assert bars.Bar("a", 2.0, "at most", 2.0).met and not bars.Bar("a", 2.1, "at most", 2.0).met
-    assert "MISSED" in bars.Bar("a", 2.1, "at most", 2.0).as_line()
+    monkeypatch.setattr(memory, "peak_mb", take)
+    result = CliRunner().invoke(memory.main, ["--seconds", "1", "--seconds", "2", *arguments])
+    assert result.exit_code == 0, result.output
+    assert [command[command.index("-o") + 2 :] for command in commands] == [tail, tail]
 
 
 @pytest.mark.parametrize("name", ["context", "memory", "speed", "bars"])

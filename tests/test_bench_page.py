@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from bench import page, picture
-from bench.report import RESULTS
+from bench.rows import judge
+from ft.errors import ConfigError
 
 
 def read_description(path: Path) -> str:
@@ -82,7 +85,16 @@ def sample() -> dict[str, Any]:
         without_time(row("torch", **NO_GPU)),
         bars=[
             {"name": "quick", "figure": 1.5, "kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""},
-            {"name": "none", "figure": None, "kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""},
+            {"name": "none", "figure": None, "kind": "at least", "limit": 2, "unit": "x", "met": False, "note": "a|b"},
+            {
+                "name": "exact",
+                "figure": 0.0123,
+                "kind": "at most",
+                "limit": 0.1,
+                "unit": "dB",
+                "met": True,
+                "note": "n",
+            },
         ],
     )
 
@@ -93,6 +105,7 @@ def test_the_page_is_what_the_reports_give():
 
 def test_readme_has_the_table_of_the_reports():
     text = page.README.read_text(encoding="utf-8")
+    assert text.count(page.BEGIN) == text.count(page.END) == 1
     assert page.fill_readme(text, page.short_table(page.read_reports())) == text, "run `python -m bench.page`"
 
 
@@ -104,8 +117,23 @@ def test_pictures_are_of_the_reports():
     assert {path.name for path in page.PAGE.parent.glob("benchmarks-*.png")} == used
 
 
-def test_every_report_is_one():
-    assert len(page.read_reports()) == len(list(RESULTS.glob("*.json")))
+def test_there_are_reports_and_no_time_in_them_is_of_a_wrong_mask():
+    reports = page.read_reports()
+    assert reports
+    for found in reports:
+        timed = [row for row in found["rows"] if row["status"] == "ok"]
+        assert timed, found["command"]
+        for row in timed:
+            assert row["snr_db"] is not None and judge(row["snr_db"], row["precision"]) is None, row
+
+
+def test_every_file_of_results_is_read_and_must_be_a_report(sample, tmp_path):
+    (tmp_path / "first.json").write_text(json.dumps(sample))
+    (tmp_path / "second.json").write_text(json.dumps({**sample, "command": "other"}))
+    assert [found["command"] for found in page.read_reports(tmp_path)] == ["ft bench default", "other"]
+    (tmp_path / "second.json").write_text(json.dumps({**sample, "rows": None}))
+    with pytest.raises(ConfigError, match=r"second\.json: report: rows is None"):
+        page.read_reports(tmp_path)
 
 
 def test_wrong_rows_have_no_time_and_unusable_ones_a_reason(sample):
@@ -116,7 +144,15 @@ def test_wrong_rows_have_no_time_and_unusable_ones_a_reason(sample):
     assert right == "| onnxruntime | fp32 | cpu | 1 | 25 | 1234 | 40 | 0.5 | 321 | 101 | 50% |"
     assert "Cannot run here: tensorrt fp32 on cuda, torch fp32 on cuda: no GPU found" in lines
     assert "| quick | 1.5 x | at least 2 | **missed** |  |" in lines
-    assert "| none | nothing | at least 2 | **missed** |  |" in lines
+    assert "| none | nothing | at least 2 | **missed** | a/b |" in lines
+    assert "| exact | 0.0123 dB | at most 0.1 | met | n |" in lines
+
+
+def test_a_model_that_is_not_measured_here_is_on_the_page_with_the_reason():
+    waveforms = {"model": "wave.onnx", "status": "unusable", "reason": "takes waveforms", "batch": None, "frames": None}
+    lines = page.page([report(row("onnxruntime"), without_time(row("onnxruntime", **waveforms)))]).splitlines()
+    start = lines.index("**wave.onnx**")
+    assert lines[start + 2] == "Cannot run here: onnxruntime fp32 on cpu: takes waveforms"
 
 
 def test_short_table_has_single_windows_with_the_fastest_first(sample):
@@ -142,7 +178,31 @@ def test_a_gpu_has_its_columns_and_its_best_batch():
 def test_only_what_stands_between_the_marks_is_replaced():
     text = f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n"
     assert page.fill_readme(text, r"new \1") == f"before\n{page.BEGIN}\nnew \\1\n{page.END}\nafter\n"
-    assert page.fill_readme("no marks\n", "new") == "no marks\n"
+
+
+@pytest.mark.parametrize("text", ["no marks\n", page.BEGIN, 2 * (page.BEGIN + page.END), page.END + page.BEGIN])
+def test_without_its_marks_in_readme_nothing_is_written(monkeypatch, tmp_path, sample, text):
+    monkeypatch.setattr(page, "README", tmp_path / "README.md")
+    monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "BENCHMARKS.md")
+    monkeypatch.setattr(page, "read_reports", lambda: [sample])
+    page.README.write_text(text)
+    result = CliRunner().invoke(page.main)
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert f"README.md: expected {page.BEGIN} and {page.END}, once each" in line
+    assert not page.PAGE.exists() and page.README.read_text() == text
+
+
+def test_the_page_the_picture_and_the_table_are_written(monkeypatch, tmp_path, sample):
+    monkeypatch.setattr(page, "README", tmp_path / "README.md")
+    monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "BENCHMARKS.md")
+    monkeypatch.setattr(page, "read_reports", lambda: [sample])
+    page.README.write_text(f"before\n{page.BEGIN}\n{page.END}\n")
+    result = CliRunner().invoke(page.main)
+    assert result.exit_code == 0, result.output
+    assert page.PAGE.read_text() == page.page([sample])
+    assert "| shipped | onnxruntime | fp32 | 40 |" in page.README.read_text()
+    assert (page.PAGE.parent / picture.picture_name("Test CPU, 2 cores")).exists()
 
 
 def test_a_picture_tells_what_it_was_made_of(sample, tmp_path):

@@ -1,0 +1,202 @@
+"""`ft bench`: how rows are measured, and that one which fails, however late, costs the others nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fake_bench import FAKE_GPU, FakeRunner, fail_in_run, lower, use_fakes
+
+from bench import command, compare, rows
+from bench.report import check_report, read_report, write_report
+from bench.rows import Model
+from bench.runners import Runner
+from ft.cli import main
+from ft.errors import ConfigError
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    use_fakes(monkeypatch)
+    return monkeypatch
+
+
+@pytest.fixture
+def tiny(tiny_onnx: Path) -> Model:
+    return rows.read_model(str(tiny_onnx))
+
+
+def by_engine(report: dict[str, Any], **wanted: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (row["engine"], row["precision"]): row
+        for row in report["rows"]
+        if all(row[key] == value for key, value in wanted.items())
+    }
+
+
+def test_a_model_that_takes_waveforms_is_listed_once_and_starts_nothing(fake, tiny):
+    waveform = dataclasses.replace(lower(tiny, "fp16"), io="waveform")  # needs no fp32 one: no mask is compared
+    fake.setattr(compare, "Worker", None)
+    report = compare.compare([waveform], rows.ENGINES, (1, 4), 16, 2)
+    assert [(row["engine"], row["device"], row["status"]) for row in report["rows"]] == [
+        ("onnxruntime", "cpu", "unusable")
+    ]
+    assert report["rates"] == []
+
+
+def test_a_wrong_mask_has_no_time_and_the_others_do(fake, tiny):
+    report = compare.compare([tiny], ("onnxruntime", "openvino", "torch", "torch-compile"), (1, 2), 16, 2)
+    on_cpu = by_engine(report, batch=2, device="cpu")
+    wrong = on_cpu["torch-compile", "fp32"]
+    assert wrong["status"] == "wrong" and "latency_ms" not in wrong and "times_real_time" not in wrong
+    assert "fewer than 60" in wrong["reason"] and wrong["snr_db"] < 60
+    missing = on_cpu["openvino", "fp32"]
+    assert missing["status"] == "unusable" and missing["reason"] == "openvino is not installed; pip install it"
+    right = on_cpu["onnxruntime", "fp32"]
+    assert right["status"] == "ok" and right["snr_db"] > 100 and right["runs"] == 2
+    audio = tiny.config.audio
+    sound = 2 * 16 * audio.hop_length / audio.sample_rate
+    assert right["times_real_time"] == pytest.approx(sound / right["latency_ms"]["median"] * 1e3, rel=2e-3)
+    assert on_cpu["torch", "bf16"]["snr_db"] < 60  # fewer than fp32 needs, and enough for bf16
+    no_gpu = [row for row in report["rows"] if row["status"] == "unusable" and row["device"] == "cuda"]
+    assert len(no_gpu) == 5  # each engine and precision once, not once for each batch
+
+
+def test_values_that_are_not_finite_are_wrong(fake, tiny):
+    fake.setattr(FakeRunner, "broken", lambda self, batch: np.full_like(batch, np.nan))
+    report = compare.compare([tiny], ("torch-compile",), (1,), 16, 1)
+    row = by_engine(report, device="cpu")["torch-compile", "fp32"]
+    assert row["status"] == "wrong" and "not finite" in row["reason"] and row["snr_db"] is None
+
+
+def test_a_failing_engine_is_told_from_a_missing_one(fake, tiny):
+    def fail(self, batch):
+        raise RuntimeError("out of registers")
+
+    fake.setattr(FakeRunner, "broken", fail)
+    report = compare.compare([tiny], ("torch", "torch-compile"), (1,), 16, 1)
+    row = by_engine(report, device="cpu")["torch-compile", "fp32"]
+    assert (row["status"], row["reason"]) == ("failed", "out of registers")
+    assert by_engine(report, device="cpu")["torch", "fp32"]["status"] == "ok"
+
+
+def test_an_engine_that_fails_late_leaves_the_others_their_times(fake, tiny):
+    """In the third run of its process: the first is looked at, the second is the warm-up of the first round."""
+    later = fail_in_run(fake, 3, kind="engine", runtime="onnxruntime")
+    report = compare.compare([tiny], ("onnxruntime", "torch"), (1,), 16, 4)
+    on_cpu = by_engine(report, device="cpu")
+    lost = on_cpu["onnxruntime", "fp32"]
+    assert (lost["status"], lost["reason"]) == ("failed", "the GPU fell off the bus")
+    assert lost["version"] == "1.0" and "latency_ms" not in lost
+    assert later == []  # it is not asked again
+    for precision in ("fp32", "bf16"):
+        right = on_cpu["torch", precision]
+        assert right["status"] == "ok" and right["runs"] == 4 and right["matmul_share"] is not None
+    check_report(Path("report"), {**report, "command": "ft bench"})
+
+
+def test_an_engine_that_fails_on_many_batches_in_a_row_leaves_the_others_theirs(fake, tiny):
+    fake.setattr(compare, "find_gpus", lambda: FAKE_GPU)
+    fake.setattr(compare, "device_memory_mb", lambda device: None)
+
+    def fail(self, batch, count):
+        if self.spec.precision == "fp16":
+            raise RuntimeError("out of memory")
+        Runner.stream(self, batch, count)
+
+    fake.setattr(FakeRunner, "stream", fail)
+    found = by_engine(compare.compare([tiny], ("torch",), (1,), 16, 2), device="cuda:0")
+    assert (found["torch", "fp16"]["status"], found["torch", "fp16"]["reason"]) == ("failed", "out of memory")
+    assert found["torch", "fp32"]["status"] == "ok"
+
+
+def test_a_rate_that_fails_late_is_left_out(fake, tiny):
+    fail_in_run(fake, 3, kind="matmul", precision="fp32")
+    report = compare.compare([tiny], ("onnxruntime", "torch"), (1,), 16, 4)
+    on_cpu = by_engine(report, device="cpu")
+    assert on_cpu["onnxruntime", "fp32"]["status"] == "ok" and on_cpu["onnxruntime", "fp32"]["matmul_share"] is None
+    assert on_cpu["torch", "bf16"]["matmul_share"] is not None
+    assert {rate["what"] for rate in report["rates"]} == {"bf16", "int8"}
+
+
+def test_a_gpu_row_has_the_memory_that_it_took(fake, tiny):
+    fake.setattr(compare, "find_gpus", lambda: FAKE_GPU)
+    used = iter(range(1000, 10**6, 250))
+    fake.setattr(compare, "device_memory_mb", lambda device: None if device == "cpu" else float(next(used)))
+    report = compare.compare([tiny], ("onnxruntime", "torch-cudagraph"), (1,), 16, 2)
+    found = by_engine(report, device="cuda:0", status="ok")
+    assert set(found) == {("onnxruntime", "fp32"), ("torch-cudagraph", "fp32"), ("torch-cudagraph", "fp16")}
+    assert {row["device_memory_mb"] for row in found.values()} == {250}
+    assert all(row["matmul_share"] is not None for row in found.values())
+    assert {rate["device"] for rate in report["rates"]} == {"cpu", "cuda:0"}
+
+
+@pytest.mark.parametrize("arguments", [["--engines", "fastest"], ["--batch", "1,x"], ["--batch", "0"]])
+def test_wrong_options_are_refused_in_one_line(arguments):
+    result = CliRunner().invoke(main, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert len(result.output.splitlines()) == 1 and "expected" in result.output
+
+
+def test_without_a_model_the_shipped_one_is_measured_in_both_forms(fake, tmp_path):
+    file = tmp_path / "report.json"
+    options = ["--engines", "onnxruntime", "--batch", "1", "--frames", "16", "--rounds", "1", "--song-seconds", "0"]
+    result = CliRunner().invoke(main, ["bench", *options, "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    report = read_report(file)
+    measured = {(row["model"], row["precision"]) for row in report["rows"] if row["status"] == "ok"}
+    assert measured == {("shipped", "fp32"), ("default-int8", "int8")}
+    assert report["command"] == "ft bench default default-int8"
+
+
+def test_the_command_writes_what_it_prints(fake, tiny_onnx, tmp_path):
+    fake.setattr(command, "end_to_end", lambda model, song, rounds, **options: dict(END_TO_END))
+    arguments = ["bench", str(tiny_onnx), "--engines", "onnxruntime,torch-compile", "--batch", "1", "--rounds", "1"]
+    files = ["--json", str(tmp_path / "report.json"), "--plot", str(tmp_path / "plot.png"), "--song-seconds", "1"]
+    result = CliRunner().invoke(main, [*arguments, "--frames", "16", *files])
+    assert result.exit_code == 0, result.output
+    assert "WRONG: its mask has" in result.output and "unusable: no GPU" in result.output
+    report = read_report(tmp_path / "report.json")
+    assert [row["engine"] for row in report["rows"] if row["status"] == "ok"] == ["onnxruntime"]
+    assert len(report["end_to_end"]) == 2  # the model's rate and another
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+END_TO_END = {
+    "model": "tiny.onnx",
+    "engine": "onnxruntime",
+    "precision": "fp32",
+    "device": "cpu",
+    "sample_rate": 44100,
+    "audio_seconds": 60.0,
+    "seconds": 1.0,
+    "times_real_time": 60.0,
+    "ratio_to_engine": 1.1,
+    "shares": {"decode": 0.1, "network": 0.9},
+}
+
+
+def test_a_report_that_is_none_is_refused(fake, tiny, tmp_path):
+    report = {**compare.compare([tiny], ("onnxruntime", "torch-compile"), (1,), 16, 1), "command": "ft bench"}
+    write_report(tmp_path / "report.json", report)
+    assert read_report(tmp_path / "report.json") == json.loads(json.dumps(report))
+    timed = next(row for row in report["rows"] if row["status"] == "ok")
+    wrong = next(row for row in report["rows"] if row["status"] == "wrong")
+    for change, message in (
+        ({"machine": {}}, "machine: name is None"),
+        ({"rows": [{**timed, "status": "fine"}]}, "status fine"),
+        ({"rows": [{**timed, "runs": True}]}, "runs is True"),
+        ({"rows": [{**wrong, "latency_ms": {"median": 1}}]}, "a reason and no time"),
+        ({"rows": [{key: value for key, value in timed.items() if key != "peak_ram_mb"}]}, "peak_ram_mb is None"),
+        ({"bars": [{"name": "fast", "kind": "at least", "limit": 2}]}, "met is None"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_report(tmp_path, {**report, **change})
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ConfigError, match="not a report"):
+        read_report(tmp_path / "broken.json")
