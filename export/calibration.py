@@ -66,14 +66,19 @@ def calibration_windows(folder: Path, config: ModelConfig, count: int = WINDOWS)
         raise ExportError(f"{error}; int8 is calibrated with real sound, --calibrate FOLDER") from error
     step = max(len(files) / count, 1.0)
     chosen = [files[int(index * step)] for index in range(min(len(files), count))]
-    songs = [windows for file in chosen if (windows := _windows(file, config))]
     inputs: list[Array] = []
-    while len(inputs) < count and any(songs):
-        inputs += [song.pop(len(song) // 2) for song in songs if song][: count - len(inputs)]
+    heard: list[str] = []
+    for index, file in enumerate(chosen):
+        windows = _windows(file, config)
+        # What is left is shared by the songs that are left, so that short ones are made up for.
+        wanted = min(-(-(count - len(inputs)) // (len(chosen) - index)), len(windows))
+        inputs += [windows[int((number + 0.5) * len(windows) / wanted)] for number in range(wanted)]
+        if wanted:
+            heard.append(file.relative_to(folder).as_posix())
     if not inputs:
         raise ExportError(f"{folder}: none of its {len(files)} audio files holds sound; int8 needs some to calibrate")
     seconds = sum(window.shape[-1] for window in inputs) * config.audio.hop_length / config.audio.sample_rate
-    return Calibration(inputs, [file.relative_to(folder).as_posix() for file in chosen], seconds)
+    return Calibration(inputs, heard, seconds)
 
 
 def _windows(file: Path, config: ModelConfig) -> list[Array]:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from engines.base import Array
 from export.calibration import Calibration
+from export.to_onnx import LARGEST_FILE
 from ft.errors import ExportError, one_line
 
-LARGEST_FILE = 1_900_000_000
-"""Bytes in one file; a protocol buffer ends at 2 GiB."""
 BYTES_SAVED = 4
 """By which a matrix shrinks."""
 
@@ -27,7 +26,7 @@ def quantize(source: Path, output: Path, matrices: set[str], calibration: Calibr
     """Writes `output`, the graph of `source` with each product by one of `matrices` (initializers) in int8.
 
     Raises:
-        ExportError: ONNX Runtime cannot quantize the graph.
+        ExportError: ONNX Runtime cannot quantize the graph, or left a product as it was.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -63,3 +62,18 @@ def quantize(source: Path, output: Path, matrices: set[str], calibration: Calibr
         raise ExportError(f"ONNX Runtime cannot quantize this network: {one_line(error)}") from error
     finally:
         root.setLevel(level)
+    _check(output, nodes)
+
+
+def _check(path: Path, products: list[str]) -> None:
+    """Both inputs of each product come out of eight bits. Raises ExportError."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    inputs = {node.name: node.input for node in graph.node}
+    for name in products:
+        if any(made.get(source) != "DequantizeLinear" for source in inputs[name]):
+            raise ExportError(f"int8: MatMul {name} would compute in float32; nothing was written")
+    if not products:
+        raise ExportError("int8: the graph holds no product to quantize; nothing was written")

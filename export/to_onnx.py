@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -29,10 +30,11 @@ from ft.checkpoint import (
     IO_KEY,
     WEIGHTS_KEY,
     load_model,
+    read_metadata,
 )
 from ft.config import ModelConfig
 from ft.errors import ExportError
-from ft.files import PART_SUFFIX, example_folder, move_into_place
+from ft.files import PART_SUFFIX, example_folder, model_path, move_into_place
 from ft.onnx_metadata import append_onnx_metadata
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def export_onnx(
         weights: For fp32 only: `fp16` rounds the position-wise matrices and stores them in half the space; the
             arithmetic stays float32, and the comparison is with the rounded network.
         calibrate: Folder of songs that int8 finds its ranges by; None takes the example song.
-        mask_snr_db: What the mask of a lower precision must reach; None takes that of `export.gate.LIMITS`.
+        mask_snr_db: What the mask of a lower precision must reach; None takes that of `export.limits.LIMITS`.
         sdr_loss_db: What it may lose of the SDR of the example's stems; None likewise.
         example: Folder of a song with its true stems, separated for the comparison; None takes the one that ships.
         force: Overwrite `output`.
@@ -106,7 +108,8 @@ def export_onnx(
         ExportError: `output` exists, the network cannot be exported, or the graph does not equal PyTorch.
     """
     output = Path(output)
-    _check(output, io, precision, weights, calibrate)
+    judged = {"--mask-snr": mask_snr_db, "--sdr-loss": sdr_loss_db, "--example": example}
+    _check(output, io, precision, weights, calibrate, [name for name, value in judged.items() if value is not None])
     data = output.with_name(f"{output.name}.data")
     for file in (output, data):
         if file.exists() and not force:
@@ -117,8 +120,11 @@ def export_onnx(
         import onnxruntime  # noqa: F401  # asked for now, not after minutes of tracing
         import onnxscript  # noqa: F401
 
+        from export.compare import compare_masks, compare_waveforms
+        from export.gate import read_example
         from export.graph import NATIVE_OPSET, OLDEST_OPSET, build_graph, store_in_half, weight_names
         from export.half import DTYPES
+        from export.types import check_types
         from export.waveform import build_waveform_graph, context
     except ImportError as error:
         raise ExportError(
@@ -131,12 +137,16 @@ def export_onnx(
     if weights == "fp16":
         round_to_half(model, matrices)
     songs = _calibration(calibrate or example_folder(), config) if precision == "int8" else None
+    song = read_example(example) if precision != "fp32" else None
+    lowered = _lowered(source)
     build = build_waveform_graph if io == "waveform" else build_graph
     graph = build(model, config, opset, DTYPES.get(precision, DTYPES["fp32"]))
     names = weight_names(model, config, graph)
     if weights == "fp16":
         store_in_half(graph, matrices)
-    stored = STORED[weights] if precision == "fp32" else precision
+    stored = precision
+    if precision == "fp32":
+        stored = f"fp32 ({lowered} weights)" if lowered else STORED[weights]
     graph.metadata_props.update(metadata(model, config, names, stored, io))
     if io == "waveform":
         graph.metadata_props[CONTEXT_KEY] = json.dumps(context(config))
@@ -153,8 +163,15 @@ def export_onnx(
         if songs is not None:
             nodes = _quantize(written, part, matrices, songs)
             extra[CALIBRATION_KEY] = json.dumps({"files": songs.files, "seconds": round(songs.seconds, 1)})
-        compare = _compare_waveform if io == "waveform" else _compare
-        gate = compare(part, model, config, precision, (mask_snr_db, sdr_loss_db), example)
+        else:
+            check_types(part, precision)
+        compare = compare_waveforms if io == "waveform" else compare_masks
+        gate = compare(part, model, config, precision, (mask_snr_db, sdr_loss_db), song)
+        if lowered:
+            gate["source_precision"] = lowered
+        if songs is not None and Path(calibrate or example_folder()).samefile(example or example_folder()):
+            gate["in_sample"] = True
+            logger.warning("%s: judged by the song that calibrated it; --calibrate FOLDER takes others", output)
         append_onnx_metadata(part, {**extra, GATE_KEY: json.dumps(gate)})
         files = [output, data] if (folder / data.name).exists() else [output]
         for file in reversed(files):
@@ -168,7 +185,17 @@ def export_onnx(
     return Export(output, opset, nodes, count(model), stored, gate, files)
 
 
-def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path | None) -> None:
+def _lowered(source: str | Path) -> str:
+    """The precision of a source that has given up some; what is made of it is compared with what is left."""
+    path = model_path(source)
+    precision = read_metadata(path).get("ft_precision", "") if path.suffix == ".onnx" else ""
+    if precision not in ("fp16", "bf16", "int8"):
+        return ""
+    logger.warning("%s: its weights are %s; an export of the checkpoint or of an fp32 file loses less", path, precision)
+    return precision
+
+
+def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path | None, judged: Sequence[str]) -> None:
     """Raises ExportError for arguments that do not go together."""
     if output.suffix != ".onnx":
         raise ExportError(f"{output}: expected a name that ends in .onnx")
@@ -186,6 +213,8 @@ def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path |
         raise ExportError(f"weights stored in {weights} are for a file that computes in fp32; leave --weights away")
     if calibrate is not None and precision != "int8":
         raise ExportError("--calibrate is for --int8")
+    if judged and precision == "fp32":
+        raise ExportError(f"{', '.join(judged)}: for --fp16, --bf16 and --int8; fp32 must equal PyTorch")
 
 
 def _calibration(folder: Path, config: ModelConfig) -> Calibration:
@@ -202,51 +231,6 @@ def _quantize(source: Path, part: Path, matrices: set[str], songs: Calibration) 
 
     quantize(source, part, matrices, songs)
     return Counter(node.op_type for node in onnx.load(part, load_external_data=False).graph.node)
-
-
-def _compare(
-    part: Path,
-    model: FrameTransformer,
-    config: ModelConfig,
-    precision: str,
-    limits: tuple[float | None, float | None],
-    example: Path | None,
-) -> dict[str, Any]:
-    """The gate's figures. Raises ExportError where the file does not pass."""
-    if precision == "fp32":
-        from export.verify import LIMIT, verify
-
-        parities = verify(part, model, config)
-        return {
-            "relative_l2": max(parity.distance for parity in parities),
-            "relative_l2_limit": LIMIT,
-            "finite": True,
-            "shapes": [{"shape": list(parity.shape), "relative_l2": parity.distance} for parity in parities],
-        }
-    from export.gate import judge, limits_of, read_example
-
-    return judge(part, model, config, precision, limits_of(precision, *limits), read_example(example))
-
-
-def _compare_waveform(
-    part: Path,
-    model: FrameTransformer,
-    config: ModelConfig,
-    precision: str,
-    limits: tuple[float | None, float | None],
-    example: Path | None,
-) -> dict[str, Any]:
-    """The same for a graph that takes waveforms."""
-    from export.verify_waveform import LIMIT, verify_waveform
-
-    if precision == "fp32":
-        return verify_waveform(part, model, config, LIMIT)
-    from export.gate import judge, limits_of, read_example
-
-    allowed = limits_of(precision, *limits)
-    figures = verify_waveform(part, model, config, allowed.mask_snr_db)
-    # Its network is judged in PyTorch, since the graph shows no mask.
-    return {**judge(None, model, config, precision, allowed, read_example(example)), **figures}
 
 
 def metadata(

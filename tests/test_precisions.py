@@ -15,8 +15,10 @@ from networks import tiny_model
 
 from engines import load_engine
 from export.calibration import calibration_windows
-from export.gate import LIMITS, Limits, judge, limits_of, read_example, signal_to_noise
-from export.to_onnx import export_onnx
+from export.gate import judge, read_example, signal_to_noise
+from export.limits import LIMITS, Limits, limits_of
+from export.quantize import quantize
+from export.to_onnx import _lowered, export_onnx
 from ft.audio import read_audio
 from ft.checkpoint import load_config, load_model
 from ft.cli import main
@@ -95,6 +97,7 @@ def test_what_a_file_passed_stands_in_it(default_half, default_int8):
         assert gate["mask_snr_db"] >= gate["mask_snr_limit_db"] == LIMITS[precision].mask_snr_db
         assert gate["sdr_loss_db"] <= gate["sdr_loss_limit_db"] == LIMITS[precision].sdr_loss_db
         assert gate["finite"] and len({tuple(shape["shape"]) for shape in gate["shapes"]}) == 4
+        assert "in_sample" not in gate and "source_precision" not in gate
         assert gate["mask_snr_db"] == min(figures["mask_snr_db"] for figures in gate["engines"].values())
     assert describe_model(default_half)["gate"]["engines"].keys() >= {f"torch {torch.__version__} cpu"}
     calibration = describe_model(default_int8)["calibration"]
@@ -167,18 +170,51 @@ def test_lost_sound_does_not_pass(tiny_onnx):
         judge(tiny_onnx, model, model.model_config, "fp16", Limits(45, -1), read_example())
 
 
-def test_what_does_not_pass_is_not_written(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch):
+def test_what_does_not_pass_is_not_written(tmp_path, default_half, monkeypatch):
+    import onnx_ir
+
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(default_half))
+    output = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match="at least 200 are wanted"):
+        export_onnx("default", output, precision="fp16", mask_snr_db=200)
+    assert not list(tmp_path.iterdir())
+    result = export_onnx("default", output, precision="fp16", mask_snr_db=50)
+    assert result.gate["mask_snr_limit_db"] == 50
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+    assert limits_of("int8", None, 0.1) == Limits(25, 0.1)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_an_fp32_graph_does_not_pass_for_less(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, precision):
     import onnx_ir
 
     monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
-    output = tmp_path / "tiny.onnx"
-    with pytest.raises(ExportError, match="at least 200 are wanted"):
-        export_onnx(tiny_checkpoint, output, precision="fp16", mask_snr_db=200)
+    with pytest.raises(ExportError, match=rf"{precision}: MatMul \S+ would compute in float; nothing was written"):
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision=precision)
     assert not list(tmp_path.iterdir())
-    result = export_onnx(tiny_checkpoint, output, precision="fp16", mask_snr_db=50)
-    assert result.gate["mask_snr_limit_db"] == 50
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.onnx"]
-    assert limits_of("int8", None, 0.1) == Limits(25, 0.1)
+
+
+def test_a_graph_without_products_is_not_int8(tmp_path, tiny_onnx, music):
+    songs = calibration_windows(music / "pairs", load_config(tiny_onnx), count=1)
+    with pytest.raises(ExportError, match="no product to quantize"):
+        quantize(tiny_onnx, tmp_path / "model.onnx", set(), songs)
+
+
+def test_a_file_that_no_engine_runs_is_not_judged(tiny_onnx, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    model = tiny_model()
+    with pytest.raises(ExportError, match=r"bf16: no engine here .*pip install 'frame-transformer\[openvino\]'"):
+        judge(tiny_onnx, model, model.model_config, "bf16", LIMITS["bf16"], read_example())
+
+
+def test_int8_of_the_example_alone_says_so(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, caplog):
+    import onnx_ir
+
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
+    result = export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision="int8")
+    assert result.gate["in_sample"] and "judged by the song that calibrated it" in caplog.text
+    assert _lowered(result.path) == "int8" and "its weights are int8" in caplog.text
+    assert _lowered(tiny_onnx) == _lowered(tiny_checkpoint) == _lowered("default") == ""
 
 
 def test_calibration_takes_songs_as_ft_separate_cuts_them(music):
@@ -197,7 +233,8 @@ def test_calibration_leaves_out_what_it_cannot_hear(tmp_path, music, caplog):
         calibration_windows(tmp_path, load_config("default"))
     assert "b-noise.wav" in caplog.text
     (tmp_path / "c-music.flac").write_bytes((music / "instrumentals" / "0.flac").read_bytes())
-    assert len(calibration_windows(tmp_path, load_config("default")).inputs) == 1
+    songs = calibration_windows(tmp_path, load_config("default"))
+    assert (len(songs.inputs), songs.files) == (1, ["c-music.flac"])
 
 
 @pytest.mark.parametrize(
@@ -208,6 +245,7 @@ def test_calibration_leaves_out_what_it_cannot_hear(tmp_path, music, caplog):
         (["--fp16", "--example", "EMPTY"], "EMPTY.*--example takes a folder"),
         (["--fp16", "--weights", "fp16"], "leave --weights away"),
         (["--fp16", "--calibrate", "EMPTY"], "--calibrate is for --int8"),
+        (["--mask-snr", "90"], "--mask-snr: for --fp16, --bf16 and --int8"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, capsys, options, message):
