@@ -36,7 +36,7 @@ def load_engine(
     Args:
         model: an ONNX file, a checkpoint (.safetensors), a TensorRT plan, or `default` for the shipped model. None is
             that in int8 where it will run on a CPU by ONNX Runtime or OpenVINO: no sound lost that its gate could
-            measure, and a quarter of the time saved.
+            measure, and a fifth of the time from file to files saved.
         threads: of one operator on the CPU; None takes every core that the process may use.
         runtime: auto, onnxruntime, openvino, torch or tensorrt.
         device: auto, cpu, cuda or cuda:N. Under auto a GPU is taken where the runtime can use one; a GPU that is there

@@ -1,11 +1,12 @@
 """Batches through an engine, going on where a device lets one down.
 
-A batch that does not fit into the device's memory is run again in halves. After a device was lost, the song it was
-working on has failed, and the next one runs on another engine where one is allowed.
+A batch that does not fit into the device's memory, when the engine is opened or when it runs, is halved. After a device
+was lost, the song it was working on has failed, and the next one runs on another engine where one is allowed.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,27 +15,40 @@ from typing import TypeVar
 import numpy as np
 
 from engines.base import Array, Batch, Engine, WaveformBatch
-from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
+from ft.errors import DeviceLost, EngineError, FtError, OutOfDeviceMemory
 
 logger = logging.getLogger(__name__)
 
 Label = TypeVar("Label")
 
+ANY_DEVICE = "use --device auto to go on without it"
+OTHER_MODEL = "use --engine MODEL.onnx with --device auto, and no --tensorrt, to go on without it"
+"""What lets the songs after the loss of a GPU run; the second where TensorRT, which needs one, was asked for."""
+
 
 class Runner:
     """Owns the choice of the batch size and of the engine, not the engine itself."""
 
-    def __init__(self, engine: Engine, batch_size: int, another: Callable[[], Engine] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        batch_size: int,
+        another: Callable[[], Engine] | None = None,
+        advice: str = ANY_DEVICE,
+    ) -> None:
         """
         Args:
             engine: open.
             batch_size: inputs that run at once; lowered where the device has no memory for them.
             another: gives a closed engine for the same model in place of one whose device was lost; None allows none.
+            advice: what else can be done after a loss, where no other engine is allowed.
         """
         self.engine = engine
         self.batch_size = batch_size
         self._another = another
-        self._lost = False
+        self._prospect = f"start again, or {advice}"
+        self._lost: str | None = None
+        """Why the device was lost; None where it was not."""
 
     def ready(self) -> None:
         """Replaces an engine whose device was lost.
@@ -42,23 +56,26 @@ class Runner:
         Raises:
             DeviceLost: the device was lost and no other engine is allowed or can be opened.
         """
-        if not self._lost:
+        if self._lost is None:
             return
         if self._another is None:
-            raise DeviceLost("the GPU was lost at an earlier song; start again, or use --device auto to go on without")
-        lost, self._another = self._another, None
+            raise self._nothing_left()
+        another, self._another = self._another, None
         try:
-            engine = lost()
-            engine.open()
-        except EngineError as error:
-            raise DeviceLost(f"the GPU was lost at an earlier song, and nothing can go on instead: {error}") from error
+            engine = _opened(another)
+        except FtError as error:
+            self._prospect = f"nothing can go on instead: {error}"
+            raise self._nothing_left() from error
         info = engine.describe()
-        logger.warning("the GPU was lost; going on with %s on %s", info.name, info.device)
+        logger.warning("the GPU was lost; going on with %s on %s (%s)", info.name, info.device, info.precision)
         try:
             self.engine.close()
         except EngineError as error:
             logger.debug("closing the engine of a lost device: %s", error)
-        self.engine, self._lost = engine, False
+        self.engine, self._lost = engine, None
+
+    def _nothing_left(self) -> DeviceLost:
+        return DeviceLost(f"the GPU was lost at an earlier song ({self._lost}); {self._prospect}")
 
     def run(self, inputs: Iterable[tuple[Label, Batch]]) -> Iterator[tuple[Label, Array]]:
         """The result of each input, in order. Inputs of one shape that follow each other run together.
@@ -84,21 +101,13 @@ class Runner:
                         yield label, part
                 return
             except OutOfDeviceMemory as error:
-                self._halve(len(running[0]), error)
-            except DeviceLost:
-                self._lost = True
+                self.batch_size = _halved(len(running[0]), error)
+            except DeviceLost as error:
+                self._lost = str(error)
                 raise
             # What has no result yet goes back to the front, in its order.
             waiting.extendleft(item for batch in reversed(running) for item in reversed(batch))
             running.clear()
-
-    def _halve(self, failed: int, error: OutOfDeviceMemory) -> None:
-        if failed == 1:
-            raise OutOfDeviceMemory(
-                f"{error}; one window alone does not fit: use a smaller --window-seconds, or --device cpu"
-            ) from error
-        self.batch_size = failed // 2
-        logger.warning("no memory for %d windows at once; going on with %d", failed, self.batch_size)
 
     def _batches(
         self,
@@ -119,6 +128,51 @@ class Runner:
                 batch.append(waiting.popleft())
             running.append(batch)
             yield _join([value for _, value in batch])
+
+
+def open_runner(
+    load: Callable[[int, str], Engine], batch_size: int, device: str, fixed: bool = False, gpu_only: bool = False
+) -> Runner:
+    """A runner of an engine for as many inputs at once as its device has memory for.
+
+    Args:
+        load: gives a closed engine made for so many inputs at once, on a device (auto, cpu, cuda or cuda:N).
+        batch_size: inputs at once to begin with; halved, with a warning, as long as there is no memory for them.
+        device: for the engine; under auto one on the CPU takes its place where it is lost.
+        fixed: whether what an engine takes when it is opened stands in its file, so that a smaller batch is no help.
+        gpu_only: whether there is no such engine for the CPU.
+    Raises:
+        OutOfDeviceMemory: not even one input fits, or not what stands in the file.
+        FtError: `load` or the opening failed.
+    """
+    while True:
+        try:
+            engine = _opened(functools.partial(load, batch_size, device))
+            break
+        except OutOfDeviceMemory as error:
+            if fixed:
+                raise
+            batch_size = _halved(batch_size, error)
+    if gpu_only:
+        return Runner(engine, batch_size, advice=OTHER_MODEL)
+    return Runner(engine, batch_size, functools.partial(load, batch_size, "cpu") if device == "auto" else None)
+
+
+def _opened(load: Callable[[], Engine]) -> Engine:
+    """A function of its own, so that nothing holds what failed, and its memory, while the next one is loaded."""
+    engine = load()
+    engine.open()
+    return engine
+
+
+def _halved(failed: int, error: OutOfDeviceMemory) -> int:
+    """The next size of a batch to try. Raises OutOfDeviceMemory where there is none."""
+    if failed == 1:
+        raise OutOfDeviceMemory(
+            f"{error}; one window alone does not fit: use a smaller --window-seconds, or an .onnx with --device cpu"
+        ) from error
+    logger.warning("no memory for %d windows at once; going on with %d", failed, failed // 2)
+    return failed // 2
 
 
 def _shape(value: Batch) -> tuple[int, ...]:

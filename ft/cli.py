@@ -327,6 +327,13 @@ def bench(
 )
 @click.option("--tensorrt", is_flag=True, help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.")
 @click.option(
+    "--memory",
+    type=click.Choice(["cuda-python", "pycuda"]),
+    default="cuda-python",
+    show_default=True,
+    help="Of a GPU with TensorRT, who handles its memory.",
+)
+@click.option(
     "--bit-depth",
     type=click.Choice(["16", "24", "float"]),
     help="Of the stems. [default: the input's, or 16 where its format has none]",
@@ -349,6 +356,7 @@ def separate(
     device: str,
     runtime: str,
     tensorrt: bool,
+    memory: str,
     bit_depth: Literal["16", "24", "float"] | None,
     window_seconds: float | None,
     context_seconds: float | None,
@@ -362,7 +370,8 @@ def separate(
     """
     from ft.audio import songs_in
     from ft.progress import seconds_bar
-    from ft.separate import Separator, check_names
+    from ft.separate import Separator
+    from ft.song_files import check_names
 
     if tensorrt and runtime not in ("auto", "tensorrt"):
         raise click.UsageError(f"--tensorrt and --runtime {runtime} contradict each other")
@@ -378,7 +387,8 @@ def separate(
     songs = songs_in(files)
     check_names(songs)
     runtime = "tensorrt" if tensorrt else runtime
-    with Separator(engine, threads=threads, runtime=runtime, device=device, **options) as separator:
+    options |= {"threads": threads, "runtime": runtime, "device": device, "memory": memory}
+    with Separator(engine, **options) as separator:
         for path in songs:
             try:
                 with seconds_bar(path.name, quiet=settings["quiet"]) as progress:

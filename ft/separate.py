@@ -9,11 +9,9 @@ mixture whatever the network and the resampling do.
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,12 +21,13 @@ from numpy.typing import NDArray
 
 from engines import load_engine, plan_window, read_config
 from engines.base import Batch, Engine, WaveformBatch
-from engines.runner import Runner
+from engines.runner import Runner, open_runner
 from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, BitDepth, StemWriter, audio_info, read_blocks
 from ft.dsp import magnitude, spectra
 from ft.errors import AudioError, ConfigError
 from ft.pipeline import prefetch
 from ft.progress import Progress
+from ft.song_files import SeparatedFile, song_folder
 from ft.stream import Analysis, Output, Synthesis, network_input
 from ft.waveform import WaveformSynthesis, network_waveform
 from ft.windows import CONTEXT_SECONDS, OVERLAP, Window, WindowPlan, cut_windows, usual_window_seconds
@@ -39,23 +38,6 @@ Array = NDArray[np.float32]
 
 _AHEAD = 1
 """Windows that are prepared while the engine holds its own."""
-
-
-@dataclass(frozen=True)
-class SeparatedFile:
-    """What `Separator.separate_file` wrote."""
-
-    files: dict[str, Path]
-    """The file of each stem."""
-    audio_seconds: float
-    wall_seconds: float
-    gain: float
-    """By which all stems were multiplied so that none clips; 1 where none would have."""
-    warnings: tuple[str, ...]
-
-    @property
-    def times_real_time(self) -> float:
-        return self.audio_seconds / self.wall_seconds
 
 
 class Separator:
@@ -75,24 +57,27 @@ class Separator:
         threads: int | None = None,
         runtime: str = "auto",
         device: str = "auto",
+        memory: str = "cuda-python",
     ) -> None:
-        """Opens the engine.
+        """Opens the engine, which logs at INFO what runs the model and why.
 
         Args:
             engine: a model file, None or `default` for the shipped one, or an engine, which its owner closes.
             batch_size: windows that run at once; more of them take more memory and give the same result. It is lowered,
                 with a warning, where a device has no memory for them. None takes 1, or what a plan was built for.
-            window_seconds: what runs through the network at once, context included. None takes 20, or what a plan was
-                built for.
+            window_seconds: what runs through the network at once, context included. None takes what
+                `ft.windows.usual_window_seconds` says for the network, or what a plan was built for.
             context_seconds: on each side of a window, computed and thrown away.
             overlap: share of the frames between the contexts that two windows cross-fade, 0 to 0.5.
             threads: of the engine; None takes every core that the process may use.
             runtime: auto, onnxruntime, openvino, torch or tensorrt, for a model file.
-            device: auto, cpu, cuda or cuda:N, for a model file. Only under auto does another engine go on with the
-                next song where a GPU is lost.
+            device: auto, cpu, cuda or cuda:N, for a model file. Only under auto, and without TensorRT, does another
+                engine go on with the next song where a GPU is lost.
+            memory: who handles the memory of a GPU for TensorRT: cuda-python or pycuda.
         Raises:
             CheckpointError: no such model, or none of this project.
             ConfigError: a value out of range.
+            OutOfDeviceMemory: the device has no memory for one window, or for what a plan was built for.
             EngineError: the model cannot be opened.
         """
         built: tuple[int, float] | None = None
@@ -112,16 +97,19 @@ class Separator:
             window_seconds, context_seconds, overlap, audio.sample_rate / audio.hop_length
         )
         self._owned = not isinstance(engine, Engine)
-        another = None
-        if not isinstance(engine, Engine):
-            items = batch_size * (2 if audio.channels == 1 else 1)  # a stereo song is two items of a mono network
-            load = functools.partial(load_engine, engine, threads, runtime=runtime, windows=(items, self.plan.frames))
-            engine = load(device=device)
-            engine.open()
-            if device == "auto":
-                another = functools.partial(load, device="cpu")
-        self._waveform = engine.describe().io == "waveform"
-        self._runner = Runner(engine, batch_size, another)
+        if isinstance(engine, Engine):
+            self._runner = Runner(engine, batch_size)
+        else:
+            items = 2 if audio.channels == 1 else 1  # a stereo song is two items of a mono network
+            frames = self.plan.frames
+
+            def load(windows: int, device: str) -> Engine:
+                shape = (windows * items, frames)
+                return load_engine(engine, threads, runtime=runtime, device=device, windows=shape, memory=memory)
+
+            is_plan = built is not None
+            self._runner = open_runner(load, batch_size, device, is_plan, is_plan or runtime == "tensorrt")
+        self._waveform = self.engine.describe().io == "waveform"
 
     @property
     def engine(self) -> Engine:
@@ -291,28 +279,6 @@ class Separator:
             logger.warning(warning)
         wall = time.perf_counter() - start
         return SeparatedFile(writer.files, done / info.sample_rate, wall, writer.gain, tuple(warnings))
-
-
-def song_folder(path: Path, output_dir: Path, stems: Sequence[str]) -> Path:
-    """Where the stems of a song go. Raises AudioError where one of them would replace the song itself."""
-    folder = output_dir / path.stem
-    for stem in stems:
-        file = folder / f"{stem}.wav"
-        if file.exists() and file.samefile(path):  # also where names differ by case only and the system ignores that
-            raise AudioError(f"{path}: would be replaced by its own {stem}; choose another folder with -o")
-    return folder
-
-
-def check_names(paths: Sequence[Path]) -> None:
-    """Raises AudioError where two songs would write to the same folder."""
-    seen: dict[str, Path] = {}
-    for path in paths:
-        other = seen.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            raise AudioError(
-                f"{other} and {path}: both are called '{path.stem}', so one would replace the other; "
-                "separate them one at a time, with another -o"
-            )
 
 
 def _cut(mixture: Array) -> Iterator[Array]:

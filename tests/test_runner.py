@@ -1,6 +1,8 @@
 """Going on where a device has no memory or is lost, with engines that fail when they are told to."""
 
 import logging
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from stubs import StubEngine, each_frame_alone, stub_config
 import ft.separate
 from engines.runner import Runner
 from ft.cli import main
-from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
+from ft.errors import CheckpointError, DeviceLost, EngineError, OutOfDeviceMemory
 from ft.separate import Separator
 
 RATE = 8000
@@ -124,23 +126,104 @@ def test_one_window_that_does_not_fit_is_an_error_in_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+class LargeEngine(StubEngine):
+    """Made for so many items at once, with a device that has memory for others when it is opened or made."""
+
+    def __init__(self, items: int, room: int, config) -> None:
+        super().__init__(each_frame_alone, config)
+        self.items, self.room = items, room
+
+    def _load(self) -> None:
+        if self.items > self.room:
+            raise OutOfDeviceMemory(f"no room to open {self.items}")
+
+
+@pytest.fixture
+def opening(monkeypatch):
+    """Makes separators whose engines take memory when they are opened, or already when they are made."""
+
+    def open_separator(batch_size, room, channels=2, when_made=False, model="model.onnx", **options):
+        asked, before = [], []
+
+        def load(model, threads, *, runtime, device, windows, memory):
+            assert not [engine for engine in before if engine() is not None], "an engine that failed is still held"
+            asked.append(windows)
+            engine = LargeEngine(windows[0], room, config)
+            if when_made:
+                engine._load()
+            before.append(weakref.ref(engine))
+            return engine
+
+        config = stub_config(channels=channels)
+        monkeypatch.setattr(ft.separate, "load_engine", load)
+        monkeypatch.setattr(ft.separate, "read_config", lambda model: config)
+        monkeypatch.setattr(ft.separate, "plan_window", lambda model: (4, 0.5) if model.endswith(".plan") else None)
+        settings = {"context_seconds": 0.05, "overlap": 0.1} if model.endswith(".plan") else SHORT
+        try:
+            return Separator(model, batch_size=batch_size, **settings, **options), asked
+        except OutOfDeviceMemory as error:
+            return error, asked
+
+    return open_separator
+
+
+@pytest.mark.parametrize("when_made", [False, True])
+@pytest.mark.parametrize(
+    ("batch_size", "room", "channels", "tried"),
+    [(8, 8, 2, [8]), (8, 3, 2, [8, 4, 2]), (7, 1, 2, [7, 3, 1]), (8, 4, 1, [8, 4, 2])],
+)
+def test_an_engine_that_does_not_fit_is_loaded_again_for_half_the_windows(
+    opening, caplog, batch_size, room, channels, tried, when_made
+):
+    separator, asked = opening(batch_size, room, channels, when_made)
+    items = 2 if channels == 1 else 1  # a stereo song is two items of a mono network
+    assert asked == [(windows * items, separator.plan.frames) for windows in tried]
+    assert separator.batch_size == tried[-1] and separator.engine.items == tried[-1] * items
+    assert caplog.messages == [
+        f"no memory for {windows} windows at once; going on with {windows // 2}" for windows in tried[:-1]
+    ]
+    mixture = noise(5 * RATE)
+    expected = Separator(StubEngine(each_frame_alone, stub_config(channels=channels)), **SHORT).separate(mixture, RATE)
+    for stem, samples in separator.separate(mixture, RATE).items():
+        np.testing.assert_allclose(samples, expected[stem], atol=1e-6)
+    assert max(len(batch) for batch in separator.engine.batches) == tried[-1] * items
+
+
+@pytest.mark.parametrize("when_made", [False, True])
+def test_where_not_even_one_window_can_be_opened_it_fails_in_one_line(opening, when_made):
+    error, asked = opening(5, 0, when_made=when_made)
+    assert [windows for windows, _ in asked] == [5, 2, 1]
+    assert str(error) == (
+        "no room to open 1; one window alone does not fit: use a smaller --window-seconds, or an .onnx with "
+        "--device cpu"
+    )
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_plan_that_does_not_fit_is_not_tried_again(opening, caplog, batch_size):
+    """What it takes was settled when it was built, and its error says how to build a smaller one."""
+    error, asked = opening(batch_size, 0, model="model.plan")
+    assert len(asked) == 1 and str(error) == f"no room to open {batch_size or 4}" and caplog.messages == []
+
+
 def test_without_another_engine_a_lost_device_fails_every_later_song():
     engine = Breaking(at=2)
     separator = Separator(engine, **SHORT)
     with pytest.raises(DeviceLost, match="unspecified launch failure"):
         separator.separate(noise(3 * RATE), RATE)
     asked = len(engine.batches)
-    with pytest.raises(DeviceLost, match="lost at an earlier song; start again, or use --device auto"):
-        separator.separate(noise(RATE), RATE)
+    for _ in range(2):
+        with pytest.raises(DeviceLost, match=r"earlier song \(CUDA failure 719.*\); start again, or use --device auto"):
+            separator.separate(noise(RATE), RATE)
     assert len(engine.batches) == asked
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs `ft separate` on three songs; the engine of the first call breaks in the second song."""
+    """Runs `ft separate` on four songs; the engine of the first call breaks in the second song."""
     asked = []
 
-    def load(model, threads, *, runtime, device, windows):
+    def load(model, threads, *, runtime, device, windows, memory):
         asked.append(device)
         if device == "cpu" and isinstance(run.instead, Exception):
             raise run.instead
@@ -148,8 +231,9 @@ def run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ft.separate, "load_engine", load)
     monkeypatch.setattr(ft.separate, "read_config", lambda model: stub_config())
+    monkeypatch.setattr(ft.separate, "plan_window", lambda model: (1, 0.5) if model == "model.plan" else None)
     songs = []
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four"):
         songs.append(tmp_path / f"{name}.wav")
         soundfile.write(songs[-1], noise(9000).T, RATE)
 
@@ -159,27 +243,46 @@ def run(tmp_path, monkeypatch):
         done = sorted(path.name for path in (tmp_path / "out").iterdir())
         return result.exit_code, result.stderr.splitlines(), done, asked
 
-    run.first, run.instead = Breaking(at=5), StubEngine(each_frame_alone)
+    run.first, run.instead = Breaking(at=5), SmallerNumbers(each_frame_alone)
     return run
+
+
+class SmallerNumbers(StubEngine):
+    """As the shipped model in int8 stands on a CPU for the one in fp32 on a GPU."""
+
+    def describe(self):
+        return replace(super().describe(), precision="int8")
+
+
+LOST = "ft: the GPU was lost at an earlier song (CUDA failure 719: unspecified launch failure); "
 
 
 def test_after_a_lost_gpu_the_next_song_runs_on_the_cpu(run):
     code, lines, done, asked = run()
-    assert code == 1 and done == ["one", "three"]  # nothing of the song that was running
+    assert code == 1 and done == ["four", "one", "three"]  # nothing of the song that was running
     assert asked == ["auto", "cpu"]
     assert "ft: CUDA failure 719: unspecified launch failure" in lines
-    assert "ft: the GPU was lost; going on with stub on cpu" in lines
+    assert "ft: the GPU was lost; going on with stub on cpu (int8)" in lines
     assert run.first.closed and run.instead.batches
 
 
 def test_a_gpu_that_was_asked_for_is_not_replaced(run):
     code, lines, done, asked = run("--device", "cuda")
     assert code == 1 and done == ["one"] and asked == ["cuda"]
-    assert lines[-1].startswith("ft: the GPU was lost at an earlier song")
+    assert lines[-2:] == [f"{LOST}start again, or use --device auto to go on without it"] * 2
 
 
-def test_where_nothing_can_replace_a_lost_gpu_the_rest_fails_in_one_line_each(run):
-    run.instead = EngineError("model.plan: TensorRT runs on NVIDIA GPUs only")
-    code, lines, done, _ = run()
-    assert code == 1 and done == ["one"]
-    assert lines[-1].endswith("nothing can go on instead: model.plan: TensorRT runs on NVIDIA GPUs only")
+@pytest.mark.parametrize("error", [EngineError, CheckpointError])
+def test_where_nothing_can_replace_a_lost_gpu_the_rest_fails_in_one_line_each(run, error):
+    run.instead = error("openvino is not installed; pip install it")
+    code, lines, done, asked = run()
+    assert code == 1 and done == ["one"] and asked == ["auto", "cpu"]
+    assert lines[-2:] == [f"{LOST}nothing can go on instead: openvino is not installed; pip install it"] * 2
+
+
+@pytest.mark.parametrize("options", [("--tensorrt",), ("--runtime", "tensorrt"), ("--engine", "model.plan")])
+def test_tensorrt_is_not_asked_to_go_on_without_a_gpu(run, options):
+    code, lines, done, asked = run(*options)
+    assert code == 1 and done == ["one"] and asked == ["auto"]
+    advice = "start again, or use --engine MODEL.onnx with --device auto, and no --tensorrt, to go on without it"
+    assert lines[-2:] == [LOST + advice] * 2

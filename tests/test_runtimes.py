@@ -80,14 +80,20 @@ def test_on_a_gpu_every_precision_goes_to_onnx_runtime(stating, monkeypatch):
 
 
 def test_a_runtime_can_be_asked_for(tiny_onnx, no_gpu):
-    kinds = {"onnxruntime": OrtEngine, "openvino": OpenvinoEngine, "torch": PytorchEngine, "auto": OrtEngine}
-    for runtime, kind in kinds.items():
-        engine = load_engine(tiny_onnx, threads=1, runtime=runtime, device="cpu", windows=(1, 30))
-        assert type(engine) is kind
-        with engine:
-            info = engine.describe()
-        assert (info.device, info.config, bool(info.version)) == ("cpu", read_config(tiny_onnx), True)
-        assert info.reason == ("asked for" if runtime != "auto" else info.reason)
+    chosen = {
+        "onnxruntime": (OrtEngine, f"asked for; {NO_GPU.reason}"),
+        "openvino": (OpenvinoEngine, "asked for"),  # runs nowhere but on the CPU
+        "torch": (PytorchEngine, f"asked for; {NO_GPU.reason}"),
+        "auto": (OrtEngine, NO_GPU.reason),
+    }
+    for runtime, (kind, reason) in chosen.items():
+        for device, why in (("auto", reason), ("cpu", "asked for")):
+            engine = load_engine(tiny_onnx, threads=1, runtime=runtime, device=device, windows=(1, 30))
+            assert type(engine) is kind
+            with engine:
+                info = engine.describe()
+            assert (info.device, info.config, bool(info.version)) == ("cpu", read_config(tiny_onnx), True)
+            assert info.reason == why
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_a_plan_says_window_and_batch_to_the_separator(tmp_path, monkeypatch):
     write_plan(path, b"an engine", manifest(batch=3, frames=40))
     asked = []
 
-    def load(model, threads, *, runtime, device, windows):
+    def load(model, threads, *, runtime, device, windows, memory):
         asked.append(windows)
         return StubEngine(all_ones, manifest().config)
 

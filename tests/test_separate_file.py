@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from click.testing import CliRunner
 from stubs import StubEngine, each_frame_alone, stub_config
 
 import ft.separate
+import ft.windows
 from ft.audio import read_audio
 from ft.cli import main
 from ft.errors import AudioError, ConfigError
-from ft.separate import Separator, check_names, song_folder
+from ft.separate import Separator
+from ft.song_files import check_names, song_folder
 
 RATE = 8000
 SHORT = {"window_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
@@ -224,6 +227,34 @@ def test_the_command_prints_each_file_and_a_line_per_song(song, command, tmp_pat
     assert re.fullmatch(rf"ft: {re.escape(str(first))}: 1\.1 s of audio in \d+\.\d s, [\d.]+ times real time", lines[0])
 
 
+def test_the_engine_and_its_reason_are_said_once_and_not_to_those_who_want_quiet(song, command, tmp_path, monkeypatch):
+    class Reasoned(StubEngine):
+        def describe(self):
+            return replace(super().describe(), version="1.0", reason="no GPU found")
+
+    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: Reasoned(each_frame_alone))
+    songs = [song(f"{name}.wav") for name in ("first", "second", "third")]
+    lines = command(*songs, "-o", tmp_path / "out").stderr.splitlines()
+    assert lines[0] == "ft: stub 1.0 on cpu (fp32): no GPU found" and len(lines) == 1 + len(songs)
+    assert not [line for line in lines[1:] if "stub" in line]
+    quiet = CliRunner().invoke(main, ["-q", "separate", *map(str, songs), "-o", str(tmp_path / "quiet")])
+    assert quiet.exit_code == 0 and quiet.stderr == "" and len(quiet.stdout.splitlines()) == 2 * len(songs)
+
+
+@pytest.mark.parametrize("memory", ["cuda-python", "pycuda"])
+def test_who_handles_the_memory_of_a_gpu_reaches_the_engine(song, command, tmp_path, monkeypatch, memory):
+    asked = []
+
+    def load(*_, memory, **__):
+        asked.append(memory)
+        return StubEngine(each_frame_alone)
+
+    monkeypatch.setattr(ft.separate, "load_engine", load)
+    options = () if memory == "cuda-python" else ("--memory", memory)
+    assert command(song(), "-o", tmp_path / "out", *options).exit_code == 0
+    assert asked == [memory]
+
+
 def test_a_bad_file_is_one_line_and_the_others_are_done(song, command, tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
     surround = song("surround.wav", noise(100, 6))
@@ -278,7 +309,7 @@ def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
     result = command(
         *(song(), "-o", tmp_path / "out", "--engine", "model.onnx", "--batch-size", 3, "--window-seconds", 4),
         *("--context-seconds", 0.5, "--overlap", 0.2, "--threads", 1, "--bit-depth", "float"),
-        *("--device", "cuda:1", "--runtime", "onnxruntime"),
+        *("--device", "cuda:1", "--runtime", "onnxruntime", "--memory", "pycuda"),
     )
     assert result.exit_code == 0
     assert made == {
@@ -290,6 +321,7 @@ def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
         "threads": 1,
         "device": "cuda:1",
         "runtime": "onnxruntime",
+        "memory": "pycuda",
     }
     assert soundfile.info(tmp_path / "out" / "song" / "vocals.wav").subtype == "FLOAT"
 
@@ -361,7 +393,7 @@ main()
 def test_help_states_the_real_defaults():
     text = " ".join(CliRunner().invoke(main, ["separate", "--help"]).stdout.split())
     for option in ("window-seconds", "context-seconds", "overlap"):
-        value = getattr(ft.separate, option.replace("-", "_").upper())
+        value = getattr(ft.windows, option.replace("-", "_").upper())
         assert re.search(rf"--{option} FLOAT [^\[]*\[default: {value:g}[],]", text)
 
 
