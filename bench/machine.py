@@ -15,6 +15,7 @@ from typing import Any
 
 from engines.base import usable_cores
 from engines.devices import find_gpus
+from engines.machine import cpu_field, cpu_name, memory_bytes
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy")
 # Instruction sets that decide how fast low precision can be.
@@ -24,13 +25,13 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_ti
 def describe_machine() -> dict[str, Any]:
     """What the figures depend on, JSON-ready."""
     gpus = find_gpus()
-    flags = _cpu_field("flags", "Features").split()
+    flags = cpu_field("flags", "Features").split()
     return {
         "name": f"{cpu_name()}, {usable_cores()} cores" + "".join(f", {gpu.name}" for gpu in gpus.found[:1]),
         "cpu": cpu_name(),
         "features": [feature for feature in FEATURES if feature in flags],
         "cores": usable_cores(),
-        "memory_gb": round(_memory_bytes() / 2**30, 1),
+        "memory_gb": round((memory_bytes() or 0) / 2**30, 1),
         "gpus": [{"name": gpu.name, "memory_gb": round(gpu.memory_bytes / 2**30, 1)} for gpu in gpus.found],
         "driver": gpus.driver,
         "system": f"{platform.system()} {platform.machine()}",
@@ -64,19 +65,6 @@ def slug(name: str) -> str:
     'amd-epyc-9b45-2-cores'
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def cpu_name() -> str:
-    """The model, with family and generation where its maker's name alone says nothing.
-
-    Virtual machines often call every generation of a CPU by one name.
-    """
-    name = re.sub(r"\((R|TM)\)|\bCPU\b|@.*|\b\d+-Core Processor\b", "", _cpu_field("model name", "Model"))
-    name = " ".join(name.split()) or platform.processor() or platform.machine()
-    if re.search(r"\d", name):
-        return name
-    family, model = _cpu_field("cpu family"), _cpu_field("model")
-    return f"{name} (family {family}, model {model})" if family else name
 
 
 def use_cores(count: int) -> None:
@@ -135,26 +123,3 @@ def _nvml() -> ctypes.CDLL | None:
     except OSError:
         return None
     return None if nvml.nvmlInit_v2() else nvml
-
-
-@functools.cache
-def _cpu_fields() -> dict[str, str]:
-    """Those of the first core in /proc/cpuinfo."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        return {}
-    first = text.split("\n\n", 1)[0]
-    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
-def _cpu_field(*names: str) -> str:
-    return next((_cpu_fields()[name] for name in names if name in _cpu_fields()), "")
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):  # Windows
-        return 0

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from engines.base import usable_cores
 from engines.devices import Gpus, find_gpus
+from engines.machine import cpu_name, memory_bytes
 from ft import __version__
 from ft.errors import EngineError, FtError
 
@@ -27,7 +26,6 @@ INSTALL = {
     "torch": "pip install 'frame-transformer[train]'",
     "cuda-python": "pip install 'cuda-python>=12.8'",
 }
-ONE_WHEEL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime{}"
 _CUDA_WHEELS = ("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 
 
@@ -139,9 +137,9 @@ def examine(engine: str | None = None) -> dict[str, Any]:
         "ft": __version__,
         "machine": {
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": cpu_name(),
             "usable_cores": usable_cores(),
-            "memory_bytes": _memory(),
+            "memory_bytes": memory_bytes(),
         },
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "gpus": asdict(gpus),
@@ -242,11 +240,13 @@ def _onnxruntime() -> tuple[str | None, tuple[Finding, ...]]:
 
 def _both_wheels(gpus: Gpus) -> tuple[Finding, ...]:
     """onnxruntime and onnxruntime-gpu write to one folder: what is there now is a mixture of both."""
+    from engines.ort import CPU_BUILD, GPU_BUILD
+
     cpu, gpu = _version("onnxruntime"), _version("onnxruntime-gpu")
     if cpu is None or gpu is None:
         return ()
     problem = f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed and overwrite each other's files"
-    return (Finding(problem, ONE_WHEEL.format("-gpu" if gpus.found else ""), fatal=False),)
+    return (Finding(problem, GPU_BUILD if gpus.found else CPU_BUILD, fatal=False),)
 
 
 def _no_gpu(gpus: Gpus) -> tuple[Finding, ...]:
@@ -270,9 +270,10 @@ def _tensorrt(engine: str, kind: str, gpus: Gpus) -> Check:
         version = library(kind).__version__
     except EngineError as error:
         findings.append(Finding(str(error).removesuffix(BRINGS[kind]).rstrip(";: "), BRINGS[kind]))
-    memory = [name for name in ("cuda.bindings", "pycuda") if _has(name)]
-    if not memory:
+    if not _has("cuda.bindings"):
         findings.append(Finding("cuda-python, which handles device memory, is not installed", INSTALL["cuda-python"]))
+        if _has("pycuda"):
+            findings.append(Finding("pycuda is installed, and is taken with --memory pycuda", fatal=False))
     return Check(engine, version, tuple(findings))
 
 
@@ -281,20 +282,3 @@ def _has(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it
         return False
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory() -> int | None:
-    """Bytes of the machine's memory, where the system says so."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None

@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 CUDA = "CUDAExecutionProvider"
 CUDNN = "libcudnn.so.9"
 INSTALL = "pip install 'frame-transformer[cpu]'"
-GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+INSTALL_GPU = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_REMOVE = "pip uninstall -y onnxruntime onnxruntime-gpu"
+CPU_BUILD, GPU_BUILD = f"{_REMOVE} && {INSTALL}", f"{_REMOVE} && {INSTALL_GPU}"
 """Both wheels own one folder, so that the one installed last wins and the removal of either breaks the other."""
 _SPIN_MICROSECONDS = "50"
 _SHORT_SPINNING = (1, 26)
@@ -145,8 +147,7 @@ def import_onnxruntime() -> ModuleType:
         what = "is not installed" if missing else f"is installed and cannot be imported ({one_line(error)})"
         raise EngineError(f"onnxruntime, which runs ONNX files, {what}; {INSTALL}") from error
     if not hasattr(onnxruntime, "InferenceSession"):  # what the removal of one of the two wheels leaves of the other
-        remove = "pip uninstall -y onnxruntime onnxruntime-gpu"
-        raise EngineError(f"the folder of onnxruntime holds no program any more; {remove} && {INSTALL}")
+        raise EngineError(f"the folder of onnxruntime holds no program any more; {CPU_BUILD}")
     return onnxruntime
 
 
@@ -176,7 +177,4 @@ def cuda_problem(gpu: Gpu | None = None) -> str | None:
     if missing is None:
         return None
     version = getattr(onnxruntime, "cuda_version", "") or "unknown"
-    return (
-        f"onnxruntime-gpu {onnxruntime.__version__}, built for CUDA {version}, cannot load {missing}; "
-        "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    )
+    return f"onnxruntime-gpu {onnxruntime.__version__}, built for CUDA {version}, cannot load {missing}; {INSTALL_GPU}"

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 import engines.doctor as doctor
 import engines.ort
 import engines.tensorrt_library
+from bench.machine import describe_machine
 from engines import RUNTIMES
+from engines.cuda import BACKENDS
 from engines.devices import Gpu, Gpus
 from engines.libraries import first_missing, needed_libraries
 from ft.cli import main, separate
@@ -66,7 +68,10 @@ def test_a_working_onnxruntime_has_no_findings(monkeypatch):
     assert check.usable and check.version == "1.31.1" and check.findings == ()
 
 
-@pytest.mark.parametrize(("gpus", "mend"), [(NONE, "pip install onnxruntime"), (ONE, "pip install onnxruntime-gpu")])
+@pytest.mark.parametrize(
+    ("gpus", "mend"),
+    [(NONE, "pip install 'frame-transformer[cpu]'"), (ONE, "pip install 'onnxruntime-gpu[cuda,cudnn]'")],
+)
 def test_both_wheels_are_found(monkeypatch, gpus, mend):
     runtime(monkeypatch)
     distributions(monkeypatch, onnxruntime="1.31.1", onnxruntime_gpu="1.30.0")
@@ -75,9 +80,7 @@ def test_both_wheels_are_found(monkeypatch, gpus, mend):
     assert problems(check) == [
         "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 are both installed and overwrite each other's files"
     ]
-    assert mends(check)[0].startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ") and mends(check)[0].endswith(
-        mend
-    )
+    assert mends(check) == [f"pip uninstall -y onnxruntime onnxruntime-gpu && {mend}"]
 
 
 def test_a_missing_and_a_hollow_onnxruntime_are_told_apart(monkeypatch):
@@ -179,6 +182,15 @@ def test_tensorrt_without_its_libraries_and_without_cuda_python(monkeypatch, nam
     assert mends(check) == ["", brings, "pip install 'cuda-python>=12.8'"]
 
 
+def test_pycuda_does_not_stand_in_for_cuda_python_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(engines.tensorrt_library, "library", lambda kind: types.SimpleNamespace(__version__="10.15"))
+    monkeypatch.setattr(doctor, "_has", lambda module: module == "pycuda")
+    check = doctor.check_tensorrt(ONE)
+    missing, note = check.findings
+    assert not check.usable and missing.fatal and missing.mend == "pip install 'cuda-python>=12.8'"
+    assert "--memory pycuda" in note.problem and not note.fatal
+
+
 def test_tensorrt_is_usable_where_all_is_there(monkeypatch):
     monkeypatch.setattr(engines.tensorrt_library, "library", lambda kind: types.SimpleNamespace(__version__="10.15"))
     monkeypatch.setattr(doctor, "_has", lambda module: module == "cuda.bindings")
@@ -248,6 +260,13 @@ def test_the_commands_know_all_engines_and_runtimes():
     }
     assert tuple(options["doctor", "engine"].choices) == tuple(doctor.CHECKS)
     assert tuple(options["separate", "runtime"].choices) == RUNTIMES
+    assert tuple(options["separate", "memory"].choices) == BACKENDS
+
+
+def test_the_machine_is_the_one_that_figures_are_kept_for():
+    machine, measured = doctor.examine("onnxruntime")["machine"], describe_machine()
+    assert machine["processor"] == measured["cpu"] and machine["usable_cores"] == measured["cores"]
+    assert round(machine["memory_bytes"] / 2**30, 1) == measured["memory_gb"] > 0
 
 
 def elf(*names: str) -> bytes:
