@@ -74,7 +74,7 @@ class Bar:
         return {**found, "met": self.met, "note": self.note}
 
     def as_line(self) -> str:
-        figure = "nothing" if self.figure is None else f"{self.figure:.3g}"
+        figure = "nothing" if self.figure is None else f"{self.figure:.4g}"
         verdict = "met" if self.met else "MISSED"
         return f"{verdict:7}{self.name:64}{figure:>9} {self.unit:3}({self.kind} {self.limit:g}) {self.note}"
 

@@ -97,7 +97,7 @@ def _report(report: Found) -> Iterator[str]:
     yield f"Measured rates: {rates}. Load of the machine {report.get('load')}; {report.get('rounds')} rounds."
     yield ""
     if report.get("bars"):
-        yield from _table(("bar", "figure", "wanted", "", ""), [_bar(bar) for bar in report["bars"]])
+        yield from _table(("bar", "figure", "wanted", "verdict", "note"), [_bar(bar) for bar in report["bars"]])
     for model in dict.fromkeys(row["model"] for row in report["rows"]):
         rows = [row for row in report["rows"] if row["model"] == model]
         frames = sorted({row["frames"] for row in rows if row["frames"]})
@@ -150,7 +150,7 @@ def _row(row: Found, columns: int) -> list[str]:
 
 
 def _bar(bar: Found) -> list[str]:
-    figure = "nothing" if bar["figure"] is None else f"{bar['figure']:.3g} {bar['unit']}".strip()
+    figure = "nothing" if bar["figure"] is None else f"{bar['figure']:.4g} {bar['unit']}".strip()
     return [bar["name"], figure, f"{bar['kind']} {bar['limit']:g}", "met" if bar["met"] else "**missed**", bar["note"]]
 
 

@@ -74,6 +74,9 @@ def report(*rows: dict[str, Any], **values: Any) -> dict[str, Any]:
     return {**common, "load": 0.1, "rounds": 10, "rates": [], "rows": list(rows), **values}
 
 
+BAR = {"kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""}
+
+
 @pytest.fixture
 def sample() -> dict[str, Any]:
     return report(
@@ -84,17 +87,10 @@ def sample() -> dict[str, Any]:
         without_time(row("tensorrt", **NO_GPU)),
         without_time(row("torch", **NO_GPU)),
         bars=[
-            {"name": "quick", "figure": 1.5, "kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""},
-            {"name": "none", "figure": None, "kind": "at least", "limit": 2, "unit": "x", "met": False, "note": "a|b"},
-            {
-                "name": "exact",
-                "figure": 0.0123,
-                "kind": "at most",
-                "limit": 0.1,
-                "unit": "dB",
-                "met": True,
-                "note": "n",
-            },
+            {**BAR, "name": "quick", "figure": 1.5},
+            {**BAR, "name": "none", "figure": None, "note": "a|b"},
+            {**BAR, "name": "exact", "figure": 0.0123, "kind": "at most", "limit": 0.1, "unit": "dB", "met": True},
+            {**BAR, "name": "close", "figure": 1.601, "kind": "at most", "limit": 1.6},
         ],
     )
 
@@ -145,7 +141,8 @@ def test_wrong_rows_have_no_time_and_unusable_ones_a_reason(sample):
     assert "Cannot run here: tensorrt fp32 on cuda, torch fp32 on cuda: no GPU found" in lines
     assert "| quick | 1.5 x | at least 2 | **missed** |  |" in lines
     assert "| none | nothing | at least 2 | **missed** | a/b |" in lines
-    assert "| exact | 0.0123 dB | at most 0.1 | met | n |" in lines
+    assert "| exact | 0.0123 dB | at most 0.1 | met |  |" in lines
+    assert "| close | 1.601 x | at most 1.6 | **missed** |  |" in lines
 
 
 def test_a_model_that_is_not_measured_here_is_on_the_page_with_the_reason():
