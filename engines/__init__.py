@@ -108,8 +108,7 @@ def plan_window(model: str | Path | None) -> tuple[int, float] | None:
 
     plan = read_manifest(model_path(model))
     audio = plan.config.audio
-    items = 2 if audio.channels == 1 else 1  # a stereo song is two items of a mono network
-    return max(plan.batch // items, 1), plan.frames * audio.hop_length / audio.sample_rate
+    return plan.batch, plan.frames * audio.hop_length / audio.sample_rate
 
 
 def _shipped(runtime: str, device: str) -> str:

@@ -35,18 +35,19 @@ class PyCuda(Cuda):
         try:
             yield
         finally:
-            self._cuda.Context.pop()
+            with self._errors("cuCtxPopCurrent"):
+                self._cuda.Context.pop()
 
     def allocate(self, size: int) -> int:
         with self._errors("cuMemAlloc"):
             memory = self._cuda.mem_alloc(size)
-        self._given.callback(memory.free)  # and keeps it from being freed before
+        self._given.callback(self._free, "cuMemFree", memory)  # and keeps it from being freed before
         return int(memory)
 
     def pinned(self, size: int) -> Bytes:
         with self._errors("cuMemHostAlloc"):
             values: Bytes = self._cuda.pagelocked_empty(size, np.uint8)
-        self._given.callback(values.base.free)  # type: ignore[union-attr]
+        self._given.callback(self._free, "cuMemFreeHost", values.base)
         return values
 
     def stream(self) -> Any:
@@ -93,6 +94,10 @@ class PyCuda(Cuda):
 
     def drop(self, graph: Any) -> None:
         raise NotImplementedError("there are no graphs to drop: `capture` gives none")
+
+    def _free(self, name: str, memory: Any) -> None:
+        with self._errors(name):
+            memory.free()
 
     def _kept(self, thing: Any) -> Any:
         """PyCUDA frees streams and events with their last reference, which must be within the context."""

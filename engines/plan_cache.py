@@ -26,6 +26,11 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "frame-transformer"
 
 
+def plans_folder() -> Path:
+    """Where `cached_plan` keeps what it builds."""
+    return cache_folder() / "plans"
+
+
 def cached_plan(
     model: str | Path,
     *,
@@ -42,7 +47,7 @@ def cached_plan(
     Args:
         model: An ONNX file that `ft export` wrote, or `default`.
         device: auto, cuda or cuda:N.
-        windows: (batch, frames) of the streaming window; one window of 20 seconds where it is None.
+        windows: (items, frames) of the streaming window; where it is None, one of a stereo song, as long as usual.
         kind: `full` or `rtx`; None takes the full TensorRT where it is installed.
         progress: Called with the share that is done.
     Raises:
@@ -54,7 +59,11 @@ def cached_plan(
     gpu = gpu_of(device)
     target = target_of(gpu)
     facts = read_model(path)
-    batch, frames = windows or (1, window_frames(facts.config))
+    if facts.gate is None:
+        logger.warning("%s: nothing says how it compares with fp32; export it again with `ft export`", path)
+    one = facts.config.audio.items_per_window
+    items, frames = windows or (one, window_frames(facts.config))
+    batch = -(-items // one)
     kind = kind or _kind_for(target)
     key = {
         "model": model_sha256(path),
@@ -65,7 +74,7 @@ def cached_plan(
         "ft": __version__,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    plan = cache_folder() / "plans" / f"{path.stem}-{facts.precision.split()[0]}-{digest}.plan"
+    plan = plans_folder() / f"{path.stem}-{facts.precision.split()[0]}-{digest}.plan"
     if plan.is_file():
         try:
             check_plan(plan)

@@ -13,12 +13,12 @@ from typing import Any
 from engines.base import Array, Batch, Engine, EngineInfo, WaveformBatch
 from engines.cuda import BACKENDS, open_cuda
 from engines.devices import device_error
-from engines.plan_cache import cache_folder
+from engines.plan_cache import cache_folder, plans_folder
 from engines.tensorrt_library import gpu_of, library, log_of, why_not
 from engines.tensorrt_runner import Runner
 from ft.errors import CheckpointError, EngineError, OutOfDeviceMemory
 from ft.files import atomic_write
-from ft.plan import PlanManifest, check_plan
+from ft.plan import PlanManifest, input_shapes, read_plan, rebuild_command
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class TensorrtEngine(Engine):
         Args:
             model: the plan; its manifest lies beside it.
             device: auto, cuda or cuda:N.
-            windows: (batch, frames) that most batches will have; a warning tells where the plan has another window.
+            windows: (items, frames) that most batches will have; a warning tells where the plan has another window.
             memory: who handles device memory, cuda-python or pycuda.
             reason: why this runtime was taken, for the log.
         """
@@ -65,26 +65,22 @@ class TensorrtEngine(Engine):
 
     def _load(self) -> None:
         try:
-            manifest = check_plan(self.model)
+            manifest, serialized = read_plan(self.model)
         except CheckpointError as error:
             raise EngineError(str(error)) from error
         problem = why_not(manifest, self.model, self.device)
         if problem is not None:
             raise EngineError(f"{self.model} cannot run here: {problem}")
-        if self.windows is not None and self.windows != (manifest.batch, manifest.frames):
-            logger.warning(
-                "%s: its window is %d x %d frames, %d x %d will be given; those run in its slower profile",
-                *(self.model, manifest.batch, manifest.frames, *self.windows),
-            )
+        self._compare_windows(manifest)
         gpu = gpu_of(self.device)
         module = library(manifest.kind)
         try:
-            self._open_plan(manifest, module, gpu.index)
+            self._open_plan(manifest, serialized, module, gpu.index)
         except OutOfDeviceMemory as error:
             self._unload()
             raise OutOfDeviceMemory(
                 f"{self.model}: {manifest.batch} windows of {manifest.frames} frames do not fit into the memory of "
-                f"{gpu}; build the plan with a smaller --batch or --window-seconds ({error})"
+                f"{gpu} ({error}); {self._smaller(manifest)}"
             ) from error
         except BaseException:
             self._unload()
@@ -100,7 +96,40 @@ class TensorrtEngine(Engine):
             reason="; ".join(filter(None, [self.reason, f"found {gpu.name}"])),
         )
 
-    def _open_plan(self, manifest: PlanManifest, module: ModuleType, device: int) -> None:
+    def _compare_windows(self, manifest: PlanManifest) -> None:
+        """Says so where another window than that of the plan is expected."""
+        if self.windows is None:
+            return
+        shapes = input_shapes(manifest.config, manifest.io, *self.windows)
+        taking = next((profile for profile in manifest.profiles if profile.takes(shapes)), None)
+        if taking == manifest.profiles[0]:
+            return
+        audio = manifest.config.audio
+        items, frames = self.windows
+        message = (
+            f"{self.model}: its window is {manifest.batch * audio.items_per_window} x {manifest.frames} frames, "
+            f"{items} x {frames} will be given"
+        )
+        if taking is not None:
+            logger.warning("%s; those run in its slower profile", message)
+            return
+        changes: dict[str, Any] = {"batch": max(manifest.batch, -(-items // audio.items_per_window))}
+        if frames > manifest.frames:
+            changes["window_seconds"] = frames * audio.hop_length / audio.sample_rate
+        again = rebuild_command(manifest, self.model, **changes)
+        logger.warning("%s, which it does not take; build it again: %s", message, again)
+
+    def _smaller(self, manifest: PlanManifest) -> str:
+        """What to do where there is no memory for the plan."""
+        if self.model.parent == plans_folder():  # built for what was asked for
+            return "use a smaller --batch-size or --window-seconds"
+        audio = manifest.config.audio
+        changes: dict[str, Any] = {"batch": manifest.batch // 2}
+        if manifest.batch == 1:
+            changes = {"window_seconds": manifest.frames * audio.hop_length / audio.sample_rate / 2}
+        return f"build it again: {rebuild_command(manifest, self.model, **changes)}"
+
+    def _open_plan(self, manifest: PlanManifest, serialized: bytes, module: ModuleType, device: int) -> None:
         log = log_of(module)
         log.take_errors()
         cuda = open_cuda(self.memory, device)
@@ -108,11 +137,11 @@ class TensorrtEngine(Engine):
         self._held.callback(self._forget)
         with cuda.current():
             runtime = module.Runtime(log)
-            engine = runtime.deserialize_cuda_engine(self.model.read_bytes())
+            engine = runtime.deserialize_cuda_engine(serialized)
             if engine is None:
                 raise device_error(f"{self.model}: {module.__name__} cannot open it: {log.take_errors()}")
             make_context, save_kernels = _contexts(module, engine, manifest)
-            runner = Runner(module, engine, make_context, cuda, manifest.profiles, manifest.kind == "full")
+            runner = Runner(module, engine, make_context, cuda, manifest.profiles)
             runner.owner = runtime
             save_kernels()
         self._runner = runner

@@ -22,9 +22,9 @@ from engines.tensorrt_library import gpu_of, library, log_of, target_of
 from engines.tensorrt_network import TYPES, Network, check_precision, decompose, parse
 from ft.checkpoint import config_from_metadata, read_metadata
 from ft.config import ModelConfig
-from ft.errors import CheckpointError, ExportError
+from ft.errors import CheckpointError, EngineError, ExportError
 from ft.files import atomic_write, model_path
-from ft.plan import KINDS, PlanManifest, Profile, Shape, model_sha256, write_plan
+from ft.plan import KINDS, PlanManifest, Profile, input_shapes, model_sha256, write_plan
 from ft.windows import WindowPlan, usual_window_seconds
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def read_model(path: Path) -> Model:
     metadata = read_metadata(path)
     config = config_from_metadata(path, metadata)
     precision, io = metadata.get("ft_precision", "fp32"), metadata.get("ft_io", "magnitude")
-    if precision not in TYPES:
+    if precision.split()[0] not in TYPES:  # behind it may stand what the weights have lost
         raise ExportError(f"{path}: {precision} runs in ONNX Runtime and OpenVINO; plans are fp16, bf16 or fp32")
     if io not in ("magnitude", "waveform"):
         raise ExportError(f"{path}: takes {io!r} (ft_io); plans are made of models that take magnitude or waveform")
@@ -85,6 +85,7 @@ def plan_from_onnx(
     precision: str | None = None,
     source: str | Path | None = None,
     window_seconds: float | None = None,
+    limits: Mapping[str, float | str] | None = None,
     device: str = "auto",
     cache: Path | None = None,
     progress: ShareDone | None = None,
@@ -96,11 +97,11 @@ def plan_from_onnx(
         output: The plan; the caller asks before it overwrites.
         kind: `full` (TensorRT; builds for the GPU that is here) or `rtx` (TensorRT-RTX; needs none).
         targets: Compute capabilities for `rtx`, e.g. sm86. Default: `DEFAULT_TARGETS`.
-        batch: Windows that run at once.
+        batch: Windows of a stereo song that run at once.
         frames: Of the streaming window.
         precision: What the network must be in; None takes what the file says. Checked in the parsed network.
         source: The model as the user named it, for the manifest; `model` where it is None.
-        window_seconds: What `frames` came from, where that was not the default.
+        window_seconds, limits: For the manifest, what was asked for: of `frames`, and of the file's gate.
         device: auto, cuda or cuda:N, for `full`.
         cache: Folder for timings of kernels, which `full` measures.
         progress: Called with the share that is done.
@@ -117,7 +118,8 @@ def plan_from_onnx(
     start = time.perf_counter()
     timings = _timings_file(cache, module, gpu)
     network = parse(module, model)
-    check_precision(network, precision or facts.precision)
+    computed = (precision or facts.precision).split()[0]
+    check_precision(network, computed)
     fused, decomposed = decompose(network)
     try:
         engine = _build(network, profiles, chosen if gpu is None else (), timings, progress)
@@ -137,7 +139,7 @@ def plan_from_onnx(
         kind=kind,  # type: ignore[arg-type]
         version=module.__version__,
         targets=chosen,
-        precision=(precision or facts.precision).split()[0],
+        precision=computed,
         io=facts.io,
         batch=batch,
         frames=frames,
@@ -149,6 +151,7 @@ def plan_from_onnx(
         config=facts.config,
         context=facts.context,
         window_seconds=window_seconds,
+        limits=limits or {},
     )
     view = memoryview(engine)
     try:
@@ -165,22 +168,10 @@ def window_frames(config: ModelConfig, seconds: float | None = None) -> int:
 
 
 def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
-    """`window` and `tail` for a model; frames of waveform models are counted in samples."""
-    audio = model.config.audio
-    if model.io == "magnitude":
-
-        def shapes(items: int, length: int) -> dict[str, Shape]:
-            return {"magnitude": (items, audio.channels, audio.bins, length)}
-
-        shortest, length = 1, frames
-    else:
-
-        def shapes(items: int, length: int) -> dict[str, Shape]:
-            return {"waveform": (items, audio.channels, length), "scale": (items,)}
-
-        shortest = audio.covered
-        length = audio.samples(frames)
-    least, single, most = shapes(1, shortest), shapes(1, length), shapes(batch, length)
+    """`window` and `tail` for a model, for `batch` windows of a stereo song."""
+    items = model.config.audio.items_per_window
+    sizes = ((1, 1), (items, frames), (batch * items, frames))
+    least, single, most = (input_shapes(model.config, model.io, *size) for size in sizes)
     return (
         Profile("window", {name: (shape,) * 3 for name, shape in most.items()}),
         Profile("tail", {name: (least[name], single[name], most[name]) for name in most}),
@@ -188,9 +179,17 @@ def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
 
 
 def check_targets(module: ModuleType, kind: str, targets: Sequence[str], device: str) -> Gpu | None:
-    """The GPU that `full` builds for. Raises ExportError for a target that cannot be built for."""
+    """The GPU that `full` builds for.
+
+    Raises:
+        EngineError: there is none.
+        ExportError: a target that cannot be built for.
+    """
     if kind == "full":
-        gpu = gpu_of(device)
+        try:
+            gpu = gpu_of(device)
+        except EngineError as error:
+            raise EngineError(f"{error}; use --tensorrt rtx, or build on the machine with the GPU") from error
         if wrong := [target for target in targets if target != target_of(gpu)]:
             raise ExportError(
                 f"target {wrong[0]}: TensorRT builds for the GPU that is here, {gpu} ({target_of(gpu)}); "

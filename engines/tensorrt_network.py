@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 FUSED_WIDTHS = frozenset({16, 32, 64, 128})
 """Head widths for which there are kernels that do a whole attention, in half precision."""
 HALF_TYPES = ("HALF", "BF16")
-TYPES = {"fp32": "FLOAT", "fp32 (fp16 weights)": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 """What products are typed in a network of each precision."""
 PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION", "EINSUM", "ATTENTION_INPUT")
 TRANSFORMS = ("stft", "istft")

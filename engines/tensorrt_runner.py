@@ -6,13 +6,16 @@
 
 Two sets of buffers, on the host and on the device, are used in turn, so that the copies of one batch hide behind the
 computing of another. Events say when what one stream needs from another is there.
+
+A CUDA graph holds only as long as nothing is changed in the execution context it was captured from. So each set has a
+context of its own for the window, which is bound once to the set's memory, run, captured, and never touched again.
+Smaller batches, the tail of a song, share one more context, which is bound anew for each of them and has no graph.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -30,8 +33,6 @@ from ft.plan import Profile, Shape
 logger = logging.getLogger(__name__)
 
 SETS = 2
-TAIL_GRAPHS = 8
-"""Graphs of shapes of the tail that are kept; those of the window are made when the plan is opened, and stay."""
 ITEM = np.dtype(np.float32).itemsize
 
 
@@ -39,12 +40,15 @@ ITEM = np.dtype(np.float32).itemsize
 class _Buffers:
     """One set: a place on the host and on the device for each tensor, and what says how far its batch is."""
 
-    index: int
+    context: Any
+    """Execution context of the window, bound to these places."""
     host: dict[str, Bytes]
     device: dict[str, int]
     uploaded: Any
     computed: Any
     downloaded: Any
+    graph: Any = None
+    """Of the window in `context`."""
     ticket: Ticket | None = None
 
 
@@ -91,7 +95,6 @@ class Runner:
         make_context: Callable[[], Any],
         cuda: Cuda,
         profiles: Sequence[Profile],
-        graphs_of_tails: bool,
     ) -> None:
         """Takes all memory and makes all contexts; called within `cuda.current()`.
 
@@ -101,14 +104,11 @@ class Runner:
             make_context: Gives an execution context of the engine whose memory the user manages, or None.
             cuda: Device memory; its owner closes it.
             profiles: As the manifest says them, in the order of the plan; the first has one shape.
-            graphs_of_tails: Whether a shape of the tail that comes again gets a CUDA graph too.
         Raises:
             OutOfDeviceMemory, DeviceLost, EngineError.
         """
-        self._module, self._make_context, self._cuda, self._profiles = module, make_context, cuda, profiles
+        self._module, self._cuda, self._profiles = module, cuda, profiles
         self._log = log_of(module)
-        self._graphs_of_tails = graphs_of_tails
-        self._captures = True
         self._lock = threading.RLock()
         self.owner: Any = None
         """The TensorRT runtime, which must outlive its engine."""
@@ -118,15 +118,15 @@ class Runner:
         self.outputs = [name for name in names if name not in self._inputs]
         if other := [name for name in names if engine.get_tensor_dtype(name) != module.DataType.FLOAT]:
             raise EngineError(f"the plan's {other[0]} is not float32, as `ft export` writes it; build the plan again")
-        self._graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self._seen: set[tuple[Any, ...]] = set()
         self._upload, self._compute, self._download = cuda.stream(), cuda.stream(), cuda.stream()
-        # One piece for the activations of all profiles: they compute one after the other, on one stream.
+        # One piece for the activations of all contexts, which is right only because all of them compute on one stream,
+        # graphs included, and so one after the other.
         self._scratch_size = int(engine.device_memory_size_v2)
         self._scratch = cuda.allocate(max(self._scratch_size, 1))
-        self._contexts = [self._context(index) for index in range(len(profiles))]
-        sizes = self._largest()
-        self._sets = [self._buffers(index, sizes) for index in range(SETS)]
+        windows = [self._context(make_context(), 0) for _ in range(SETS)]
+        self._tails = {index: self._context(make_context(), index) for index in range(1, len(profiles))}
+        sizes = self._largest({0: windows[0], **self._tails})
+        self._sets = [self._buffers(context, sizes) for context in windows]
         self._next = 0
         self._warm_up()
 
@@ -171,15 +171,18 @@ class Runner:
     def close(self) -> None:
         """Waits for what runs and lets go of contexts and graphs; called within `cuda.current()`."""
         with self._lock:
-            for stream in (self._upload, self._compute, self._download):
-                self._cuda.finish(stream)
-            for graph, _ in self._graphs.values():
-                self._cuda.drop(graph)
-            self._graphs.clear()
-            self._contexts.clear()
+            try:
+                for stream in (self._upload, self._compute, self._download):
+                    self._cuda.finish(stream)
+                self._drop_graphs()
+            finally:
+                for buffers in self._sets:
+                    buffers.context = None  # a result that nobody asked for still holds its buffers
+                self._tails.clear()
+                self.owner = None
 
-    def _context(self, index: int) -> Any:
-        context = self._make_context()
+    def _context(self, context: Any, index: int) -> Any:
+        """`context` with memory for its activations, set to one profile."""
         if context is None:
             raise self._failure("cannot make an execution context")
         context.set_device_memory(self._scratch, self._scratch_size)
@@ -188,33 +191,47 @@ class Runner:
         self._cuda.finish(self._compute)
         return context
 
-    def _largest(self) -> dict[str, int]:
+    def _largest(self, contexts: Mapping[int, Any]) -> dict[str, int]:
         """Bytes of each tensor at the largest shape of any profile."""
         sizes = dict.fromkeys([*self._inputs, *self.outputs], 0)
-        for index, profile in enumerate(self._profiles):
-            shapes = {name: profile.inputs[name][2] for name in self._inputs}
-            self._set_shapes(index, shapes)
+        for index, context in contexts.items():
+            shapes = {name: self._profiles[index].inputs[name][2] for name in self._inputs}
+            self._set_shapes(context, shapes)
             for name in sizes:
-                shape = shapes.get(name) or tuple(self._contexts[index].get_tensor_shape(name))
+                shape = shapes.get(name) or tuple(context.get_tensor_shape(name))
                 sizes[name] = max(sizes[name], int(np.prod(shape)) * ITEM)
         return sizes
 
-    def _buffers(self, index: int, sizes: Mapping[str, int]) -> _Buffers:
+    def _buffers(self, context: Any, sizes: Mapping[str, int]) -> _Buffers:
         cuda = self._cuda
         host = {name: cuda.pinned(size) for name, size in sizes.items()}
         device = {name: cuda.allocate(size) for name, size in sizes.items()}
-        return _Buffers(index, host, device, cuda.event(), cuda.event(), cuda.event())
+        return _Buffers(context, host, device, cuda.event(), cuda.event(), cuda.event())
 
     def _warm_up(self) -> None:
-        """Runs the window's shape once in each set, on silence: the second time it becomes a graph."""
+        """Binds and runs the window of each set, on silence, and makes graphs of both where that can be done."""
         shapes = {name: self._profiles[0].inputs[name][2] for name in self._inputs}
         for buffers in self._sets:
             for name in self._inputs:
                 buffers.host[name][:] = 0
                 self._cuda.upload(buffers.device[name], buffers.host[name], self._compute)
-            self._enqueue(0, shapes, buffers)
+            self._bind(buffers.context, shapes, buffers)
+            self._enqueue(buffers.context)  # settles what depends on the shapes, which a graph must not hold
             self._cuda.finish(self._compute)
-            self._capture(0, shapes, buffers)
+        for buffers in self._sets:
+            try:
+                buffers.graph = self._capture(buffers.context)
+            except CaptureError as error:
+                logger.info("running without CUDA graphs: %s", error)
+                self._log.take_errors()
+                self._drop_graphs()
+                return
+
+    def _drop_graphs(self) -> None:
+        for buffers in self._sets:
+            if buffers.graph is not None:
+                self._cuda.drop(buffers.graph)
+                buffers.graph = None
 
     def _profile(self, shapes: Mapping[str, Shape]) -> int:
         for index, profile in enumerate(self._profiles):
@@ -229,62 +246,41 @@ class Runner:
 
     def _start(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:
         """Starts computing on the compute stream. Gives the shape of the output."""
-        key = self._key(profile, shapes, buffers)
-        if key in self._graphs:
-            self._graphs.move_to_end(key)
-            graph, shape = self._graphs[key]
-            self._cuda.launch(graph, self._compute)
-            return shape
-        if key in self._seen and profile > 0 and self._graphs_of_tails and self._capture(profile, shapes, buffers):
-            return self._start(profile, shapes, buffers)
-        self._seen.add(key)
-        return self._enqueue(profile, shapes, buffers)
+        if profile > 0:
+            self._bind(self._tails[profile], shapes, buffers)
+            self._enqueue(self._tails[profile])
+            return self._output_shape(self._tails[profile])
+        if buffers.graph is not None:
+            self._cuda.launch(buffers.graph, self._compute)
+        else:
+            self._enqueue(buffers.context)
+        return self._output_shape(buffers.context)
 
-    def _enqueue(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:
-        shape = self._bind(profile, shapes, buffers)
-        if not self._contexts[profile].execute_async_v3(self._cuda.handle(self._compute)):
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(self._cuda.handle(self._compute)):
             raise self._failure("failed")
-        return shape
 
-    def _capture(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> bool:
-        """Makes a graph of a shape that has run before. Where it cannot, no other one is tried."""
-        if not self._captures:
-            return False
-        shape = self._bind(profile, shapes, buffers)
-        context, handle = self._contexts[profile], self._cuda.handle(self._compute)
-        try:
-            if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(handle):
-                raise CaptureError(f"{self._module.__name__} says that this plan cannot be captured")
-            graph = self._cuda.capture(self._compute, lambda: context.execute_async_v3(handle))
-        except CaptureError as error:
-            self._captures = False
-            logger.info("running without CUDA graphs: %s", error)
-            self._log.take_errors()
-            return False
-        tails = [key for key in self._graphs if key[0] > 0]
-        if len(tails) >= TAIL_GRAPHS:
-            self._cuda.finish(self._compute)  # it may be running
-            self._cuda.drop(self._graphs.pop(tails[0])[0])
-        self._graphs[self._key(profile, shapes, buffers)] = (graph, shape)
-        return True
+    def _capture(self, context: Any) -> Any:
+        """A graph of what the context, which has run as it is bound, does. Raises CaptureError."""
+        handle = self._cuda.handle(self._compute)
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(handle):
+            raise CaptureError(f"{self._module.__name__} says that this plan cannot be captured")
+        return self._cuda.capture(self._compute, lambda: context.execute_async_v3(handle))
 
-    def _bind(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:
-        context = self._contexts[profile]
+    def _bind(self, context: Any, shapes: Mapping[str, Shape], buffers: _Buffers) -> None:
         for name, address in buffers.device.items():
             if not context.set_tensor_address(name, address):
                 raise self._failure(f"refuses the address of {name}")
-        self._set_shapes(profile, shapes)
-        (output,) = self.outputs
-        return tuple(context.get_tensor_shape(output))
+        self._set_shapes(context, shapes)
 
-    def _set_shapes(self, profile: int, shapes: Mapping[str, Shape]) -> None:
+    def _set_shapes(self, context: Any, shapes: Mapping[str, Shape]) -> None:
         for name, shape in shapes.items():
-            if not self._contexts[profile].set_input_shape(name, shape):
+            if not context.set_input_shape(name, shape):
                 raise self._failure(f"refuses {name} of {shape}")
 
-    @staticmethod
-    def _key(profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> tuple[Any, ...]:
-        return (profile, *shapes.values(), buffers.index)
+    def _output_shape(self, context: Any) -> Shape:
+        (output,) = self.outputs
+        return tuple(context.get_tensor_shape(output))
 
     def _failure(self, what: str) -> EngineError:
         return device_error(f"{self._module.__name__} {what}: {self._log.take_errors()}")

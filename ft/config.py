@@ -60,6 +60,11 @@ class AudioConfig:
             raise ConfigError(f"audio.extend_mask: {self.extend_mask}, expected 0 to {self.bins}")
 
     @property
+    def items_per_window(self) -> int:
+        """Items of a batch that a window of a stereo song is: two for a mono network, which hears channels alone."""
+        return 2 if self.channels == 1 else 1
+
+    @property
     def covered(self) -> int:
         """Samples of the hops that one frame covers, the last one in part where the hop does not divide n_fft."""
         return -(-self.n_fft // self.hop_length) * self.hop_length

@@ -48,6 +48,14 @@ class Profile:
         return True
 
 
+def input_shapes(config: ModelConfig, io: str, items: int, frames: int) -> dict[str, Shape]:
+    """The shape of each input of a network for a batch of so many items; those of waveforms are in samples."""
+    audio = config.audio
+    if io == "waveform":
+        return {"waveform": (items, audio.channels, audio.samples(frames)), "scale": (items,)}
+    return {"magnitude": (items, audio.channels, audio.bins, frames)}
+
+
 @dataclass(frozen=True)
 class PlanManifest:
     """What is known of a plan."""
@@ -65,7 +73,7 @@ class PlanManifest:
     """What its matrix products and convolutions compute in: fp32, fp16 or bf16."""
     io: Literal["magnitude", "waveform"]
     batch: int
-    """Windows that run at once, in the profile `window`."""
+    """Windows of a stereo song that run at once, in the profile `window`."""
     frames: int
     """Of one window."""
     profiles: tuple[Profile, ...]
@@ -81,6 +89,8 @@ class PlanManifest:
     """Of waveform models: what the caller must supply at both ends."""
     window_seconds: float | None = None
     """What was asked for, where it was not the default."""
+    limits: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+    """What was asked of the comparison with fp32, where it was not the default: mask-snr, sdr-loss, example."""
     ft_version: str = __version__
 
     def command(self) -> str:
@@ -91,6 +101,8 @@ class PlanManifest:
         words += ["--tensorrt", self.kind]
         words += ["--batch", str(self.batch)] if self.batch != 1 else []
         words += ["--window-seconds", f"{self.window_seconds:g}"] if self.window_seconds is not None else []
+        for name, value in self.limits.items():
+            words += [f"--{name}", value if isinstance(value, str) else f"{value:g}"]
         return shlex.join(words)
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,6 +120,7 @@ class PlanManifest:
             "attentions": {"fused": self.fused, "decomposed": self.decomposed},
             "parameters": self.parameters,
             "gate": self.gate,
+            "limits": dict(self.limits),
             "context": self.context,
             "config": self.config.to_dict(),
             "license": self.config.license,
@@ -122,6 +135,7 @@ class PlanManifest:
         kind, io = values["tensorrt"]["kind"], values["io"]
         if kind not in KINDS or io not in ("magnitude", "waveform"):
             raise ValueError(f"TensorRT kind {kind}, io {io}")
+        limits = values.get("limits", {})  # older plans have none
         profiles = tuple(
             Profile(
                 profile["name"],
@@ -151,6 +165,7 @@ class PlanManifest:
             config=ModelConfig.from_dict(values["config"]),
             context=values["context"],
             window_seconds=values["window"]["seconds"],
+            limits={name: given if isinstance(given, str) else float(given) for name, given in limits.items()},
             ft_version=str(values["ft_version"]),
         )
 
@@ -227,16 +242,33 @@ def check_plan(plan: str | Path) -> PlanManifest:
     """
     plan = Path(plan)
     manifest = read_manifest(plan)
-    if file_sha256(plan) != manifest.plan_sha256:
+    _check_hash(plan, manifest, file_sha256(plan))
+    return manifest
+
+
+def read_plan(plan: str | Path) -> tuple[PlanManifest, bytes]:
+    """The same with the engine itself: the very bytes whose hash was looked at. Raises CheckpointError."""
+    plan = Path(plan)
+    manifest = read_manifest(plan)
+    try:
+        engine = plan.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{plan}: cannot be read: {error.strerror or error}") from error
+    _check_hash(plan, manifest, hashlib.sha256(engine).hexdigest())
+    return manifest, engine
+
+
+def _check_hash(plan: Path, manifest: PlanManifest, found: str) -> None:
+    if found != manifest.plan_sha256:
         raise CheckpointError(
             f"{plan}: damaged or replaced, it has another SHA-256 than {manifest_path(plan).name} says; "
             f"build it again: {rebuild_command(manifest, plan)}"
         )
-    return manifest
 
 
-def rebuild_command(manifest: PlanManifest, plan: Path, target: str | None = None) -> str:
-    """The command that writes `plan` again, for its own targets or for one GPU."""
+def rebuild_command(manifest: PlanManifest, plan: Path, target: str | None = None, **changes: Any) -> str:
+    """The command that writes `plan` again, for its own targets or for one GPU; `changes` are fields of `manifest`."""
+    manifest = dataclasses.replace(manifest, **changes)
     targets = manifest.targets if target is None else (target,)
     words = [f"--target {name}" for name in targets] if manifest.kind == "rtx" else []
     return " ".join([manifest.command(), *words, "--force", "-o", shlex.quote(str(plan))])

@@ -100,8 +100,7 @@ class Separator:
         if isinstance(engine, Engine):
             self._runner = Runner(engine, batch_size)
         else:
-            items = 2 if audio.channels == 1 else 1  # a stereo song is two items of a mono network
-            frames = self.plan.frames
+            items, frames = audio.items_per_window, self.plan.frames
 
             def load(windows: int, device: str) -> Engine:
                 shape = (windows * items, frames)

@@ -2,6 +2,9 @@
 
 Work on a stream is done as late as possible: only when somebody waits for it, and then only as much as the events ask
 for. A copy or a computation that does not wait for what it needs therefore gives wrong numbers, as it may on a GPU.
+
+What is undefined on a GPU fails here: a graph whose execution context was changed since the capture, a capture of a
+context that has not run as it is, and scratch memory that is used on two streams.
 """
 
 # ruff: noqa: N801, N802, N815
@@ -46,6 +49,10 @@ class FakeCuda(types.ModuleType):
         self.events: dict[int, tuple[int, int]] = {}
         self.capturing: dict[int, list[Callable[[], None]]] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.scratch: dict[int, int] = {}
+        """Address of scratch memory -> the stream that uses it."""
+        self.captured: list[int] = []
+        """Which execution context each capture was of."""
         self.device = 3
         self._number = 100
 
@@ -77,6 +84,9 @@ class FakeCuda(types.ModuleType):
         return called
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
+        scratch = getattr(work, "scratch", None)
+        if scratch is not None and stream not in self.capturing:
+            assert self.scratch.setdefault(scratch, stream) == stream, "scratch memory is used on two streams"
         self.capturing.get(stream, self.streams[stream]).append(work)
 
     def drain(self, stream: int, until: int) -> None:
@@ -117,6 +127,7 @@ class FakeCuda(types.ModuleType):
 
     def cudaFree(self, address: int) -> tuple[Any, ...]:
         del self.memory[address]
+        self.scratch.pop(address, None)
         return ()
 
     def cudaFreeHost(self, address: int) -> tuple[Any, ...]:
@@ -216,25 +227,32 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
     module.refuses: list[str] = []  # messages with which execute_async_v3 fails, one after the other
 
     class Context:
-        def __init__(self) -> None:
+        def __init__(self, engine: Any) -> None:
+            self.engine = engine  # which lives as long as any of its contexts
             self.profile, self.shape, self.addresses, self.scratch = -1, (), {}, 0
+            # How often it was changed, and that number when it last ran; work on a stream keeps no context alive.
+            self.state = types.SimpleNamespace(changes=0, ran=-1)
 
         def set_device_memory(self, address: int, size: int) -> None:
             cuda.view(address, size)
             self.scratch = address
+            self.state.changes += 1
 
         def set_optimization_profile_async(self, index: int, stream: int) -> bool:
             assert stream in cuda.streams
             self.profile = index
+            self.state.changes += 1
             return True
 
         def set_tensor_address(self, name: str, address: int) -> bool:
             self.addresses[name] = address
+            self.state.changes += 1
             return True
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             least, most = profiles[self.profile]
             self.shape = tuple(shape)
+            self.state.changes += 1
             return all(a <= n <= b for a, n, b in zip(least, shape, most, strict=True))
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -248,13 +266,19 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
             assert self.scratch in cuda.memory
             size = int(np.prod(self.shape)) * 4
             source, target = (cuda.view(self.addresses[name], size) for name in ("magnitude", "mask"))
-            shape = self.shape
+            shape, captured, state, changes = self.shape, stream in cuda.capturing, self.state, self.state.changes
+            if captured:
+                assert state.ran == changes, "captured before it ran with these shapes and addresses"
+                cuda.captured.append(id(self))
+            state.ran = changes
 
             def work() -> None:
+                assert not captured or state.changes == changes, "a graph of a context that was changed"
                 target[:] = (
                     compute(source.view(np.float32).reshape(shape)).astype(np.float32).reshape(-1).view(np.uint8)
                 )
 
+            work.scratch = self.scratch  # type: ignore[attr-defined]
             cuda.enqueue(stream, work)
             return True
 
@@ -299,7 +323,7 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
         def create_execution_context(self, strategy: Any) -> Any:
             cuda.calls.append(("create_execution_context", strategy))
             assert getattr(strategy, "strategy", strategy) is module.ExecutionContextAllocationStrategy.USER_MANAGED
-            return Context()
+            return Context(self)
 
         def __del__(self) -> None:
             cuda.calls.append(("engine freed",))

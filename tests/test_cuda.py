@@ -26,6 +26,7 @@ class FakePycuda(types.ModuleType):
         self.record: list[str] = []
         self.pushed = 0
         self.raises: Exception | None = None
+        self.pop_raises: Exception | None = None
         self.Context = types.SimpleNamespace(pop=self._pop)
 
     def init(self):
@@ -40,6 +41,8 @@ class FakePycuda(types.ModuleType):
 
     def _pop(self):
         self.pushed -= 1
+        if self.pop_raises is not None:
+            raise self.pop_raises
 
     def _used(self, name):
         assert self.pushed == 1, f"{name} outside of the context"
@@ -98,6 +101,22 @@ def test_pycuda_works_within_the_primary_context_and_leaves_it():
     cuda.close()
     assert driver.pushed == 0
     assert driver.record[-2:] == ["free host", "free"]
+
+
+def test_a_lost_device_that_refuses_to_free_and_to_be_left_is_closed_nevertheless():
+    driver = FakePycuda()
+    cuda = PyCuda(0, driver)
+    with cuda.current():
+        cuda.allocate(100)
+        cuda.pinned(8)
+    driver.raises = driver.LaunchError("cuMemFree failed: unspecified launch failure")
+    cuda.close()
+    assert driver.record[-2:] == ["free host", "free"]  # the second too, although the first failed
+    driver.pop_raises = driver.Error("cuCtxPopCurrent failed: an illegal memory access was encountered")
+    cuda.close()
+    with pytest.raises(DeviceLost, match=r"cuda:0: cuCtxPopCurrent: .*illegal memory access"), cuda.current():
+        pass
+    assert driver.pushed == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from engines.devices import Gpu, Gpus
 from ft.cli import main
 from ft.errors import CheckpointError
 from ft.info import describe_model
-from ft.plan import check_plan, manifest_path, model_sha256, read_manifest, rebuild_command, write_plan
+from ft.plan import check_plan, manifest_path, model_sha256, read_manifest, read_plan, rebuild_command, write_plan
 
 GATE = {"engine": "onnxruntime 1.31.1", "mask_snr_db": 57.1, "finite": True, "shapes": [[1, 2, 32, 40]]}
 
@@ -31,9 +31,12 @@ def test_what_is_written_is_read(plan):
     read = check_plan(plan)
     assert read == manifest(gate=GATE, plan_sha256=read.plan_sha256)
     assert plan.read_bytes() == b"an engine"  # nothing around the engine
-    waveform = manifest(io="waveform", context={"window": 9}, window_seconds=3.5, kind="rtx", gate=None)
+    limits = {"mask-snr": 30.0, "example": "a song"}
+    waveform = manifest(io="waveform", context={"window": 9}, window_seconds=3.5, kind="rtx", gate=None, limits=limits)
     write_plan(plan, b"another", waveform)
-    assert check_plan(plan).context == {"window": 9}
+    read, engine = read_plan(plan)
+    assert (read.context, read.limits, engine) == ({"window": 9}, limits, b"another")
+    assert read == check_plan(plan)
 
 
 def test_the_manifest_comes_first_and_a_crash_between_leaves_no_pair_that_fits(plan, monkeypatch):
@@ -51,8 +54,9 @@ def test_the_manifest_comes_first_and_a_crash_between_leaves_no_pair_that_fits(p
         write_plan(plan, b"a new engine", manifest())
     assert written == ["model.plan.json", "model.plan"]
     assert plan.read_bytes() == b"an engine"
-    with pytest.raises(CheckpointError, match="another SHA-256"):
-        check_plan(plan)
+    for read in (check_plan, read_plan):
+        with pytest.raises(CheckpointError, match="another SHA-256"):
+            read(plan)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,20 @@ def test_the_command_builds_the_same_plan_again(plan):
     assert rebuild_command(other, plan, "sm89") == (
         f"ft export 'my song.onnx' --io waveform --tensorrt rtx --window-seconds 5 --target sm89 --force -o {plan}"
     )
+    judged = manifest(limits={"mask-snr": 30.5, "sdr-loss": 0.1, "example": "my song"})
+    assert "--batch 1 " not in rebuild_command(judged, plan, batch=1)
+    assert rebuild_command(judged, plan).startswith(
+        "ft export song.safetensors --fp16 --tensorrt full --batch 2 --mask-snr 30.5 --sdr-loss 0.1 "
+        "--example 'my song' --force"
+    )
+
+
+def test_a_plan_of_before_its_limits_were_kept_is_read(plan):
+    path = manifest_path(plan)
+    values = json.loads(path.read_text())
+    del values["limits"]
+    path.write_text(json.dumps(values))
+    assert check_plan(plan).limits == {}
 
 
 def test_a_model_with_weights_beside_it_has_the_hash_of_both(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from fake_gpu import CAPTURE_INVALIDATED, ILLEGAL_ADDRESS, OUT_OF_MEMORY, FakeCuda, fake_tensorrt
 from stubs import StubEngine, each_frame_alone, stub_config
 
+import engines.tensorrt
 import engines.tensorrt_library
 from engines.devices import Gpu, Gpus
+from engines.plan_cache import plans_folder
 from engines.tensorrt import TensorrtEngine
+from engines.tensorrt_build import Model, make_profiles
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
 from ft.plan import PlanManifest, Profile, manifest_path, write_plan
 from ft.separate import Separator
@@ -90,7 +94,7 @@ def test_masks_are_right_and_in_order_whatever_the_shapes(plan, cuda, tensorrt):
 
 def test_a_window_takes_nothing_and_runs_as_a_graph(plan, cuda, tensorrt):
     with TensorrtEngine(plan) as engine:
-        assert cuda.count("create_execution_context") == 2  # one for each profile
+        assert cuda.count("create_execution_context") == 3  # of the window for each set of buffers, and of the tail
         before = len(cuda.calls)
         for number in range(6):
             engine.run(random_batch(number))
@@ -158,19 +162,32 @@ def test_the_engine_goes_before_the_memory_of_the_device(plan, cuda, tensorrt):
     for _ in range(2):
         with TensorrtEngine(plan) as engine:
             engine.run(random_batch(0))
+            results = engine.map(random_batch(number) for number in range(3))
+            next(results)  # and the other two are never asked for
         names = cuda.names()
         assert names.index("engine freed") < names.index("cudaStreamDestroy")
         cuda.calls.clear()
 
 
-def test_shapes_of_the_tail_that_come_again_become_graphs_and_old_ones_go(plan, cuda, tensorrt):
+def test_each_graph_has_a_context_of_its_own_that_nothing_changes(plan, cuda, tensorrt):
+    """Tails between the windows would change it; the fake GPU fails a graph whose context was changed."""
     with TensorrtEngine(plan) as engine:
-        for frames in (*[5] * 6, *[n for n in range(6, 20) for _ in range(4)]):
-            batch = random_batch(frames, 1, frames)
-            np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
-        assert cuda.count("cudaGraphLaunch") > 2
-        assert len(cuda.graphs) <= 2 + 8
+        assert len(set(cuda.captured)) == len(cuda.captured) == cuda.count("cudaGraphInstantiate") == 2
+        for number in range(6):
+            for shape in ((2, 40), (1, 5), (2, 5)):  # windows come in both sets of buffers
+                batch = random_batch(number, *shape)
+                np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
+        assert cuda.count("cudaGraphLaunch") == 6
+        assert len(cuda.captured) == len(cuda.graphs) == 2  # and none of a tail, however often it comes
     assert not cuda.graphs
+
+
+def test_every_context_runs_before_it_is_captured(plan, cuda, tensorrt):
+    """What depends on the shapes is settled by the first run, and must not become part of a graph."""
+    with TensorrtEngine(plan):
+        names = cuda.names()
+        first = names.index("cudaStreamBeginCapture")
+        assert names[:first].count("execute_async_v3") == names[:first].count("cudaStreamSynchronize") - 3 == 2
 
 
 @pytest.mark.parametrize("function", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
@@ -188,12 +205,33 @@ def test_without_graphs_it_still_runs_and_says_so_once(plan, cuda, tensorrt, fun
     assert cuda.count(function) == 1
 
 
-def test_no_memory_when_opening_names_the_batch_and_frees_what_was_taken(plan, cuda, tensorrt):
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"batch": 2}, "build it again: ft export song.safetensors --fp16 --tensorrt full --force -o "),
+        ({"batch": 9}, "build it again: ft export song.safetensors --fp16 --tensorrt full --batch 4 --force -o "),
+        ({"batch": 1}, "build it again: ft export .* --tensorrt full --window-seconds 0.08 --force -o "),
+    ],
+)
+def test_no_memory_when_opening_gives_the_command_for_less_and_frees_what_was_taken(
+    tmp_path, cuda, tensorrt, changes, advice
+):
+    path = tmp_path / "model.plan"
+    write_plan(path, b"an engine", manifest(**changes))
     cuda.fail["cudaHostAlloc"] = OUT_OF_MEMORY
-    engine = TensorrtEngine(plan)
-    with pytest.raises(OutOfDeviceMemory, match=r"2 windows of 40 frames do not fit .* smaller --batch"):
+    engine = TensorrtEngine(path)
+    with pytest.raises(OutOfDeviceMemory, match=rf"windows of 40 frames do not fit .*; {advice}{path}$"):
         engine.open()
     assert not cuda.memory and not cuda.streams
+
+
+def test_no_memory_for_a_plan_that_was_built_for_this_run_gives_no_command(tmp_path, cuda, tensorrt, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = plans_folder() / "model.plan"
+    write_plan(path, b"an engine", manifest())
+    cuda.fail["cudaHostAlloc"] = OUT_OF_MEMORY
+    with pytest.raises(OutOfDeviceMemory, match=r"; use a smaller --batch-size or --window-seconds$"):
+        TensorrtEngine(path).open()
 
 
 def test_no_memory_and_a_lost_gpu_while_running(plan, cuda, tensorrt):
@@ -239,6 +277,60 @@ def test_a_song_through_the_separator(plan, cuda, tensorrt):
     with StubEngine(each_frame_alone, CONFIG) as engine, Separator(engine, **settings) as separator:
         expected = separator.separate(mixture, 8000)
     np.testing.assert_allclose(stems["vocals"], expected["vocals"], atol=1e-6)
+
+
+@pytest.mark.parametrize("song", [1, 2])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_plan_holds_its_windows_of_a_stereo_song_whatever_its_network_hears(
+    tmp_path, cuda, tensorrt, monkeypatch, channels, song
+):
+    """A window of a stereo song is two items for a mono network."""
+    config = stub_config(channels=channels)
+    profiles = make_profiles(Model(tmp_path / "a.onnx", config, "fp16", "magnitude", None, None, None), BATCH, FRAMES)
+    shapes = [profile.inputs["magnitude"] for profile in profiles]
+    module = fake_tensorrt(cuda, each_frame_alone, [(least, most) for least, _, most in shapes])
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    path = tmp_path / "model.plan"
+    write_plan(path, b"an engine", manifest(config=config, profiles=profiles))
+    mixture = np.random.default_rng(0).standard_normal((song, 3 * 8000)).astype(np.float32) * 0.1
+    with Separator(path, context_seconds=0.016) as separator:
+        assert (separator.batch_size, separator.plan.frames) == (BATCH, FRAMES)
+        stems = separator.separate(mixture, 8000)
+    settings = {"window_seconds": FRAMES * 32 / 8000, "context_seconds": 0.016}
+    with StubEngine(each_frame_alone, config) as engine, Separator(engine, **settings) as separator:
+        expected = separator.separate(mixture, 8000)
+    np.testing.assert_allclose(stems["vocals"], expected["vocals"], atol=1e-6)
+    assert (cuda.count("cudaGraphLaunch") > 3) is (song == 2 or channels == 2)  # the profile of the window fits them
+
+
+@pytest.mark.parametrize(
+    ("windows", "said"),
+    [
+        ((2, 40), None),
+        ((1, 40), "its window is 2 x 40 frames, 1 x 40 will be given; those run in its slower profile"),
+        ((4, 40), "4 x 40 will be given, which it does not take; build it again: ft export song.* --batch 4 --force"),
+        ((1, 50), "1 x 50 will be .* does not take; build it again: .* --batch 2 --window-seconds 0.2 --force"),
+    ],
+)
+def test_another_window_than_that_of_the_plan_is_told(plan, cuda, tensorrt, caplog, windows, said):
+    with TensorrtEngine(plan, windows=windows):
+        pass
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == (said is not None)
+    assert said is None or re.search(said, warned[0])
+
+
+def test_what_is_opened_is_what_was_checked(plan, cuda, tensorrt, monkeypatch):
+    """Also where the file is replaced between the two."""
+    real = engines.tensorrt.why_not
+
+    def replaces(*arguments):
+        plan.write_bytes(b"another engine")
+        return real(*arguments)
+
+    monkeypatch.setattr(engines.tensorrt, "why_not", replaces)
+    with TensorrtEngine(plan) as engine:
+        np.testing.assert_allclose(engine.run(random_batch(1)), each_frame_alone(random_batch(1)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
