@@ -13,9 +13,10 @@ from typing import Any
 
 from engines.base import Io
 from engines.plan_cache import cache_folder
-from engines.tensorrt_build import BuiltPlan, check_targets, plan_from_onnx, read_model, window_frames
+from engines.tensorrt_build import BuiltPlan, Model, check_targets, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import library
 from engines.tensorrt_network import TYPES
+from export.limits import limits_of
 from export.to_onnx import export_onnx
 from ft.config import ModelConfig
 from ft.errors import ConfigError, ExportError
@@ -50,18 +51,19 @@ def build_plan(
         precision: fp16, bf16 or fp32. None keeps that of an ONNX file, and is fp32 for a checkpoint.
         io: `magnitude` or `waveform`. None keeps that of an ONNX file, and is `magnitude` for a checkpoint.
         targets: Compute capabilities of `rtx` plans, e.g. sm86; none for a usual set.
-        batch: Windows that run at once.
+        batch: Windows of a stereo song that run at once.
         window_seconds: Of one window; None for what `ft separate` takes.
-        mask_snr_db, sdr_loss_db, example: What the ONNX file may lose on which song, where it has to be exported; as
-            `export.to_onnx.export_onnx` takes them.
+        mask_snr_db, sdr_loss_db, example: What the ONNX file may lose on which song, as `export.to_onnx.export_onnx`
+            takes them. A file that is built as it is shows what it lost when it was exported, and no other song can be
+            asked for.
         device: auto, cuda or cuda:N, for `full`.
         force: Overwrite `output`.
         progress: Called with the share of the build that is done.
     Raises:
         CheckpointError: `source` cannot be loaded.
-        EngineError: TensorRT is missing.
-        ExportError: the output exists, an argument cannot be used, the ONNX file fails its comparison, or the build
-            fails.
+        EngineError: TensorRT is missing, or the GPU that `full` needs.
+        ExportError: the output exists, an argument cannot be used, the ONNX file fails its comparison or shows none, or
+            the build fails.
     """
     output = Path(output)
     if output.suffix != SUFFIX:
@@ -72,12 +74,14 @@ def build_plan(
         if file.exists() and not force:
             raise ExportError(f"{file}: exists; use another name or --force")
     check_targets(library(kind), kind, targets, device)  # asked for now, not after the export
+    limits = {"mask-snr": mask_snr_db, "sdr-loss": sdr_loss_db, "example": None if example is None else str(example)}
     options: dict[str, Any] = {
         "kind": kind,
         "targets": targets,
         "batch": batch,
         "source": source,
         "window_seconds": window_seconds,
+        "limits": {name: value for name, value in limits.items() if value is not None},
         "device": device,
         "cache": cache_folder(),
         "progress": progress,
@@ -87,6 +91,11 @@ def build_plan(
         found = read_model(path)
         same = precision is None or found.precision.split()[0] == precision
         if same and io in (None, found.io):
+            if example is not None:
+                raise ExportError(
+                    f"--example: {path} was compared when it was exported; export the checkpoint again with --example"
+                )
+            _check_gate(found, mask_snr_db, sdr_loss_db)
             frames = _frames(found.config, window_seconds)
             return plan_from_onnx(path, output, frames=frames, precision=precision, **options)
         io = io or found.io
@@ -104,6 +113,47 @@ def build_plan(
         )
         frames = _frames(read_model(onnx).config, window_seconds)
         return plan_from_onnx(onnx, output, frames=frames, precision=precision or "fp32", **options)
+
+
+def _check_gate(model: Model, mask_snr_db: float | None, sdr_loss_db: float | None) -> None:
+    """Looks at what a file says of its own comparison.
+
+    Raises:
+        ExportError: it says nothing, or the file lost more than is allowed.
+    """
+    precision, waveform = model.precision.split()[0], model.io == "waveform"
+    gate = model.gate if isinstance(model.gate, dict) else {}
+
+    def figure(name: str) -> float:
+        if not isinstance(gate.get(name), int | float) or gate.get("finite") is not True:
+            raise ExportError(
+                f"{model.path}: nothing says how it compares with fp32 (no {name} in its ft_gate); "
+                "export it again with `ft export`"
+            )
+        return float(gate[name])
+
+    if precision == "fp32":
+        if mask_snr_db is not None or sdr_loss_db is not None:
+            raise ExportError("--mask-snr and --sdr-loss are for --fp16 and --bf16; fp32 must equal PyTorch")
+        if waveform:
+            equal = figure("stems_snr_db") >= figure("stems_snr_limit_db")
+        else:
+            equal = figure("relative_l2") <= figure("relative_l2_limit")
+        if not equal:
+            raise ExportError(f"{model.path}: its ft_gate says that it does not equal PyTorch; nothing was built")
+        return
+    allowed = limits_of(precision, mask_snr_db, sdr_loss_db)
+    for part in ("mask", "stems") if waveform else ("mask",):
+        if not (ratio := figure(f"{part}_snr_db")) >= allowed.mask_snr_db:
+            raise ExportError(
+                f"{model.path}: its {part} had {ratio:.1f} dB of signal to noise against fp32 when it was exported, "
+                f"at least {allowed.mask_snr_db:g} are wanted (--mask-snr); nothing was built"
+            )
+    if not (loss := figure("sdr_loss_db")) <= allowed.sdr_loss_db:
+        raise ExportError(
+            f"{model.path}: the example lost {loss:.3f} dB of SDR against fp32 when it was exported, at most "
+            f"{allowed.sdr_loss_db:g} are allowed (--sdr-loss); nothing was built"
+        )
 
 
 def _frames(config: ModelConfig, seconds: float | None) -> int:

@@ -1,0 +1,27 @@
+"""What an export of lower precision may lose, by precision. Nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is let through, both in decibels."""
+
+    mask_snr_db: float
+    """At least: energy of the float32 mask over that of the error."""
+    sdr_loss_db: float
+    """At most: by how much the SDR of a stem of the example falls."""
+
+
+LIMITS = {"fp16": Limits(45.0, 0.02), "bf16": Limits(30.0, 0.1), "int8": Limits(25.0, 0.2)}
+
+
+def limits_of(precision: str, mask_snr_db: float | None = None, sdr_loss_db: float | None = None) -> Limits:
+    """The usual limits of a precision, with those that are given in their place."""
+    usual = LIMITS[precision]
+    return Limits(
+        usual.mask_snr_db if mask_snr_db is None else mask_snr_db,
+        usual.sdr_loss_db if sdr_loss_db is None else sdr_loss_db,
+    )
