@@ -8,12 +8,16 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
 
 from ft.files import example_folder
+
+if TYPE_CHECKING:
+    from engines.tensorrt_build import BuiltPlan
 
 EXAMPLE = example_folder()
 
@@ -99,3 +103,37 @@ def tiny_waveform(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("waveform") / "tiny.waveform.onnx"
     export_onnx(tiny_checkpoint, path, io="waveform")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network as an fp16 ONNX file, with a gate that was never measured, and one that says bf16 and lies."""
+    import json
+
+    import onnx_ir
+    import torch
+    from networks import GATE, tiny_model
+
+    from export.graph import build_graph
+    from ft.checkpoint import CONFIG_KEY, GATE_KEY
+
+    model = tiny_model()
+    folder = tmp_path_factory.mktemp("half")
+    graph = build_graph(model, model.model_config, 23, torch.float16)
+    graph.metadata_props.update({"ft_io": "magnitude", "ft_parameters": "263177", GATE_KEY: json.dumps(GATE)})
+    graph.metadata_props[CONFIG_KEY] = json.dumps(model.model_config.to_dict())
+    for precision in ("fp16", "bf16"):
+        graph.metadata_props["ft_precision"] = precision
+        onnx_ir.save(graph, folder / f"{precision}.onnx")
+    return folder / "fp16.onnx"
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_half: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuiltPlan, list[float]]:
+    """A plan of it by TensorRT-RTX, and what was told of the progress."""
+    from export.to_tensorrt import build_plan
+
+    path = tmp_path_factory.mktemp("plan") / "tiny.plan"
+    progress: list[float] = []
+    built = build_plan(tiny_half, path, kind="rtx", targets=["sm89", "sm86"], batch=4, progress=progress.append)
+    return built, progress
