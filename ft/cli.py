@@ -280,7 +280,7 @@ def bench(
     report_file: Path | None,
     plot_file: Path | None,
 ) -> None:
-    """Measure every engine on MODELs side by side, PyTorch included. [default: the shipped model]
+    """Measure every engine on MODELs side by side, PyTorch included. [default: default default-int8]
 
     An engine whose mask is wrong has no time; one that cannot run here is listed with the reason. A model in low
     precision is compared with its fp32 one, which must be named too.
@@ -290,7 +290,7 @@ def bench(
     from bench.report import write_report
 
     report = run_bench(
-        models or ("default",),
+        models,
         engines=engines,
         batches=batches,
         frames=frames,

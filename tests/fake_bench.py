@@ -45,6 +45,8 @@ class FakeRunner(Runner):
 class FakeWorker:
     """A worker without a process."""
 
+    ended: list[Spec] = []  # noqa: RUF012
+
     def __init__(self, spec: Spec) -> None:
         self.open = True
         self.handler = worker._Handler(worker.make_runner(spec))
@@ -62,6 +64,7 @@ class FakeWorker:
 
     def close(self) -> None:
         self.open = False
+        self.ended.append(self.handler.runner.spec)
 
 
 def fail_in_run(monkeypatch: pytest.MonkeyPatch, number: int, **wanted: Any) -> list[Spec]:
@@ -85,6 +88,7 @@ def fail_in_run(monkeypatch: pytest.MonkeyPatch, number: int, **wanted: Any) -> 
 
 def use_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `bench.compare` have runners that compute nothing, in this process."""
+    monkeypatch.setattr(FakeWorker, "ended", [])
     monkeypatch.setattr(compare, "Worker", FakeWorker)
     monkeypatch.setattr(worker, "make_runner", FakeRunner)
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fake_bench import FAKE_GPU, FakeRunner, fail_in_run, lower, use_fakes
+from fake_bench import FAKE_GPU, FakeRunner, FakeWorker, fail_in_run, lower, use_fakes
 
 from bench import command, compare, rows
 from bench.report import check_report, read_report, write_report
 from bench.rows import Model
-from bench.runners import Runner
+from bench.runners import Runner, Spec
 from ft.cli import main
 from ft.errors import ConfigError
 
@@ -85,15 +85,30 @@ def test_a_failing_engine_is_told_from_a_missing_one(fake, tiny):
     assert by_engine(report, device="cpu")["torch", "fp32"]["status"] == "ok"
 
 
+def ended_at_the_end_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> list[Spec]:
+    """Fills with the specs whose processes had ended when the first row was finished."""
+    found: list[Spec] = []
+    finish = compare.finish
+
+    def look(*args: Any) -> dict[str, Any]:
+        found.extend(spec for spec in FakeWorker.ended if spec not in found)
+        return finish(*args)
+
+    monkeypatch.setattr(compare, "finish", look)
+    return found
+
+
 def test_an_engine_that_fails_late_leaves_the_others_their_times(fake, tiny):
     """In the third run of its process: the first is looked at, the second is the warm-up of the first round."""
     later = fail_in_run(fake, 3, kind="engine", runtime="onnxruntime")
+    ended = ended_at_the_end_of_the_rounds(fake)
     report = compare.compare([tiny], ("onnxruntime", "torch"), (1,), 16, 4)
     on_cpu = by_engine(report, device="cpu")
     lost = on_cpu["onnxruntime", "fp32"]
     assert (lost["status"], lost["reason"]) == ("failed", "the GPU fell off the bus")
     assert lost["version"] == "1.0" and "latency_ms" not in lost
     assert later == []  # it is not asked again
+    assert "onnxruntime" in {spec.runtime for spec in ended}  # what it held was free for the others
     for precision in ("fp32", "bf16"):
         right = on_cpu["torch", precision]
         assert right["status"] == "ok" and right["runs"] == 4 and right["matmul_share"] is not None
@@ -117,11 +132,13 @@ def test_an_engine_that_fails_on_many_batches_in_a_row_leaves_the_others_theirs(
 
 def test_a_rate_that_fails_late_is_left_out(fake, tiny):
     fail_in_run(fake, 3, kind="matmul", precision="fp32")
+    ended = ended_at_the_end_of_the_rounds(fake)
     report = compare.compare([tiny], ("onnxruntime", "torch"), (1,), 16, 4)
     on_cpu = by_engine(report, device="cpu")
     assert on_cpu["onnxruntime", "fp32"]["status"] == "ok" and on_cpu["onnxruntime", "fp32"]["matmul_share"] is None
     assert on_cpu["torch", "bf16"]["matmul_share"] is not None
     assert {rate["what"] for rate in report["rates"]} == {"bf16", "int8"}
+    assert ("matmul", "fp32") in {(spec.kind, spec.precision) for spec in ended}
 
 
 def test_a_gpu_row_has_the_memory_that_it_took(fake, tiny):
