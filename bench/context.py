@@ -1,6 +1,6 @@
 """Vocals SDR of the example against the context on both sides of a window: what justifies the default.
 
-python -m bench.context [--engine MODEL] [--window-seconds 12] [--overlap 0.05]
+python -m bench.context [--engine MODEL] [--segment-seconds 12] [--overlap 0.05]
 
 Without a model it is the shipped one in fp32, also on a CPU, where `ft separate` takes that in int8: what the context
 does is not to be mixed with what rounding does.
@@ -32,7 +32,7 @@ ENOUGH_DB = 0.05
 
 
 def rows(
-    engine: Engine, window_seconds: float, overlap: float, contexts: Iterable[float]
+    engine: Engine, segment_seconds: float, overlap: float, contexts: Iterable[float]
 ) -> Iterator[dict[str, float]]:
     """SDR of the vocals and frames run for each context that leaves half of a window."""
     mixture, sample_rate = read_audio(EXAMPLE / "mixture.flac")
@@ -40,9 +40,9 @@ def rows(
     audio = engine.describe().config.audio
     frames = frame_count(round(mixture.shape[1] * audio.sample_rate / sample_rate), audio.hop_length)
     for context in contexts:
-        if 4 * context > window_seconds:
+        if 4 * context > segment_seconds:
             return
-        separator = Separator(engine, window_seconds=window_seconds, context_seconds=context, overlap=overlap)
+        separator = Separator(engine, segment_seconds=segment_seconds, context_seconds=context, overlap=overlap)
         with Counted(engine) as counter:
             stems = separator.separate(mixture, sample_rate)
         yield {
@@ -87,15 +87,15 @@ class Counted:
 
 @click.command()
 @click.option("--engine", "model", default=DEFAULT_MODEL, show_default=True, help="default: the shipped one in fp32.")
-@click.option("--window-seconds", default=WINDOW_SECONDS, show_default=True)
+@click.option("--segment-seconds", default=WINDOW_SECONDS, show_default=True)
 @click.option("--overlap", default=OVERLAP, show_default=True)
-def main(model: str, window_seconds: float, overlap: float) -> None:
+def main(model: str, segment_seconds: float, overlap: float) -> None:
     """Prints the table, then the same as JSON."""
-    print(f"window {window_seconds:g} s, overlap {overlap:g}; default context {CONTEXT_SECONDS:g} s")
+    print(f"window {segment_seconds:g} s, overlap {overlap:g}; default context {CONTEXT_SECONDS:g} s")
     print(f"{'context s':>10}{'SDR dB':>9}{'doubling':>10}{'frames run':>12}{'long song':>11}")
     found: list[dict[str, float]] = []
     with load_engine(model) as engine:
-        for row in rows(engine, window_seconds, overlap, CONTEXTS):
+        for row in rows(engine, segment_seconds, overlap, CONTEXTS):
             found.append(row)
             change = f"{row['sdr_vocals'] - found[-2]['sdr_vocals']:+.3f}" if len(found) > 2 else ""
             print(

@@ -55,7 +55,7 @@ class StageClock:
 
         The network's is what neither the caller's thread nor the reading one took.
         """
-        from ft import audio, dsp, separate
+        from ft import dsp, separate, song_stream, stem_files
 
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._reader = 0.0
@@ -65,10 +65,10 @@ class StageClock:
                     for method in ("push", "finish"):
                         self._wrap(stack, getattr(dsp, name), method, stage)
             for method in ("write", "commit"):
-                self._wrap(stack, audio.StemWriter, method, "write")
-            blocks, cut = separate.read_blocks, separate.cut_windows
+                self._wrap(stack, stem_files.StemWriter, method, "write")
+            blocks, cut = separate.read_blocks, song_stream.cut_windows
             _replace(stack, separate, "read_blocks", lambda *args: self._clocked(blocks(*args), "decode"))
-            _replace(stack, separate, "cut_windows", lambda *args: self._clocked(cut(*args), None))
+            _replace(stack, song_stream, "cut_windows", lambda *args: self._clocked(cut(*args), None))
             whole, caller = time.process_time(), time.thread_time()
             yield
             whole, caller = time.process_time() - whole, time.thread_time() - caller
@@ -153,7 +153,9 @@ class WindowsRunner(SongRunner):
     """The engine of `ft separate` on the windows of a song, and nothing else."""
 
     def open(self) -> Found:
+        from engines.runner import Runner
         from ft.audio import audio_info, read_blocks
+        from ft.song_stream import SongStream
         from ft.stream import Analysis
         from ft.windows import cut_windows
 
@@ -161,9 +163,10 @@ class WindowsRunner(SongRunner):
         song = Path(self.spec.song)
         rate, separator = audio_info(song).sample_rate, self.separator
         io = separator.engine.describe().io
+        stream = SongStream([Runner(separator.engine, 1)], separator.plan, separator.options)
         peak = separator.track_peak(read_blocks(song), rate)
         windows = cut_windows(Analysis(separator.config, rate, io).frames(read_blocks(song)), separator.plan)
-        self.batches = [batch for _, batch in separator._inputs(windows, peak)]
+        self.batches = [batch for _, batch in stream.inputs(windows, peak)]
         return facts
 
     def run(self, batch: Array | None) -> Array | None:

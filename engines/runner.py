@@ -169,7 +169,7 @@ def _halved(failed: int, error: OutOfDeviceMemory) -> int:
     """The next size of a batch to try. Raises OutOfDeviceMemory where there is none."""
     if failed == 1:
         raise OutOfDeviceMemory(
-            f"{error}; one window alone does not fit: use a smaller --window-seconds, or an .onnx with --device cpu"
+            f"{error}; one window alone does not fit: use a smaller --segment-seconds, or an .onnx with --device cpu"
         ) from error
     logger.warning("no memory for %d windows at once; going on with %d", failed, failed // 2)
     return failed // 2

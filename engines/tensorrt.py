@@ -115,18 +115,18 @@ class TensorrtEngine(Engine):
             return
         changes: dict[str, Any] = {"batch": max(manifest.batch, -(-items // audio.items_per_window))}
         if frames > manifest.frames:
-            changes["window_seconds"] = frames * audio.hop_length / audio.sample_rate
+            changes["segment_seconds"] = frames * audio.hop_length / audio.sample_rate
         again = rebuild_command(manifest, self.model, **changes)
         logger.warning("%s, which it does not take; build it again: %s", message, again)
 
     def _smaller(self, manifest: PlanManifest) -> str:
         """What to do where there is no memory for the plan."""
         if self.model.parent == plans_folder():  # built for what was asked for
-            return "use a smaller --batch-size or --window-seconds"
+            return "use a smaller --batch-size or --segment-seconds"
         audio = manifest.config.audio
         changes: dict[str, Any] = {"batch": manifest.batch // 2}
         if manifest.batch == 1:
-            changes = {"window_seconds": manifest.frames * audio.hop_length / audio.sample_rate / 2}
+            changes = {"segment_seconds": manifest.frames * audio.hop_length / audio.sample_rate / 2}
         return f"build it again: {rebuild_command(manifest, self.model, **changes)}"
 
     def _open_plan(self, manifest: PlanManifest, serialized: bytes, module: ModuleType, device: int) -> None:

@@ -25,7 +25,7 @@ from ft.config import ModelConfig
 from ft.errors import CheckpointError, EngineError, ExportError
 from ft.files import atomic_write, model_path
 from ft.plan import KINDS, PlanManifest, Profile, input_shapes, model_sha256, write_plan
-from ft.windows import WindowPlan, usual_window_seconds
+from ft.windows import WindowPlan, usual_segment_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def plan_from_onnx(
     frames: int,
     precision: str | None = None,
     source: str | Path | None = None,
-    window_seconds: float | None = None,
+    segment_seconds: float | None = None,
     limits: Mapping[str, float | str] | None = None,
     device: str = "auto",
     cache: Path | None = None,
@@ -101,7 +101,7 @@ def plan_from_onnx(
         frames: Of the streaming window.
         precision: What the network must be in; None takes what the file says. Checked in the parsed network.
         source: The model as the user named it, for the manifest; `model` where it is None.
-        window_seconds, limits: For the manifest, what was asked for: of `frames`, and of the file's gate.
+        segment_seconds, limits: For the manifest, what was asked for: of `frames`, and of the file's gate.
         device: auto, cuda or cuda:N, for `full`.
         cache: Folder for timings of kernels, which `full` measures.
         progress: Called with the share that is done.
@@ -150,7 +150,7 @@ def plan_from_onnx(
         gate=facts.gate,
         config=facts.config,
         context=facts.context,
-        window_seconds=window_seconds,
+        segment_seconds=segment_seconds,
         limits=limits or {},
     )
     view = memoryview(engine)
@@ -163,7 +163,7 @@ def plan_from_onnx(
 
 def window_frames(config: ModelConfig, seconds: float | None = None) -> int:
     """Frames of a window, as `ft separate` counts them. Raises ConfigError for no seconds at all."""
-    seconds = usual_window_seconds(config) if seconds is None else seconds
+    seconds = usual_segment_seconds(config) if seconds is None else seconds
     return WindowPlan.from_seconds(seconds, 0, 0, config.audio.sample_rate / config.audio.hop_length).frames
 
 

@@ -241,7 +241,7 @@ class Runner:
         name = next(name for name in shapes if shapes[name] != most[name])
         raise EngineError(
             f"the plan takes {name} of up to {most[name]}, {tuple(shapes[name])} was given; use smaller windows or "
-            "batches, or build the plan with --batch and --window-seconds"
+            "batches, or build the plan with --batch and --segment-seconds"
         )
 
     def _start(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:

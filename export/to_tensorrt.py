@@ -33,7 +33,7 @@ def build_plan(
     io: Io | None = None,
     targets: Sequence[str] = (),
     batch: int = 1,
-    window_seconds: float | None = None,
+    segment_seconds: float | None = None,
     mask_snr_db: float | None = None,
     sdr_loss_db: float | None = None,
     example: Path | None = None,
@@ -52,7 +52,7 @@ def build_plan(
         io: `magnitude` or `waveform`. None keeps that of an ONNX file, and is `magnitude` for a checkpoint.
         targets: Compute capabilities of `rtx` plans, e.g. sm86; none for a usual set.
         batch: Windows of a stereo song that run at once.
-        window_seconds: Of one window; None for what `ft separate` takes.
+        segment_seconds: Of one window; None for what `ft separate` takes.
         mask_snr_db, sdr_loss_db, example: What the ONNX file may lose on which song, as `export.to_onnx.export_onnx`
             takes them. A file that is built as it is shows what it lost when it was exported, and no other song can be
             asked for.
@@ -80,7 +80,7 @@ def build_plan(
         "targets": targets,
         "batch": batch,
         "source": source,
-        "window_seconds": window_seconds,
+        "segment_seconds": segment_seconds,
         "limits": {name: value for name, value in limits.items() if value is not None},
         "device": device,
         "cache": cache_folder(),
@@ -96,7 +96,7 @@ def build_plan(
                     f"--example: {path} was compared when it was exported; export the checkpoint again with --example"
                 )
             _check_gate(found, mask_snr_db, sdr_loss_db)
-            frames = _frames(found.config, window_seconds)
+            frames = _frames(found.config, segment_seconds)
             return plan_from_onnx(path, output, frames=frames, precision=precision, **options)
         io = io or found.io
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def build_plan(
             sdr_loss_db=sdr_loss_db,
             example=example,
         )
-        frames = _frames(read_model(onnx).config, window_seconds)
+        frames = _frames(read_model(onnx).config, segment_seconds)
         return plan_from_onnx(onnx, output, frames=frames, precision=precision or "fp32", **options)
 
 

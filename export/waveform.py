@@ -61,7 +61,7 @@ from ft.config import AudioConfig, ModelConfig
 from ft.dsp import hann_window
 from ft.models.frame_transformer import FrameTransformer
 from ft.waveform import SMALLEST_WEIGHT
-from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_window_seconds
+from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -243,7 +243,7 @@ def context(config: ModelConfig) -> dict[str, int]:
     """The metadata `ft_context`, for windows as `ft separate` cuts them where nothing else is asked for."""
     audio = config.audio
     rate = audio.sample_rate / audio.hop_length
-    plan = WindowPlan.from_seconds(usual_window_seconds(config), CONTEXT_SECONDS, OVERLAP, rate)
+    plan = WindowPlan.from_seconds(usual_segment_seconds(config), CONTEXT_SECONDS, OVERLAP, rate)
     transform = audio.covered - audio.hop_length
     return {
         "alignment": audio.hop_length,

@@ -175,7 +175,7 @@ def doctor(as_json: bool, engine: str | None) -> None:
 @click.option("--tensorrt", type=click.Choice(["full", "rtx"]), help="Build a plan; rtx (TensorRT-RTX) needs no GPU.")
 @click.option("--target", "targets", multiple=True, metavar="SM", help="GPUs of an rtx plan, e.g. sm86; repeatable.")
 @click.option("--batch", type=click.IntRange(1), help="Windows that a plan takes at once. [default: 1]")
-@click.option("--window-seconds", type=float, help="Of a plan's window. [default: as ft separate takes]")
+@click.option("--segment-seconds", type=float, help="Of a plan's window. [default: as ft separate takes]")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @click.pass_obj
 def export(
@@ -193,7 +193,7 @@ def export(
     tensorrt: Literal["full", "rtx"] | None,
     targets: tuple[str, ...],
     batch: int | None,
-    window_seconds: float | None,
+    segment_seconds: float | None,
     force: bool,
 ) -> None:
     """Write CHECKPOINT (or an exported .onnx, or default) as ONNX once it has been compared with PyTorch.
@@ -201,8 +201,8 @@ def export(
     With --tensorrt go on to a plan, model.plan, and what describes it, model.plan.json.
     """
     if tensorrt is None:
-        if targets or batch is not None or window_seconds is not None:
-            raise click.UsageError("--target, --batch and --window-seconds are for plans: add --tensorrt full or rtx")
+        if targets or batch is not None or segment_seconds is not None:
+            raise click.UsageError("--target, --batch and --segment-seconds are for plans: add --tensorrt full or rtx")
     elif calibrate is not None or weights != "fp32" or opset != 23:
         raise click.UsageError("--calibrate, --weights and --opset are for .onnx files, not for plans")
     else:
@@ -219,7 +219,7 @@ def export(
                 io="waveform" if io == "waveform" else None,
                 targets=targets,
                 batch=batch or 1,
-                window_seconds=window_seconds,
+                segment_seconds=segment_seconds,
                 mask_snr_db=mask_snr,
                 sdr_loss_db=sdr_loss,
                 example=example,
@@ -339,7 +339,7 @@ def bench(
     help="Of the stems. [default: the input's, or 16 where its format has none]",
 )
 @click.option(
-    "--window-seconds",
+    "--segment-seconds",
     type=float,
     help="What runs through the network at once. [default: 20, fewer for wide networks, or the plan's]",
 )
@@ -358,7 +358,7 @@ def separate(
     tensorrt: bool,
     memory: str,
     bit_depth: Literal["16", "24", "float"] | None,
-    window_seconds: float | None,
+    segment_seconds: float | None,
     context_seconds: float | None,
     overlap: float | None,
     batch_size: int | None,
@@ -377,7 +377,7 @@ def separate(
         raise click.UsageError(f"--tensorrt and --runtime {runtime} contradict each other")
     chosen = {
         "batch_size": batch_size,
-        "window_seconds": window_seconds,
+        "segment_seconds": segment_seconds,
         "context_seconds": context_seconds,
         "overlap": overlap,
     }
@@ -388,11 +388,11 @@ def separate(
     check_names(songs)
     runtime = "tensorrt" if tensorrt else runtime
     options |= {"threads": threads, "runtime": runtime, "device": device, "memory": memory}
-    with Separator(engine, **options) as separator:
+    with Separator(engine, bit_depth=bit_depth, **options) as separator:
         for path in songs:
             try:
                 with seconds_bar(path.name, quiet=settings["quiet"]) as progress:
-                    result = separator.separate_file(path, output, bit_depth=bit_depth, progress=progress)
+                    result = separator.separate_file(path, output, progress=progress)
             except FtError as error:
                 logger.debug("traceback", exc_info=True)
                 click.echo(f"ft: {error}", err=True)

@@ -28,6 +28,12 @@ class AudioError(FtError):
     """An audio file or array cannot be read, written or used."""
 
 
+class Cancelled(FtError):
+    """Whoever watches the progress asked to stop; nothing was written."""
+
+    exit_code = 130
+
+
 class DataError(FtError):
     """A training or validation folder does not hold what training needs."""
 

@@ -87,7 +87,7 @@ class PlanManifest:
     config: ModelConfig
     context: Mapping[str, Any] | None = None
     """Of waveform models: what the caller must supply at both ends."""
-    window_seconds: float | None = None
+    segment_seconds: float | None = None
     """What was asked for, where it was not the default."""
     limits: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
     """What was asked of the comparison with fp32, where it was not the default: mask-snr, sdr-loss, example."""
@@ -100,7 +100,7 @@ class PlanManifest:
         words += ["--io", "waveform"] if self.io == "waveform" else []
         words += ["--tensorrt", self.kind]
         words += ["--batch", str(self.batch)] if self.batch != 1 else []
-        words += ["--window-seconds", f"{self.window_seconds:g}"] if self.window_seconds is not None else []
+        words += ["--segment-seconds", f"{self.segment_seconds:g}"] if self.segment_seconds is not None else []
         for name, value in self.limits.items():
             words += [f"--{name}", value if isinstance(value, str) else f"{value:g}"]
         return shlex.join(words)
@@ -115,7 +115,7 @@ class PlanManifest:
             "targets": list(self.targets),
             "precision": self.precision,
             "io": self.io,
-            "window": {"batch": self.batch, "frames": self.frames, "seconds": self.window_seconds},
+            "window": {"batch": self.batch, "frames": self.frames, "seconds": self.segment_seconds},
             "profiles": profiles_to_json(self.profiles),
             "attentions": {"fused": self.fused, "decomposed": self.decomposed},
             "parameters": self.parameters,
@@ -164,7 +164,7 @@ class PlanManifest:
             gate=values["gate"],
             config=ModelConfig.from_dict(values["config"]),
             context=values["context"],
-            window_seconds=values["window"]["seconds"],
+            segment_seconds=values["window"]["seconds"],
             limits={name: given if isinstance(given, str) else float(given) for name, given in limits.items()},
             ft_version=str(values["ft_version"]),
         )

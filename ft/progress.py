@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Progress = Callable[[float, float], None]
-"""Called with the seconds of audio that are done and those there are in all."""
+Progress = Callable[[float, float | None], object]
+"""Called with the seconds of audio that are done and those there are in all, None where nobody knows yet. Giving back
+False asks to stop: `Cancelled` is raised then."""
 
 
 @contextmanager
@@ -19,8 +20,8 @@ def seconds_bar(name: str, quiet: bool = False) -> Iterator[Progress]:
     disable = quiet or not sys.stderr.isatty()
     with tqdm(desc=name, total=0.0, unit="s", disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
 
-        def update(done: float, total: float) -> None:
-            bar.total = total
+        def update(done: float, total: float | None) -> None:
+            bar.total = total or 0.0
             bar.update(done - bar.n)
 
         yield update

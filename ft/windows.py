@@ -36,7 +36,7 @@ Frames = NDArray[Any]
 """(channels, frames, bins) of complex spectra, or (channels, frames, n_fft) of samples."""
 
 
-def usual_window_seconds(config: ModelConfig) -> float:
+def usual_segment_seconds(config: ModelConfig) -> float:
     """Of a window where nobody says: `WINDOW_SECONDS`, or as few as keep to `SCORES_BYTES`."""
     network, audio = config.network, config.audio
     maps = max(network.width(level) * network.heads[level] for level in range(LEVELS))
@@ -64,7 +64,7 @@ class WindowPlan:
 
     @classmethod
     def from_seconds(
-        cls, window_seconds: float, context_seconds: float, overlap: float, frames_per_second: float
+        cls, segment_seconds: float, context_seconds: float, overlap: float, frames_per_second: float
     ) -> WindowPlan:
         """`overlap` is the share of the kept frames of a window that it cross-fades with the next one.
 
@@ -75,15 +75,15 @@ class WindowPlan:
             raise ConfigError(f"overlap: {overlap:g}, expected 0 to 0.5 of the kept frames")
         if context_seconds < 0:
             raise ConfigError(f"context: {context_seconds:g} seconds, expected 0 or more")
-        if not 2 * context_seconds < window_seconds < math.inf:
+        if not 2 * context_seconds < segment_seconds < math.inf:
             raise ConfigError(
-                f"window: {window_seconds:g} seconds, expected a number above twice the context of {context_seconds:g}"
+                f"window: {segment_seconds:g} seconds, expected a number above twice the context of {context_seconds:g}"
             )
-        frames = max(round(window_seconds * frames_per_second), 1)
+        frames = max(round(segment_seconds * frames_per_second), 1)
         context = round(context_seconds * frames_per_second)
         kept = frames - 2 * context
         if kept < 1:
-            raise ConfigError(f"window: {window_seconds:g} seconds hold {frames} frames, all of which are context")
+            raise ConfigError(f"window: {segment_seconds:g} seconds hold {frames} frames, all of which are context")
         return cls(frames, context, min(round(overlap * kept), kept // 2))
 
 

@@ -49,7 +49,7 @@ def test_onnx_runtime_equals_torch(ort, tiny_checkpoint):
 def test_a_song_gives_the_same_stems_with_both(tiny_onnx, tiny_checkpoint, example, rate):
     mixture, _ = read_audio(example / "mixture.flac")
     mixture = mixture[:, : 8 * 44100]
-    settings = {"window_seconds": 3, "context_seconds": 0.3}
+    settings = {"segment_seconds": 3, "context_seconds": 0.3}
     stems = {}
     for path in (tiny_onnx, tiny_checkpoint):
         with Separator(path, **settings) as separator:
@@ -237,7 +237,7 @@ def excerpt(example):
 
 @pytest.mark.parametrize("options", [{"batch_size": 3}, {"threads": 1}])
 def test_stems_of_a_real_network_do_not_depend_on_how_it_runs(tiny_onnx, excerpt, options):
-    settings = {"window_seconds": 2, "context_seconds": 0.2}
+    settings = {"segment_seconds": 2, "context_seconds": 0.2}
     with Separator(tiny_onnx, **settings) as separator, Separator(tiny_onnx, **settings, **options) as other:
         expected = separator.separate(excerpt, 44100)
         for stem, samples in other.separate(excerpt, 44100).items():
@@ -248,7 +248,7 @@ def test_stems_of_a_real_network_do_not_depend_on_how_it_runs(tiny_onnx, excerpt
 
 @pytest.mark.parametrize("rate", [44100, 32000])
 def test_stems_of_a_real_network_do_not_depend_on_the_blocks(tiny_onnx, excerpt, rate):
-    with Separator(tiny_onnx, window_seconds=2, context_seconds=0.2) as separator:
+    with Separator(tiny_onnx, segment_seconds=2, context_seconds=0.2) as separator:
         expected = separator.separate(excerpt, rate)
         sizes = np.random.default_rng(0).integers(1, 60_000, 100)
         blocks = np.split(excerpt, np.cumsum(sizes)[np.cumsum(sizes) < excerpt.shape[1]], axis=1)

@@ -264,7 +264,7 @@ def test_a_song_gives_the_stems_that_masks_give(tiny_waveform, tiny_onnx, mixtur
 
 def test_streamed_equals_whole(tiny_waveform, mixture):
     part = mixture[:, : 8 * 44100 + 5]
-    with Separator(tiny_waveform, window_seconds=3, context_seconds=0.3) as separator:
+    with Separator(tiny_waveform, segment_seconds=3, context_seconds=0.3) as separator:
         expected = separator.separate(part, 44100)
         blocks = np.array_split(part, 37, axis=1)
         found = list(separator.stream(blocks, 44100))

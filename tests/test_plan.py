@@ -32,7 +32,7 @@ def test_what_is_written_is_read(plan):
     assert read == manifest(gate=GATE, plan_sha256=read.plan_sha256)
     assert plan.read_bytes() == b"an engine"  # nothing around the engine
     limits = {"mask-snr": 30.0, "example": "a song"}
-    waveform = manifest(io="waveform", context={"window": 9}, window_seconds=3.5, kind="rtx", gate=None, limits=limits)
+    waveform = manifest(io="waveform", context={"window": 9}, segment_seconds=3.5, kind="rtx", gate=None, limits=limits)
     write_plan(plan, b"another", waveform)
     read, engine = read_plan(plan)
     assert (read.context, read.limits, engine) == ({"window": 9}, limits, b"another")
@@ -93,9 +93,9 @@ def test_the_command_builds_the_same_plan_again(plan):
     assert rebuild_command(read, plan) == (
         f"ft export song.safetensors --fp16 --tensorrt full --batch 2 --force -o {plan}"
     )
-    other = manifest(kind="rtx", precision="fp32", io="waveform", batch=1, window_seconds=5.0, model="my song.onnx")
+    other = manifest(kind="rtx", precision="fp32", io="waveform", batch=1, segment_seconds=5.0, model="my song.onnx")
     assert rebuild_command(other, plan, "sm89") == (
-        f"ft export 'my song.onnx' --io waveform --tensorrt rtx --window-seconds 5 --target sm89 --force -o {plan}"
+        f"ft export 'my song.onnx' --io waveform --tensorrt rtx --segment-seconds 5 --target sm89 --force -o {plan}"
     )
     judged = manifest(limits={"mask-snr": 30.5, "sdr-loss": 0.1, "example": "my song"})
     assert "--batch 1 " not in rebuild_command(judged, plan, batch=1)

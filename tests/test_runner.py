@@ -17,7 +17,7 @@ from ft.errors import CheckpointError, DeviceLost, EngineError, OutOfDeviceMemor
 from ft.separate import Separator
 
 RATE = 8000
-SHORT = {"window_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
+SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_a_stream_without_a_known_peak_keeps_its_scale_over_a_retry():
 def test_one_window_that_does_not_fit_is_an_error_in_one_line(tmp_path):
     soundfile.write(tmp_path / "song.wav", noise(9000).T, RATE)
     separator = Separator(SmallMemory(0), batch_size=4, **SHORT)
-    with pytest.raises(OutOfDeviceMemory, match=r"no room for 1; one window alone does not fit: use a smaller --wind"):
+    with pytest.raises(OutOfDeviceMemory, match=r"no room for 1; one window alone does not fit: use a smaller --seg"):
         separator.separate_file(tmp_path / "song.wav", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -194,7 +194,7 @@ def test_where_not_even_one_window_can_be_opened_it_fails_in_one_line(opening, w
     error, asked = opening(5, 0, when_made=when_made)
     assert [windows for windows, _ in asked] == [5, 2, 1]
     assert str(error) == (
-        "no room to open 1; one window alone does not fit: use a smaller --window-seconds, or an .onnx with "
+        "no room to open 1; one window alone does not fit: use a smaller --segment-seconds, or an .onnx with "
         "--device cpu"
     )
 
@@ -238,7 +238,15 @@ def run(tmp_path, monkeypatch):
         soundfile.write(songs[-1], noise(9000).T, RATE)
 
     def run(*options):
-        arguments = [*map(str, songs), "-o", str(tmp_path / "out"), "--window-seconds", "0.5", "--context-seconds", "0"]
+        arguments = [
+            *map(str, songs),
+            "-o",
+            str(tmp_path / "out"),
+            "--segment-seconds",
+            "0.5",
+            "--context-seconds",
+            "0",
+        ]
         result = CliRunner().invoke(main, ["separate", *arguments, *options])
         done = sorted(path.name for path in (tmp_path / "out").iterdir())
         return result.exit_code, result.stderr.splitlines(), done, asked

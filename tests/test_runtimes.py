@@ -132,7 +132,7 @@ def test_a_plan_says_window_and_batch_to_the_separator(tmp_path, monkeypatch):
         return StubEngine(all_ones, manifest().config)
 
     monkeypatch.setattr("ft.separate.load_engine", load)
-    for options in ({}, {"batch_size": 1, "window_seconds": 0.2}):
+    for options in ({}, {"batch_size": 1, "segment_seconds": 0.2}):
         with Separator(path, context_seconds=0, **options) as separator:
             asked.append((separator.batch_size, separator.plan.frames))
     audio = manifest().config.audio

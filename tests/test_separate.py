@@ -12,7 +12,7 @@ from ft.metrics import sdr
 from ft.separate import Separator
 
 RATE = 8000
-SHORT = {"window_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
+SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 """Windows of 125 frames of the stub model, so that a second holds several."""
 
 
@@ -59,7 +59,7 @@ def test_a_mask_of_each_frame_alone_gives_what_no_windows_give(settings, samples
 def test_context_hides_the_borders_of_windows():
     mixture = noise(30_000)
     reach = 6
-    whole = Separator(StubEngine(with_neighbours(reach)), window_seconds=60, context_seconds=0).separate(mixture, RATE)
+    whole = Separator(StubEngine(with_neighbours(reach)), segment_seconds=60, context_seconds=0).separate(mixture, RATE)
     parts = {}
     for context_frames in (0, reach):
         settings = {**SHORT, "context_seconds": context_frames * 32 / RATE}
@@ -387,7 +387,7 @@ def test_a_mask_that_is_not_finite_names_the_engine(value):
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"batch_size": 0}, "batch size: 0"), ({"overlap": 1.0}, "overlap: 1"), ({"window_seconds": 1.0}, "window: 1")],
+    [({"batch_size": 0}, "--batch-size 0"), ({"overlap": 1.0}, "overlap: 1"), ({"segment_seconds": 1.0}, "window: 1")],
 )
 def test_options_out_of_range_are_refused(options, text):
     with pytest.raises(ConfigError, match=text):

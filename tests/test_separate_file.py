@@ -26,7 +26,7 @@ from ft.separate import Separator
 from ft.song_files import check_names, song_folder
 
 RATE = 8000
-SHORT = {"window_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
+SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 
 
 def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
@@ -96,8 +96,9 @@ def test_a_first_pass_finds_the_peak_of_the_song(song, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_the_bit_depth_can_be_chosen(song, separator, tmp_path):
-    files = separator.separate_file(song(), tmp_path / "out", bit_depth="24").files
+def test_the_bit_depth_can_be_chosen(song, tmp_path):
+    separator = Separator(StubEngine(each_frame_alone), bit_depth="24", **SHORT)
+    files = separator.separate_file(song(), tmp_path / "out").files
     assert soundfile.info(files["vocals"]).subtype == "PCM_24"
 
 
@@ -118,7 +119,8 @@ def test_clipping_is_lowered_with_one_gain_and_a_warning_that_names_it(tmp_path,
     stems = {stem: read_audio(file)[0] for stem, file in result.files.items()}
     assert max(np.abs(stem).max() for stem in stems.values()) == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(sum(stems.values()), result.gain * read_audio(path)[0], atol=1e-4)
-    unchanged = separator.separate_file(path, tmp_path / "float", bit_depth="float")
+    floating = Separator(StubEngine(half_of_the_bins), bit_depth="float", **SHORT)
+    unchanged = floating.separate_file(path, tmp_path / "float")
     assert unchanged.gain == 1 and unchanged.warnings == ()
 
 
@@ -181,7 +183,7 @@ def test_memory_does_not_grow_with_length(song, tmp_path):
     for seconds in (120, 360):
         path = song(f"{seconds}.flac", np.tile(noise(30 * RATE), seconds // 30))
         tracemalloc.start()
-        Separator(Forgetful(each_frame_alone), window_seconds=4).separate_file(path, tmp_path / "out")
+        Separator(Forgetful(each_frame_alone), segment_seconds=4).separate_file(path, tmp_path / "out")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.15 * peaks[0]
@@ -307,7 +309,7 @@ def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Separator, "__init__", spy)
     result = command(
-        *(song(), "-o", tmp_path / "out", "--engine", "model.onnx", "--batch-size", 3, "--window-seconds", 4),
+        *(song(), "-o", tmp_path / "out", "--engine", "model.onnx", "--batch-size", 3, "--segment-seconds", 4),
         *("--context-seconds", 0.5, "--overlap", 0.2, "--threads", 1, "--bit-depth", "float"),
         *("--device", "cuda:1", "--runtime", "onnxruntime", "--memory", "pycuda"),
     )
@@ -315,7 +317,7 @@ def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
     assert made == {
         "engine": "model.onnx",
         "batch_size": 3,
-        "window_seconds": 4,
+        "segment_seconds": 4,
         "context_seconds": 0.5,
         "overlap": 0.2,
         "threads": 1,
@@ -374,7 +376,7 @@ from ft.cli import main
 main()
 """
     out = tmp_path / "out"
-    arguments = ["separate", str(path), "-o", str(out), "--window-seconds", "0.5", "--context-seconds", "0"]
+    arguments = ["separate", str(path), "-o", str(out), "--segment-seconds", "0.5", "--context-seconds", "0"]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         stderr=subprocess.PIPE,
@@ -392,7 +394,7 @@ main()
 
 def test_help_states_the_real_defaults():
     text = " ".join(CliRunner().invoke(main, ["separate", "--help"]).stdout.split())
-    for option in ("window-seconds", "context-seconds", "overlap"):
+    for option in ("segment-seconds", "context-seconds", "overlap"):
         value = getattr(ft.windows, option.replace("-", "_").upper())
         assert re.search(rf"--{option} FLOAT [^\[]*\[default: {value:g}[],]", text)
 

@@ -47,7 +47,7 @@ def test_one_profile_for_the_window_and_one_for_the_tail(tiny_plan):
 def test_the_window_is_that_of_ft_separate():
     config = load_config("default")
     rate = config.audio.sample_rate / config.audio.hop_length
-    usual = ft.windows.usual_window_seconds(config), ft.separate.CONTEXT_SECONDS, ft.separate.OVERLAP
+    usual = ft.windows.usual_segment_seconds(config), ft.separate.CONTEXT_SECONDS, ft.separate.OVERLAP
     assert window_frames(config) == WindowPlan.from_seconds(*usual, rate).frames
     assert window_frames(config, 5) == WindowPlan.from_seconds(5, 1, 0.05, rate).frames
 

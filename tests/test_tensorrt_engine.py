@@ -210,7 +210,7 @@ def test_without_graphs_it_still_runs_and_says_so_once(plan, cuda, tensorrt, fun
     [
         ({"batch": 2}, "build it again: ft export song.safetensors --fp16 --tensorrt full --force -o "),
         ({"batch": 9}, "build it again: ft export song.safetensors --fp16 --tensorrt full --batch 4 --force -o "),
-        ({"batch": 1}, "build it again: ft export .* --tensorrt full --window-seconds 0.08 --force -o "),
+        ({"batch": 1}, "build it again: ft export .* --tensorrt full --segment-seconds 0.08 --force -o "),
     ],
 )
 def test_no_memory_when_opening_gives_the_command_for_less_and_frees_what_was_taken(
@@ -230,7 +230,7 @@ def test_no_memory_for_a_plan_that_was_built_for_this_run_gives_no_command(tmp_p
     path = plans_folder() / "model.plan"
     write_plan(path, b"an engine", manifest())
     cuda.fail["cudaHostAlloc"] = OUT_OF_MEMORY
-    with pytest.raises(OutOfDeviceMemory, match=r"; use a smaller --batch-size or --window-seconds$"):
+    with pytest.raises(OutOfDeviceMemory, match=r"; use a smaller --batch-size or --segment-seconds$"):
         TensorrtEngine(path).open()
 
 
@@ -271,7 +271,7 @@ def test_the_thread_keeps_the_device_it_had(plan, cuda, tensorrt):
 
 def test_a_song_through_the_separator(plan, cuda, tensorrt):
     mixture = np.random.default_rng(0).standard_normal((2, 3 * 8000)).astype(np.float32) * 0.1
-    settings = {"window_seconds": FRAMES * 32 / 8000, "context_seconds": 0.016, "batch_size": BATCH}
+    settings = {"segment_seconds": FRAMES * 32 / 8000, "context_seconds": 0.016, "batch_size": BATCH}
     with TensorrtEngine(plan) as engine, Separator(engine, **settings) as separator:
         stems = separator.separate(mixture, 8000)
     with StubEngine(each_frame_alone, CONFIG) as engine, Separator(engine, **settings) as separator:
@@ -296,7 +296,7 @@ def test_a_plan_holds_its_windows_of_a_stereo_song_whatever_its_network_hears(
     with Separator(path, context_seconds=0.016) as separator:
         assert (separator.batch_size, separator.plan.frames) == (BATCH, FRAMES)
         stems = separator.separate(mixture, 8000)
-    settings = {"window_seconds": FRAMES * 32 / 8000, "context_seconds": 0.016}
+    settings = {"segment_seconds": FRAMES * 32 / 8000, "context_seconds": 0.016}
     with StubEngine(each_frame_alone, config) as engine, Separator(engine, **settings) as separator:
         expected = separator.separate(mixture, 8000)
     np.testing.assert_allclose(stems["vocals"], expected["vocals"], atol=1e-6)
@@ -309,7 +309,7 @@ def test_a_plan_holds_its_windows_of_a_stereo_song_whatever_its_network_hears(
         ((2, 40), None),
         ((1, 40), "its window is 2 x 40 frames, 1 x 40 will be given; those run in its slower profile"),
         ((4, 40), "4 x 40 will be given, which it does not take; build it again: ft export song.* --batch 4 --force"),
-        ((1, 50), "1 x 50 will be .* does not take; build it again: .* --batch 2 --window-seconds 0.2 --force"),
+        ((1, 50), "1 x 50 will be .* does not take; build it again: .* --batch 2 --segment-seconds 0.2 --force"),
     ],
 )
 def test_another_window_than_that_of_the_plan_is_told(plan, cuda, tensorrt, caplog, windows, said):

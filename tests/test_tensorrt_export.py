@@ -59,7 +59,7 @@ def asked(tiny_plan, monkeypatch):
         ({"targets": ["sm90"]}, ExportError, r"target sm90: TensorRT-RTX .* builds for sm75, sm80, sm86"),
         ({"targets": ["8.6"]}, ExportError, "target 8.6: "),
         ({"precision": "int8"}, ExportError, r"precision int8: plans are fp16, bf16 or fp32"),
-        ({"window_seconds": 0}, ExportError, "window: 0 seconds"),
+        ({"segment_seconds": 0}, ExportError, "window: 0 seconds"),
         ({"output": "a.engine"}, ExportError, r"a\.engine: expected a name that ends in \.plan"),
     ],
 )
@@ -87,10 +87,10 @@ def test_an_output_that_exists_is_kept(tiny_plan, tiny_half):
 
 def test_the_command_builds_a_plan(tiny_half, asked, tmp_path, capsys):
     command = ["export", str(tiny_half), "--fp16", "--tensorrt", "rtx", "--target", "sm86", "--target", "sm120"]
-    main([*command, "--batch", "4", "--window-seconds", "5", "-o", str(tmp_path / "a.plan")], standalone_mode=False)
+    main([*command, "--batch", "4", "--segment-seconds", "5", "-o", str(tmp_path / "a.plan")], standalone_mode=False)
     assert asked["model"] == tiny_half  # which is fp16 already
     assert (asked["targets"], asked["batch"], asked["precision"]) == (("sm86", "sm120"), 4, "fp16")
-    assert (asked["frames"], asked["window_seconds"]) == (round(5 * 44100 / 512), 5)
+    assert (asked["frames"], asked["segment_seconds"]) == (round(5 * 44100 / 512), 5)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("sm89, sm86") and lines[2].endswith("taken apart")
 

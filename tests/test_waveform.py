@@ -11,7 +11,7 @@ from ft.metrics import sdr
 from ft.separate import Separator
 
 RATE = 8000
-SHORT = {"window_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
+SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 """Windows of 125 frames of the stub model, so that a second holds several."""
 
 
@@ -56,7 +56,7 @@ def test_vocals_are_those_of_masks(samples, channels, audio):
 def test_no_border_is_heard_whatever_the_windows(settings, hop_length):
     mixture = noise(30_011)
     config = stub_config(hop_length=hop_length)
-    whole = Separator(WaveformStub(each_frame_alone, config), window_seconds=60, context_seconds=0)
+    whole = Separator(WaveformStub(each_frame_alone, config), segment_seconds=60, context_seconds=0)
     parts = Separator(WaveformStub(each_frame_alone, config), **settings)
     expected = whole.separate(mixture, RATE)["vocals"]
     assert len(whole.engine.batches) == 1

@@ -14,7 +14,7 @@ from ft.windows import (
     Blender,
     WindowPlan,
     cut_windows,
-    usual_window_seconds,
+    usual_segment_seconds,
 )
 
 PLANS = [WindowPlan(20, 4, 3), WindowPlan(20, 0, 0), WindowPlan(20, 9, 1), WindowPlan(20, 0, 10), WindowPlan(1, 0, 0)]
@@ -78,9 +78,9 @@ def model(preset: str, hop_length: int) -> ModelConfig:
 
 
 def test_wide_networks_get_shorter_windows():
-    assert usual_window_seconds(load_model_config("small")) == WINDOW_SECONDS
+    assert usual_segment_seconds(load_model_config("small")) == WINDOW_SECONDS
     wide = load_model_config("original-gelu")
-    seconds = usual_window_seconds(wide)
+    seconds = usual_segment_seconds(wide)
     frames = seconds * wide.audio.sample_rate / wide.audio.hop_length
     assert 10 < seconds < WINDOW_SECONDS
     assert 0.99 * SCORES_BYTES < 4 * frames**2 * 96 * 4 <= SCORES_BYTES  # 4 heads on each of 96 channels
@@ -92,7 +92,7 @@ def test_wide_networks_get_shorter_windows():
 def test_defaults_run_few_frames_twice(preset, hop_length, seconds):
     config = model(preset, hop_length)
     frames_per_second = config.audio.sample_rate / hop_length
-    plan = WindowPlan.from_seconds(usual_window_seconds(config), CONTEXT_SECONDS, OVERLAP, frames_per_second)
+    plan = WindowPlan.from_seconds(usual_segment_seconds(config), CONTEXT_SECONDS, OVERLAP, frames_per_second)
     frames = round(seconds * frames_per_second)
     run = sum(window.spec.shape[1] for window in cut_windows([song(frames)], plan))
     most = 1.35 if (preset, hop_length) != ("original-gelu", 512) else 1.6
