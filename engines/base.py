@@ -38,7 +38,7 @@ Array = NDArray[np.float32]
 Io = Literal["magnitude", "waveform"]
 
 IN_FLIGHT = 2
-"""Batches that `map` holds at once: one computed, one waiting."""
+"""Batches that `map` holds at once where nothing else is said: one computed, one waiting."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 ROUNDING = 1e-3
@@ -102,24 +102,27 @@ class Engine(ABC):
         (result,) = self.map([batch])
         return result
 
-    def map(self, batches: Iterable[Batch]) -> Iterator[Array]:
-        """The masks or stems of all batches, in order, computed beside the caller's thread with at most two in flight.
+    def map(self, batches: Iterable[Batch], in_flight: int = IN_FLIGHT) -> Iterator[Array]:
+        """The masks or stems of all batches, in order, computed beside the caller's thread.
 
-        `batches` is read in the caller's thread, one batch ahead of the computation.
+        `batches` is read in the caller's thread.
 
+        Args:
+            in_flight: batches that are held at once. With 2 the next one is read while one is computed; with 1 it is
+                read when the result before it was taken.
         Raises:
             EngineError: as `run` does, at the batch it concerns.
         """
         if not self._open:
             raise EngineError(f"{type(self).__name__} is not open; use `with` around it")
         with self._starting() as start:
-            in_flight: deque[Callable[[], Array]] = deque()
+            started: deque[Callable[[], Array]] = deque()
             for batch in batches:
-                in_flight.append(start(batch))
-                if len(in_flight) == IN_FLIGHT:
-                    yield in_flight.popleft()()
-            while in_flight:
-                yield in_flight.popleft()()
+                started.append(start(batch))
+                if len(started) == in_flight:
+                    yield started.popleft()()
+            while started:
+                yield started.popleft()()
 
     @contextmanager
     def _starting(self) -> Iterator[Callable[[Batch], Callable[[], Array]]]:

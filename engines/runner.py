@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from engines.base import Array, Batch, Engine, WaveformBatch
+from engines.base import IN_FLIGHT, Array, Batch, Engine, WaveformBatch
 from ft.errors import DeviceLost, EngineError, FtError, OutOfDeviceMemory
 
 logger = logging.getLogger(__name__)
@@ -77,13 +77,15 @@ class Runner:
     def _nothing_left(self) -> DeviceLost:
         return DeviceLost(f"the GPU was lost at an earlier song ({self._lost}); {self._prospect}")
 
-    def run(self, inputs: Iterable[tuple[Label, Batch]]) -> Iterator[tuple[Label, Array]]:
+    def run(self, inputs: Iterable[tuple[Label, Batch]], eager: bool = False) -> Iterator[tuple[Label, Array]]:
         """The result of each input, in order. Inputs of one shape that follow each other run together.
 
         `inputs` is read in the caller's thread, each of them once, a batch ahead of the engine.
 
         Args:
             inputs: pairs of anything and an input of the engine with at least one item.
+            eager: whether each result is given before the next input is read, for inputs that come in as they are
+                played. Each of them runs alone then, and nothing is read while the engine computes.
         Raises:
             OutOfDeviceMemory: not even one input fits.
             DeviceLost: the device was lost, now or before.
@@ -95,7 +97,8 @@ class Runner:
         running: deque[list[tuple[Label, Batch]]] = deque()
         while True:
             try:
-                for result in self.engine.map(self._batches(source, waiting, running)):
+                batches = self._batches(source, waiting, running, eager)
+                for result in self.engine.map(batches, 1 if eager else IN_FLIGHT):
                     batch = running.popleft()
                     for (label, _), part in zip(batch, np.split(result, len(batch)), strict=True):
                         yield label, part
@@ -114,17 +117,19 @@ class Runner:
         source: Iterator[tuple[Label, Batch]],
         waiting: deque[tuple[Label, Batch]],
         running: deque[list[tuple[Label, Batch]]],
+        eager: bool,
     ) -> Iterator[Batch]:
         """Inputs of one shape joined; what a batch is made of goes to `running`. `waiting` holds what was read."""
         while True:
-            while len(waiting) < self.batch_size and (item := next(source, None)) is not None:
+            size = 1 if eager else self.batch_size
+            while len(waiting) < size and (item := next(source, None)) is not None:
                 waiting.append(item)
                 if _shape(item[1]) != _shape(waiting[0][1]):
                     break
             if not waiting:
                 return
             batch = [waiting.popleft()]
-            while waiting and len(batch) < self.batch_size and _shape(waiting[0][1]) == _shape(batch[0][1]):
+            while waiting and len(batch) < size and _shape(waiting[0][1]) == _shape(batch[0][1]):
                 batch.append(waiting.popleft())
             running.append(batch)
             yield _join([value for _, value in batch])

@@ -87,6 +87,22 @@ def test_every_input_has_one_result_in_order_whatever_fits(items, batch_size, ca
     assert bool(caplog.messages) == bool(engine.refused) and len(set(caplog.messages)) == len(caplog.messages)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_eager_gives_each_result_before_the_next_input_is_read(batch_size):
+    read = []
+
+    def source():
+        for number in range(6):
+            read.append(number)
+            yield number, np.full((1, 2, 32, 9), number / 10, np.float32)
+
+    with StubEngine(lambda batch: batch) as engine:
+        for number, (label, result) in enumerate(Runner(engine, batch_size).run(source(), eager=True)):
+            assert label == number and read == list(range(number + 1))
+            assert np.all(result == np.float32(number / 10))
+    assert [len(batch) for batch in engine.batches] == [1] * 6
+
+
 @pytest.mark.parametrize("normalize", ["window", "track"])
 def test_a_song_is_the_same_with_less_memory_than_was_asked_for(normalize, caplog):
     config = stub_config(normalize=normalize)
