@@ -18,7 +18,22 @@ Array = NDArray[np.float32]
 
 BLOCK_SAMPLES = 1 << 16
 MAX_CHANNELS = 2
-AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
+
+
+def _suffixes(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
+AUDIO_SUFFIXES = _suffixes(
+    "8svx aif aifc aiff au avr bwf caf flac htk iff ircam mp2 mp3 nist oga ogg opus paf pvf raw rf64 sd2 sds sf snd sph "
+    "svx voc w64 wav wave wve xi"
+)
+"""Of files that libsndfile reads by itself; .raw is named as what it cannot read alone."""
+MEDIA_SUFFIXES = _suffixes(
+    "3g2 3gp aac ac3 amr ape asf avi dff divx dsf dts eac3 f4v flv m2ts m4a m4b m4r m4v mka mkv mov mp4 mpc mpeg mpg "
+    "ogv qt ra rm rmvb spx tak tta vob weba webm wma wmv wv"
+)
+"""Of files that FFmpeg reads, through PyAV. Not .ts and .mts, which are programs more often than films."""
 READABLE = "WAV, FLAC, OGG, MP3 or another format that libsndfile reads"
 
 _SUBTYPES: dict[str, BitDepth] = {
