@@ -25,8 +25,8 @@ def _suffixes(names: str) -> frozenset[str]:
 
 
 AUDIO_SUFFIXES = _suffixes(
-    "8svx aif aifc aiff au avr bwf caf flac htk iff ircam mp2 mp3 nist oga ogg opus paf pvf raw rf64 sd2 sds sf snd sph "
-    "svx voc w64 wav wave wve xi"
+    "8svx aif aifc aiff au avr bwf caf flac htk iff ircam mp2 mp3 nist oga ogg opus paf pvf raw rf64 sd2 sds sf snd "
+    "sph svx voc w64 wav wave wve xi"
 )
 """Of files that libsndfile reads by itself; .raw is named as what it cannot read alone."""
 MEDIA_SUFFIXES = _suffixes(
