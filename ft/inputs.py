@@ -1,0 +1,193 @@
+"""What was named on the command line: the songs it stands for, and the files that each gets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Literal
+
+from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, READABLE
+from ft.errors import AudioError
+from ft.names import Identity, Names, check_outputs, identity
+from ft.options import SeparateOptions
+
+logger = logging.getLogger(__name__)
+
+STDIN = Path("-")
+MARKER = ".ft-output"
+"""An empty file in a folder that was made for stems, so that a later search leaves the folder out."""
+OUTPUT_FOLDER = "separated"
+SUFFIXES = AUDIO_SUFFIXES | MEDIA_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Song:
+    """An input and the files that it gets."""
+
+    path: Path
+    """`STDIN` for standard input."""
+    folder: PurePath = field(default_factory=PurePath)
+    """Where the input stands below the folder that was searched; "." for a file named directly."""
+    files: dict[str, Path] = field(default_factory=dict)
+    """The file of each stem."""
+    images: dict[str, Path] = field(default_factory=dict)
+    """With `options.images` the picture of the mask, as "mask", and that of each stem."""
+    error: str | None = None
+    """Why it cannot be separated, as far as the search knows: a folder that may not be read."""
+
+
+def find_songs(
+    paths: Sequence[Path], output_dir: Path, stems: Sequence[str], options: SeparateOptions, model: str
+) -> list[Song]:
+    """The songs that files and folders stand for, each once, with the files they get below `output_dir`.
+
+    Folders are searched for audio and video with all that is in them, in the order of their names; not, however, what
+    is hidden, `output_dir`, a folder that an earlier run made for its stems, or one called `separated`. Links to
+    folders are followed, each folder is searched once. No audio file is opened.
+
+    Args:
+        stems: those of the model; `options.stem` may choose one of them.
+        model: what stands for {model} in the names.
+    Raises:
+        AudioError: a folder without audio, two songs that would get the same file, or a file in place of an input.
+        ConfigError: the model has no such stem, or the template of names leads out of `output_dir`.
+    """
+    inputs = list(_unique(_found(paths, output_dir)))
+    if not inputs:
+        raise AudioError(
+            f"{', '.join(map(str, paths))}: nothing to separate: output folders ('{OUTPUT_FOLDER}', the one of -o and "
+            "those of earlier runs) are not searched; name the files, or choose another -o"
+        )
+    names = Names.of(options, stems, model)
+    return plan(inputs, output_dir, names)
+
+
+def plan(inputs: Sequence[Song], output_dir: Path, names: Names) -> list[Song]:
+    """The songs with their files; one that stands there with its file twice is left out the second time.
+
+    Raises:
+        AudioError: two songs would get the same file, or a file would replace an input.
+    """
+    songs = [_named(song, output_dir, names) for song in inputs]
+    doubles = check_outputs([(song.path, [*song.files.values(), *song.images.values()]) for song in songs])
+    return [song for number, song in enumerate(songs) if number not in doubles]
+
+
+def existing(song: Song) -> Literal["none", "some", "all"]:
+    """How many of a song's files and images are there; of an image in pages, its first.
+
+    Raises:
+        AudioError: one of them is a folder or cannot be looked at, or the song itself is known to be unreadable.
+    """
+    if song.error is not None:
+        raise AudioError(song.error)
+    there = [_is_there(song, path) for path in (*song.files.values(), *song.images.values())]
+    return "all" if all(there) else "some" if any(there) else "none"
+
+
+def _is_there(song: Song, path: Path) -> bool:
+    try:
+        if path.is_dir():
+            raise AudioError(f"{song.path}: {path} is a folder; expected a file or nothing. Choose another -o")
+        return path.exists()
+    except PermissionError as error:
+        raise AudioError(f"{song.path}: {path}: {error.strerror}; choose another -o") from error
+    except OSError:  # too long a name, or a file where a folder should be: the writer says so
+        return False
+
+
+def _named(song: Song, output_dir: Path, names: Names) -> Song:
+    if song.error is not None:
+        return song
+    title = "stdin" if song.path == STDIN else song.path.stem
+    files, images = names.of_song(title, song.folder)
+    return Song(
+        song.path,
+        song.folder,
+        {stem: output_dir / file for stem, file in files.items()},
+        {kind: output_dir / file for kind, file in images.items()},
+    )
+
+
+def _unique(songs: Iterator[Song]) -> Iterator[Song]:
+    """The songs without those that were named before, by whatever path to their folder."""
+    folders: dict[Path, Identity | Path] = {}
+    seen = set()
+    for song in songs:
+        parent = song.path.parent
+        if parent not in folders:
+            folders[parent] = identity(parent) or parent.absolute()
+        key = (folders[parent], song.path.name)
+        if key not in seen:
+            seen.add(key)
+            yield song
+
+
+def _found(paths: Sequence[Path], output_dir: Path) -> Iterator[Song]:
+    output = identity(output_dir)
+    for path in paths:
+        if path == STDIN or not path.is_dir():
+            yield Song(path)
+            continue
+        if _is_output(path, identity(path), output):
+            logger.info("%s: an output folder, which is not searched", path)
+            continue
+        songs = _search(path, output)
+        if not songs:
+            raise AudioError(f"{path}: no audio files in this folder, output folders left out; expected {READABLE}")
+        yield from songs
+
+
+def _search(root: Path, output: Identity | None) -> list[Song]:
+    """The audio below a folder, sorted. Links to folders come last, so that a song keeps its real place."""
+    found: list[Song] = []
+    seen: set[Identity | None] = set()
+    real, links = [PurePath()], list[PurePath]()
+    while real or links:
+        relative = real.pop() if real else links.pop(0)
+        folder = root / relative
+        this = identity(folder)
+        if this in seen:
+            continue
+        if relative.parts and _is_output(folder, this, output):
+            if this != output:
+                logger.info("%s: an output folder, which is not searched", folder)
+            continue
+        if this is not None:
+            seen.add(this)
+        try:
+            with os.scandir(folder) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.startswith("."):
+                        continue
+                    if _is_folder(entry):
+                        (links if entry.is_symlink() else real).append(relative / entry.name)
+                    elif PurePath(entry.name).suffix.lower() in SUFFIXES and _is_song(entry):
+                        found.append(Song(folder / entry.name, relative))
+        except OSError as error:  # said of this folder alone: the others go on
+            found.append(Song(folder, relative, error=f"{folder}: cannot be searched: {error.strerror}"))
+    return sorted(found, key=lambda song: song.path.parts)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_song(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link that leads nowhere, which is told of when it is opened; no pipe and no device."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return True
+
+
+def _is_output(folder: Path, this: Identity | None, output: Identity | None) -> bool:
+    if this is not None and this == output:
+        return True
+    return OUTPUT_FOLDER in (folder.name, folder.resolve().name) or os.path.lexists(folder / MARKER)
