@@ -7,14 +7,17 @@
 Context frames are computed and thrown away: at a window's border the network lacks a side, and no fade mends what it
 makes there. Kept frames of two neighbours overlap by `fade` frames and are cross-faded. The first window has no left
 context and the last one no right context, since there the song itself ends.
+
+Several grids of windows over one song, whose masks are then averaged, are cut in one pass over its frames.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,11 @@ frames of a wide network they cost more time than context saves: with 45 million
 CONTEXT_SECONDS = 1.0
 OVERLAP = 0.05
 """What `ft separate` takes where nothing else is asked for."""
+SHIFTS = 3
+"""Grids whose masks are averaged, each a third of a stride behind the one before."""
+CROP, PADDING = 512, 1024
+AVERAGED_CROP, AVERAGED_PADDINGS = 256, (256, 512, 1024)
+"""Frames of the original implementation's windows: what they keep, and what they take on each side of it."""
 
 Array = NDArray[np.float32]
 Frames = NDArray[Any]
@@ -51,6 +59,8 @@ class WindowPlan:
     frames: int
     context: int
     fade: int
+    shift: int = 0
+    """By so much the first window is shorter, and all borders come earlier; less than `stride`."""
 
     @property
     def stride(self) -> int:
@@ -88,6 +98,44 @@ class WindowPlan:
 
 
 @dataclass(frozen=True)
+class OriginalCrops:
+    """Windows of the original implementation, in frames: what each keeps, and what it takes on each side of that.
+
+    All of them have the same size: outside the song stands silence, also in what the last crop lacks. Nothing fades.
+    """
+
+    crop: int
+    padding: int
+
+    @property
+    def frames(self) -> int:
+        """Of a window."""
+        return self.crop + 2 * self.padding
+
+    @property
+    def fade(self) -> int:
+        """None: crops follow each other."""
+        return 0
+
+
+Grid = WindowPlan | OriginalCrops
+
+
+def window_grids(
+    plan: WindowPlan, windows: Literal["blended", "original"] = "blended", tta: bool = False
+) -> list[Grid]:
+    """The grids of windows of a song: `plan`, or the original's crops; with `tta` several, whose masks are averaged.
+
+    The grids of a plan lie a third of a stride apart, so that what is near a border in one is far from it in another.
+    """
+    if windows == "original":
+        crops = [OriginalCrops(AVERAGED_CROP, padding) for padding in AVERAGED_PADDINGS]
+        return list(crops) if tta else [OriginalCrops(CROP, PADDING)]
+    shifts = [plan.stride * index // SHIFTS for index in range(SHIFTS)] if tta else [0]
+    return [replace(plan, shift=shift) for shift in shifts]
+
+
+@dataclass(frozen=True)
 class Window:
     """One window of a song, with the frames that are finished once its mask is known."""
 
@@ -99,34 +147,115 @@ class Window:
     """The first so many of them are blended with what the window before left."""
     fade_out: int
     """So many frames behind `finished` are left for the next window to blend; 0 at the end of the song."""
+    grid: int = 0
+    """Which of the grids it belongs to."""
 
 
-def cut_windows(blocks: Iterable[Frames], plan: WindowPlan) -> Iterator[Window]:
-    """The windows of a song whose frames come in blocks of any size.
+def cut_windows(blocks: Iterable[Frames], *grids: Grid) -> Iterator[Window]:
+    """The windows of a song whose frames come in blocks of any size, on one grid or on several.
 
-    A window is given when one frame behind it is there, so that the last one is known to be the last: it takes the
-    frames that remain, more than two contexts and a fade of them.
+    Each is given as soon as its frames are there, those of several grids in turn, so that no grid runs ahead of another
+    by more than a window. A window of a `WindowPlan` waits for one frame behind it, so that the last one is known to be
+    the last: it takes the frames that remain, more than two contexts and a fade of them.
     """
-    held: list[Frames] = []
-    frames = 0
-    first = True
+    cutters = [_cutter(grid, index) for index, grid in enumerate(grids)]
     for block in blocks:
-        held.append(block)
-        frames += block.shape[1]
-        if frames <= plan.frames:
-            continue
-        spec = np.concatenate(held, axis=1)
-        while spec.shape[1] > plan.frames:
-            start = 0 if first else plan.context
-            end = plan.frames - plan.context - plan.fade
-            yield Window(spec[:, : plan.frames], slice(start, end), 0 if first else plan.fade, plan.fade)
-            spec = spec[:, plan.stride :]
-            first = False
-        held, frames = [spec], spec.shape[1]
-    if frames:
-        spec = np.concatenate(held, axis=1)
-        start = 0 if first else plan.context
-        yield Window(spec, slice(start, frames), 0 if first else plan.fade, 0)
+        while block.shape[1]:
+            count = min(cutter.missing for cutter in cutters)
+            for cutter in cutters:
+                yield from cutter.push(block[:, :count])
+            block = block[:, count:]
+    for cutter in cutters:
+        yield from cutter.finish()
+
+
+class _Cutter(ABC):
+    """Cuts the windows of one grid from frames as they come."""
+
+    def __init__(self, grid: int, needed: int) -> None:
+        self._grid = grid
+        self._needed = needed
+        """Frames that must be held for the next window."""
+        self._held: list[Frames] = []
+        self.missing = needed
+        """How many of them have not come yet; at least 1."""
+
+    def push(self, block: Frames) -> Iterator[Window]:
+        """The window that is complete with `block` (channels, frames, bins) of at most `missing` frames, if one is."""
+        self._held.append(block)
+        self.missing -= block.shape[1]
+        if self.missing == 0:
+            yield self._next(self._taken())
+            self.missing = self._needed - sum(block.shape[1] for block in self._held)
+
+    def finish(self) -> Iterator[Window]:
+        """The windows at the end of the song."""
+        if self._held:
+            yield from self._last(self._taken())
+
+    def _taken(self) -> Frames:
+        spec: Frames = np.concatenate(self._held, axis=1)
+        self._held = []
+        return spec
+
+    @abstractmethod
+    def _next(self, spec: Frames) -> Window:
+        """The window that begins with `spec`; what the next one needs of it goes back to `_held`."""
+
+    @abstractmethod
+    def _last(self, spec: Frames) -> Iterator[Window]:
+        """The windows of the frames that remain."""
+
+
+class _PlanCutter(_Cutter):
+    def __init__(self, plan: WindowPlan, grid: int) -> None:
+        super().__init__(grid, plan.frames - plan.shift + 1)
+        self._plan = plan
+        self._start = self._fade_in = 0
+
+    def _next(self, spec: Frames) -> Window:
+        plan, frames = self._plan, self._needed - 1
+        end = frames - plan.context - plan.fade
+        window = Window(spec[:, :frames], slice(self._start, end), self._fade_in, plan.fade, self._grid)
+        self._held = [spec[:, end - plan.context :]]
+        self._start, self._fade_in, self._needed = plan.context, plan.fade, plan.frames + 1
+        return window
+
+    def _last(self, spec: Frames) -> Iterator[Window]:
+        yield Window(spec, slice(self._start, spec.shape[1]), self._fade_in, 0, self._grid)
+
+
+class _CropCutter(_Cutter):
+    def __init__(self, crops: OriginalCrops, grid: int) -> None:
+        super().__init__(grid, crops.crop + crops.padding)
+        self._crops = crops
+
+    def push(self, block: Frames) -> Iterator[Window]:
+        if not self._held:  # the first block of the song
+            self._held = [_silence(block, self._crops.padding)]
+        yield from super().push(block)
+
+    def _next(self, spec: Frames) -> Window:
+        crop, padding = self._crops.crop, self._crops.padding
+        self._needed = self._crops.frames
+        self._held = [spec[:, crop:]]
+        return Window(spec, slice(padding, padding + crop), 0, 0, self._grid)
+
+    def _last(self, spec: Frames) -> Iterator[Window]:
+        crop, padding = self._crops.crop, self._crops.padding
+        while (remaining := spec.shape[1] - padding) > 0:
+            whole = np.concatenate((spec, _silence(spec, max(self._crops.frames - spec.shape[1], 0))), axis=1)
+            finished = slice(padding, padding + min(crop, remaining))
+            yield Window(whole[:, : self._crops.frames], finished, 0, 0, self._grid)
+            spec = spec[:, crop:]
+
+
+def _cutter(grid: Grid, index: int) -> _Cutter:
+    return _PlanCutter(grid, index) if isinstance(grid, WindowPlan) else _CropCutter(grid, index)
+
+
+def _silence(like: Frames, frames: int) -> Frames:
+    return np.zeros((like.shape[0], frames, like.shape[2]), like.dtype)
 
 
 def rising_weights(fade: int) -> Array:

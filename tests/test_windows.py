@@ -7,14 +7,17 @@ import pytest
 
 from ft.config import ModelConfig, load_model_config
 from ft.errors import ConfigError
-from ft.separate import CONTEXT_SECONDS, OVERLAP
 from ft.windows import (
+    CONTEXT_SECONDS,
+    OVERLAP,
     SCORES_BYTES,
     WINDOW_SECONDS,
     Blender,
+    OriginalCrops,
     WindowPlan,
     cut_windows,
     usual_segment_seconds,
+    window_grids,
 )
 
 PLANS = [WindowPlan(20, 4, 3), WindowPlan(20, 0, 0), WindowPlan(20, 9, 1), WindowPlan(20, 0, 10), WindowPlan(1, 0, 0)]
@@ -54,6 +57,70 @@ def test_what_is_kept_has_its_context(plan):
         assert left >= plan.context or first == 0
         assert right >= plan.context or last == 199
         assert frames == plan.frames or window is windows[-1]
+
+
+GRIDS = [*([*window_grids(plan, tta=True)] for plan in PLANS), [OriginalCrops(8, 5), OriginalCrops(8, 20)]]
+
+
+@pytest.mark.parametrize("grids", GRIDS, ids=str)
+@pytest.mark.parametrize("frames", [1, 7, 8, 9, 20, 21, 133])
+def test_every_grid_finishes_every_frame_once_and_in_order(grids, frames):
+    windows = list(cut_windows([song(frames)], *grids))
+    for number in range(len(grids)):
+        own = [window for window in windows if window.grid == number]
+        finished = np.concatenate([window.spec[:, window.finished] for window in own], axis=1)
+        assert np.array_equal(finished, song(frames))
+
+
+@pytest.mark.parametrize("grids", GRIDS, ids=str)
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_order_of_the_windows_of_several_grids_does_not_depend_on_the_blocks(grids, size):
+    whole = list(cut_windows([song(133)], *grids))
+    parts = list(cut_windows([song(133)[:, start : start + size] for start in range(0, 133, size)], *grids))
+    for one, other in zip(parts, whole, strict=True):
+        assert np.array_equal(one.spec, other.spec) and (one.finished, one.grid) == (other.finished, other.grid)
+
+
+@pytest.mark.parametrize("grids", GRIDS, ids=str)
+def test_no_grid_runs_far_ahead_of_another(grids):
+    """What must be held of one until the others have it is less than a window and a stride, however long the song."""
+    done = [0] * len(grids)
+    for window in cut_windows([song(1000)], *grids):
+        done[window.grid] += window.finished.stop - window.finished.start
+        assert max(done) - min(done) <= 2 * max(grid.frames for grid in grids)
+
+
+def test_grids_are_shifted_by_thirds_of_a_stride():
+    plan = WindowPlan(20, 4, 2)
+    borders: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for window in cut_windows([song(100)], *window_grids(plan, tta=True)):
+        borders[window.grid].append(int(window.spec[0, window.finished, 0].real[0]))
+    assert [starts[1] for starts in borders.values()] == [14, 11, 8]  # 20 less context and fade, then thirds of 10
+    assert all(np.array_equal(np.diff(starts[1:]), [10] * (len(starts) - 2)) for starts in borders.values())
+
+
+@pytest.mark.parametrize("frames", [1, 8, 16, 17, 50])
+def test_crops_of_the_original_stand_between_silence(frames):
+    crop, padding = 8, 20
+    padded = np.pad(song(frames) + 1, ((0, 0), (padding, padding + crop), (0, 0)))
+    windows = list(cut_windows([song(frames) + 1], OriginalCrops(crop, padding)))
+    assert len(windows) == -(-frames // crop)
+    for index, window in enumerate(windows):
+        expected = padded[:, index * crop : index * crop + crop + 2 * padding]
+        assert np.array_equal(window.spec[:, : expected.shape[1]], expected)
+        assert window.spec.shape[1] == crop + 2 * padding and not window.spec[:, expected.shape[1] :].any()
+        assert window.finished.start == padding and window.fade_in == window.fade_out == 0
+
+
+def test_sizes_of_the_original():
+    plan = WindowPlan(20, 4, 2)
+    assert window_grids(plan, "original") == [OriginalCrops(512, 1024)]
+    assert [(grid.crop, grid.padding) for grid in window_grids(plan, "original", tta=True)] == [
+        (256, 256),
+        (256, 512),
+        (256, 1024),
+    ]
+    assert window_grids(plan) == [plan]
 
 
 @pytest.mark.parametrize("plan", PLANS)
