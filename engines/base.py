@@ -13,14 +13,15 @@ export/waveform.py.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,10 +85,21 @@ class EngineInfo:
 
 
 class Engine(ABC):
-    """Runs one model. Opened and closed with `with`; a subclass says how to open, to compute and to close."""
+    """Runs one model. Opened and closed with `with`; a subclass says how to open, to compute and to close.
+
+    Several threads may use one engine at once, each for batches of its own. A lock is held for one batch and no longer,
+    so that a thread may also read from two `map` in turn, or leave one before its end.
+    """
 
     def __init__(self) -> None:
         self._open = False
+        self._turn = threading.RLock()
+        """Held while the engine is opened or closed and, unless it is `reentrant`, while it computes a batch."""
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether `_infer` may run in several threads at once, and while the engine is closed."""
+        return False
 
     @abstractmethod
     def describe(self) -> EngineInfo:
@@ -113,8 +125,7 @@ class Engine(ABC):
         Raises:
             EngineError: as `run` does, at the batch it concerns.
         """
-        if not self._open:
-            raise EngineError(f"{type(self).__name__} is not open; use `with` around it")
+        self._check_open()
         with self._starting() as start:
             started: deque[Callable[[], Array]] = deque()
             for batch in batches:
@@ -124,7 +135,7 @@ class Engine(ABC):
             while started:
                 yield started.popleft()()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _starting(self) -> Iterator[Callable[[Batch], Callable[[], Array]]]:
         """What starts a batch and gives the function that waits for its checked result.
 
@@ -139,7 +150,9 @@ class Engine(ABC):
 
     def open(self) -> None:
         """Loads the model and logs the choice; nothing happens where it is loaded. Raises EngineError."""
-        if not self._open:
+        with self._turn:
+            if self._open:
+                return
             self._load()
             self._open = True
             info = self.describe()
@@ -147,8 +160,10 @@ class Engine(ABC):
                 logger.info("%s %s on %s (%s): %s", info.name, info.version, info.device, info.precision, info.reason)
 
     def close(self) -> None:
-        """Frees the model; it can be opened again."""
-        if self._open:
+        """Frees the model; it can be opened again. What other threads have not computed by then fails."""
+        with self._turn:
+            if not self._open:
+                return
             self._open = False
             self._unload()
 
@@ -181,8 +196,15 @@ class Engine(ABC):
     def _checked(self, batch: Batch) -> Array:
         """The checked result of a batch. Raises EngineError."""
         self._check_input(batch)
-        result = self._infer_waveform(batch) if isinstance(batch, WaveformBatch) else self._infer(batch)
+        with contextlib.nullcontext() if self.reentrant else self._turn:
+            self._check_open()
+            result = self._infer_waveform(batch) if isinstance(batch, WaveformBatch) else self._infer(batch)
         return self._check_result(batch, result)
+
+    def _check_open(self) -> None:
+        """Raises EngineError where the engine is closed."""
+        if not self._open:
+            raise EngineError(f"{type(self).__name__} is not open; use `with` around it")
 
     def _check_input(self, batch: Batch) -> None:
         """Raises EngineError where the model does not take such a batch."""

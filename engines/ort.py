@@ -44,6 +44,10 @@ class OrtEngine(FileEngine):
     _session: onnxruntime.InferenceSession | None = None
     _cuda: CudaRunner | None = None
 
+    @property
+    def reentrant(self) -> bool:
+        return self._cuda is None  # a session is; places on a GPU that are bound to one are not
+
     def _load(self) -> None:
         onnxruntime = import_onnxruntime()
         info = read_info(self.model, "onnxruntime", onnxruntime.__version__)
@@ -78,11 +82,13 @@ class OrtEngine(FileEngine):
 
     def _run(self, output: str, inputs: dict[str, Array], shape: tuple[int, ...]) -> Array:
         """One output of that shape. Raises EngineError, and its subclasses for the device."""
-        assert self._session is not None
+        session, cuda = self._session, self._cuda  # another thread may close the engine now
+        if session is None:
+            raise EngineError(f"{self.model}: the engine was closed while it was in use")
         try:
-            if self._cuda is not None:
-                return self._cuda.run(output, inputs, shape)
-            result: Array = self._session.run([output], inputs)[0]
+            if cuda is not None:
+                return cuda.run(output, inputs, shape)
+            result: Array = session.run([output], inputs)[0]
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise device_error(f"{self.model}: ONNX Runtime failed: {one_line(error)}") from error
         return result

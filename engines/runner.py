@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -27,7 +28,7 @@ OTHER_MODEL = "use --engine MODEL.onnx with --device auto, and no --tensorrt, to
 
 
 class Runner:
-    """Owns the choice of the batch size and of the engine, not the engine itself."""
+    """Owns the choice of the batch size and of the engine, not the engine itself. Threads may share it."""
 
     def __init__(
         self,
@@ -49,6 +50,8 @@ class Runner:
         self._prospect = f"start again, or {advice}"
         self._lost: str | None = None
         """Why the device was lost; None where it was not."""
+        self._lock = threading.Lock()
+        """Held while any of these is changed."""
 
     def ready(self) -> None:
         """Replaces an engine whose device was lost.
@@ -56,8 +59,11 @@ class Runner:
         Raises:
             DeviceLost: the device was lost and no other engine is allowed or can be opened.
         """
-        if self._lost is None:
-            return
+        with self._lock:
+            if self._lost is not None:
+                self._replace()
+
+    def _replace(self) -> None:
         if self._another is None:
             raise self._nothing_left()
         another, self._another = self._another, None
@@ -92,21 +98,28 @@ class Runner:
             EngineError: the engine failed.
         """
         self.ready()
+        engine = self.engine
         source = iter(inputs)
         waiting: deque[tuple[Label, Batch]] = deque()
         running: deque[list[tuple[Label, Batch]]] = deque()
         while True:
             try:
                 batches = self._batches(source, waiting, running, eager)
-                for result in self.engine.map(batches, 1 if eager else IN_FLIGHT):
+                for result in engine.map(batches, 1 if eager else IN_FLIGHT):
                     batch = running.popleft()
                     for (label, _), part in zip(batch, np.split(result, len(batch)), strict=True):
                         yield label, part
                 return
             except OutOfDeviceMemory as error:
-                self.batch_size = _halved(len(running[0]), error)
-            except DeviceLost as error:
-                self._lost = str(error)
+                with self._lock:
+                    if len(running[0]) <= self.batch_size:  # else another thread has lowered it meanwhile
+                        self.batch_size = _halved(len(running[0]), error)
+            except EngineError as error:
+                with self._lock:
+                    if self.engine is not engine:  # another thread has met the loss before, and replaced the engine
+                        raise DeviceLost(f"the GPU was lost while it worked on this song ({error})") from error
+                    if isinstance(error, DeviceLost):
+                        self._lost = str(error)
                 raise
             # What has no result yet goes back to the front, in its order.
             waiting.extendleft(item for batch in reversed(running) for item in reversed(batch))

@@ -171,16 +171,18 @@ class TensorrtEngine(Engine):
         return self._start(batch).result()
 
     def _start(self, batch: Batch) -> Any:
-        assert self._runner is not None
+        runner = self._runner  # another thread may close the engine now
+        if runner is None:
+            raise EngineError(f"{self.model}: the engine was closed while it was in use")
         inputs = batch._asdict() if isinstance(batch, WaveformBatch) else {"magnitude": batch}
         try:
-            return self._runner.submit(inputs)
+            return runner.submit(inputs)
         except EngineError as error:
             raise type(error)(f"{self.model}: {error}") from error
 
     @contextlib.contextmanager
     def _starting(self) -> Iterator[Callable[[Batch], Callable[[], Array]]]:
-        """No thread is needed: the GPU computes while the caller goes on."""
+        """No thread is needed: the GPU computes while the caller goes on. The runner has a lock of its own."""
 
         def start(batch: Batch) -> Callable[[], Array]:
             try:

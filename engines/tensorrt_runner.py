@@ -86,7 +86,10 @@ class Ticket:
 
 
 class Runner:
-    """One plan on one device. `submit` starts a batch; at most `SETS` of them are on their way."""
+    """One plan on one device. `submit` starts a batch; at most `SETS` of them are on their way.
+
+    Any threads may submit: one that needs buffers another one's batch is in waits for that batch, and for no thread.
+    """
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class Runner:
         self._module, self._cuda, self._profiles = module, cuda, profiles
         self._log = log_of(module)
         self._lock = threading.RLock()
+        self._closed = False
         self.owner: Any = None
         """The TensorRT runtime, which must outlive its engine."""
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -139,6 +143,8 @@ class Runner:
         shapes = {name: batch[name].shape for name in self._inputs}
         profile = self._profile(shapes)
         with self._lock, self._cuda.current():
+            if self._closed:
+                raise EngineError("the plan was closed while it was in use")
             buffers = self._sets[self._next]
             self._next = (self._next + 1) % SETS
             if buffers.ticket is not None:
@@ -169,8 +175,12 @@ class Runner:
                     ticket.fill(self._cuda)
 
     def close(self) -> None:
-        """Waits for what runs and lets go of contexts and graphs; called within `cuda.current()`."""
+        """Waits for what runs, whose results stay; lets go of contexts and graphs. Called within `cuda.current()`."""
         with self._lock:
+            self._closed = True
+            for buffers in self._sets:
+                if buffers.ticket is not None:
+                    buffers.ticket.fill(self._cuda)
             try:
                 for stream in (self._upload, self._compute, self._download):
                     self._cuda.finish(stream)

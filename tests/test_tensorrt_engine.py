@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -147,6 +148,28 @@ def test_two_songs_at_once_do_not_mix(plan, cuda, tensorrt):
         for number in range(5):
             for song, masks in zip(songs, running, strict=True):
                 np.testing.assert_allclose(next(masks), each_frame_alone(song[number]), rtol=1e-6)
+
+
+def test_songs_in_threads_do_not_mix(plan, cuda, tensorrt):
+    def work(song):
+        batches = [random_batch(10 * song + number, 1 + number % 2) for number in range(8)]
+        return list(zip(batches, engine.map(batches), strict=True))
+
+    with TensorrtEngine(plan) as engine, ThreadPoolExecutor(4) as pool:
+        for pairs in pool.map(work, range(4)):
+            for batch, mask in pairs:
+                np.testing.assert_allclose(mask, each_frame_alone(batch), rtol=1e-6)
+
+
+def test_closing_under_a_song_fails_that_song_and_reads_no_memory_that_was_given_back(plan, cuda, tensorrt):
+    engine = TensorrtEngine(plan)
+    engine.open()
+    results = engine.map(random_batch(number) for number in range(5))
+    next(results)
+    engine.close()
+    with pytest.raises(EngineError):
+        list(results)
+    assert not cuda.memory and not cuda.streams and not cuda.events and not cuda.graphs
 
 
 def test_leaving_early_leaves_nothing_behind(plan, cuda, tensorrt):
