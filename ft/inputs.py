@@ -38,6 +38,11 @@ class Song:
     error: str | None = None
     """Why it cannot be separated, as far as the search knows: a folder that may not be read."""
 
+    @property
+    def outputs(self) -> list[Path]:
+        """All its files, the images last."""
+        return [*self.files.values(), *self.images.values()]
+
 
 def find_songs(
     paths: Sequence[Path], output_dir: Path, stems: Sequence[str], options: SeparateOptions, model: str
@@ -62,18 +67,23 @@ def find_songs(
             "those of earlier runs) are not searched; name the files, or choose another -o"
         )
     names = Names.of(options, stems, model)
-    return plan(inputs, output_dir, names)
-
-
-def plan(inputs: Sequence[Song], output_dir: Path, names: Names) -> list[Song]:
-    """The songs with their files; one that stands there with its file twice is left out the second time.
-
-    Raises:
-        AudioError: two songs would get the same file, or a file would replace an input.
-    """
-    songs = [_named(song, output_dir, names) for song in inputs]
-    doubles = check_outputs([(song.path, [*song.files.values(), *song.images.values()]) for song in songs])
+    songs = [with_files(song, output_dir, names) for song in inputs]
+    doubles = check_outputs([(song.path, song.outputs) for song in songs])
     return [song for number, song in enumerate(songs) if number not in doubles]
+
+
+def with_files(song: Song, output_dir: Path, names: Names) -> Song:
+    """The song with the files that it gets below `output_dir`."""
+    if song.error is not None:
+        return song
+    title = "stdin" if song.path == STDIN else song.path.stem
+    files, images = names.of_song(title, song.folder)
+    return Song(
+        song.path,
+        song.folder,
+        {stem: output_dir / file for stem, file in files.items()},
+        {kind: output_dir / file for kind, file in images.items()},
+    )
 
 
 def existing(song: Song) -> Literal["none", "some", "all"]:
@@ -84,8 +94,23 @@ def existing(song: Song) -> Literal["none", "some", "all"]:
     """
     if song.error is not None:
         raise AudioError(song.error)
-    there = [_is_there(song, path) for path in (*song.files.values(), *song.images.values())]
+    there = [_is_there(song, path) for path in song.outputs]
     return "all" if all(there) else "some" if any(there) else "none"
+
+
+def to_do(song: Song, options: SeparateOptions) -> bool:
+    """Whether a song's files are to be written; False where they are all there and that is enough.
+
+    Raises:
+        AudioError: some are there, and `options` say neither to replace them nor to go on without; or as `existing`.
+    """
+    there = existing(song)
+    if there == "none" or options.force:
+        return True
+    if not options.skip_existing:
+        first = next(path for path in song.outputs if path.exists())
+        raise AudioError(f"{song.path}: {first} is there already; --force replaces it, --skip-existing leaves it")
+    return there != "all"
 
 
 def _is_there(song: Song, path: Path) -> bool:
@@ -97,19 +122,6 @@ def _is_there(song: Song, path: Path) -> bool:
         raise AudioError(f"{song.path}: {path}: {error.strerror}; choose another -o") from error
     except OSError:  # too long a name, or a file where a folder should be: the writer says so
         return False
-
-
-def _named(song: Song, output_dir: Path, names: Names) -> Song:
-    if song.error is not None:
-        return song
-    title = "stdin" if song.path == STDIN else song.path.stem
-    files, images = names.of_song(title, song.folder)
-    return Song(
-        song.path,
-        song.folder,
-        {stem: output_dir / file for stem, file in files.items()},
-        {kind: output_dir / file for kind, file in images.items()},
-    )
 
 
 def _unique(songs: Iterator[Song]) -> Iterator[Song]:
