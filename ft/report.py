@@ -141,11 +141,11 @@ def failure_lines(summary: Summary) -> list[str]:
     >>> summary = Summary()
     >>> summary.add(SongRecord(input="a.wav", status="failed", error="a.wav: empty"))
     >>> failure_lines(summary)
-    ['1 of 1 inputs failed:', '  a.wav: empty']
+    ['ft: 1 of 1 inputs failed:', '  a.wav: empty']
     """
     if not summary.failures:
         return []
-    lines = [f"{len(summary.failures)} of {summary.inputs} inputs failed:"]
+    lines = [f"ft: {len(summary.failures)} of {summary.inputs} inputs failed:"]
     for path, error in summary.failures:
         text = error if error.startswith(path) else f"{path}: {error}"
         lines.append(f"  {printable(text)}")
