@@ -108,7 +108,7 @@ def to_do(song: Song, options: SeparateOptions) -> bool:
     if there == "none" or options.force:
         return True
     if not options.skip_existing:
-        first = next(path for path in song.outputs if path.exists())
+        first = next(path for path in song.outputs if _is_there(song, path))
         raise AudioError(f"{song.path}: {first} is there already; --force replaces it, --skip-existing leaves it")
     return there != "all"
 

@@ -1,0 +1,347 @@
+"""What is found for what was named, and what its files are called."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import unicodedata
+from pathlib import Path, PurePath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ft.errors import AudioError, ConfigError
+from ft.inputs import MARKER, STDIN, Song, existing, find_songs, to_do
+from ft.names import Names
+from ft.options import SeparateOptions
+
+STEMS = ("vocals", "instrumental")
+
+
+@pytest.fixture
+def library(tmp_path):
+    """Makes empty files of the names given, and gives the folder."""
+
+    def make(*names: str) -> Path:
+        for name in names:
+            path = tmp_path / "music" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path / "music"
+
+    return make
+
+
+def found(*paths, output=Path("out"), **options) -> list[Song]:
+    return find_songs(paths, output, STEMS, SeparateOptions(**options), "net")
+
+
+def names_of(songs, root) -> list[str]:
+    return [song.path.relative_to(root).as_posix() for song in songs]
+
+
+# ---------------------------------------------------------------------------------------------------------- searching
+
+
+def test_a_folder_stands_for_the_audio_below_it_by_name(library):
+    root = library("b.WAV", "a/x.flac", "a/c/video.mkv", "a/cover.jpg", "notes.txt", "z.m4a", "é ä/日本.opus")
+    songs = found(root)
+    assert names_of(songs, root) == ["a/c/video.mkv", "a/x.flac", "b.WAV", "z.m4a", "é ä/日本.opus"]
+    assert [song.folder.as_posix() for song in songs] == ["a/c", "a", ".", ".", "é ä"]
+
+
+def test_hidden_files_and_folders_are_left_out(library):
+    root = library("a.wav", ".b.wav", ".git/c.wav", "d/._e.mp3")
+    assert names_of(found(root), root) == ["a.wav"]
+
+
+def test_the_output_folder_is_not_searched_wherever_it_is_and_however_it_is_named(library, monkeypatch):
+    root = library("a.wav", "stems/a/vocals.wav")
+    (root / "link").symlink_to(root / "stems")
+    monkeypatch.chdir(root)
+    for output in (root / "stems", Path("stems"), root / "link", root / "x/../stems"):
+        if ".." in output.parts:
+            (root / "x").mkdir()
+        assert names_of(found(root, output=output), root) == ["a.wav"]
+
+
+def test_folders_of_earlier_runs_are_not_searched_and_that_is_said(library, caplog):
+    root = library("a.wav", f"b/{MARKER}", "b/a/vocals.wav", "c/separated/a/vocals.wav", "c/separated.wav")
+    with caplog.at_level(logging.INFO, logger="ft"):
+        assert names_of(found(root), root) == ["a.wav", "c/separated.wav"]
+    assert {record.args[0] for record in caplog.records} == {root / "b", root / "c/separated"}
+
+
+def test_output_folders_among_what_was_named_are_left_out_as_with_a_star(library):
+    root = library("separated/a/vocals.wav", "mine/a.wav")
+    assert [song.path for song in found(root / "separated", root / "mine")] == [root / "mine/a.wav"]
+
+
+@pytest.mark.parametrize("folder, output", [("separated", "out"), ("marked", "out"), ("same", "same")])
+def test_nothing_but_an_output_folder_is_an_error(library, folder, output):
+    root = library("separated/a/vocals.wav", "marked/a/vocals.wav", f"marked/{MARKER}", "same/a.wav")
+    with pytest.raises(AudioError, match=r"nothing to separate.*output folders.*another -o") as error:
+        found(root / folder, output=root / output)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_audio_is_an_error(library):
+    root = library("notes.txt", "separated/a.wav")
+    with pytest.raises(AudioError, match="music: no audio files"):
+        found(root)
+
+
+def test_links_in_circles_end_and_songs_keep_their_real_place(library):
+    root = library("album/one.wav", "zoo/two.wav")
+    (root / "album/up").symlink_to(root)
+    (root / "aaa").symlink_to(root / "zoo")
+    (root / "self").symlink_to("self")
+    assert names_of(found(root), root) == ["album/one.wav", "zoo/two.wav"]
+
+
+def test_a_linked_folder_is_searched(library, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/song.wav").touch()
+    root = library("a.wav")
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    assert names_of(found(root), root) == ["a.wav", "link/song.wav"]
+
+
+def test_a_link_to_nothing_is_told_of_and_a_pipe_is_not_opened(library):
+    root = library("a.wav")
+    (root / "gone.wav").symlink_to(root / "nowhere.wav")
+    (root / "self.wav").symlink_to("self.wav")
+    os.mkfifo(root / "pipe.wav")
+    assert names_of(found(root), root) == ["a.wav", "gone.wav", "self.wav"]
+
+
+def test_a_folder_that_cannot_be_searched_fails_alone(library, monkeypatch):
+    root = library("a.wav", "locked/b.wav")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    good, bad = found(root)
+    assert good.error is None and good.path == root / "a.wav" and bad.files == {}
+    with pytest.raises(AudioError, match="locked: cannot be searched: Permission denied"):
+        existing(bad)
+
+
+def test_a_file_named_is_taken_whatever_it_is(library, tmp_path):
+    root = library("notes.txt", ".hidden.wav", "separated/vocals.wav")
+    paths = [root / "notes.txt", root / ".hidden.wav", root / "separated/vocals.wav", tmp_path / "missing.wav", STDIN]
+    songs = found(*paths)
+    assert [song.path for song in songs] == paths and all(song.folder == PurePath() for song in songs)
+    assert songs[-1].files["vocals"] == Path("out/stdin/vocals.wav")
+
+
+def test_what_is_named_twice_counts_once(library, monkeypatch):
+    root = library("a/x.wav", "y.wav")
+    (root / "b").symlink_to(root / "a")
+    (root / "x.wav").symlink_to(root / "a/x.wav")
+    monkeypatch.chdir(root)
+    paths = ["y.wav", "./y.wav", root / "y.wav", "a/../y.wav", "missing", "./missing", STDIN, STDIN]
+    assert [str(song.path) for song in found(*map(Path, paths))] == ["y.wav", "missing", "-"]
+    assert [song.path for song in found(root / "a/x.wav", root / "b/x.wav", root / "x.wav")] == [root / "a/x.wav"]
+    assert names_of(found(root / "a", root / "a"), root) == ["a/x.wav"]
+
+
+def test_ten_thousand_files_are_found_in_two_seconds(tmp_path):
+    for number in range(200):
+        folder = tmp_path / "music" / f"artist {number % 20}" / f"album {number}"
+        folder.mkdir(parents=True)
+        for track in range(50):
+            (folder / f"{track}.mp3").touch()
+    start = time.perf_counter()
+    songs = found(tmp_path / "music", output=tmp_path / "out")
+    assert time.perf_counter() - start < 2
+    assert len(songs) == 10_000
+
+
+# -------------------------------------------------------------------------------------------------------------- names
+
+
+def test_folders_keep_their_structure(library):
+    (song,) = found(library("artist/album/song.v2.flac"), output=Path("o"), format="flac")
+    assert song.files == {stem: Path(f"o/artist/album/song.v2/{stem}.flac") for stem in STEMS}
+    assert song.images == {}
+
+
+@pytest.mark.parametrize(
+    "template, name",
+    [
+        ("{song}_{stem}.{ext}", "a/b/song_vocals.wav"),
+        ("{stem}/{song}.{ext}", "a/b/vocals/song.wav"),
+        ("{stem}/{folder}/{song}.{ext}", "vocals/a/b/song.wav"),
+        ("{folder}/{model}/{song} - {stem}.{ext}", "a/b/net/song - vocals.wav"),
+        ("x-{folder}-{song}-{stem}", "x-a/b-song-vocals"),
+    ],
+)
+def test_a_template_names_the_files(library, template, name):
+    (song,) = found(library("a/b/song.wav"), output=Path("o"), name_template=template)
+    assert song.files["vocals"] == Path("o") / name
+
+
+def test_without_a_folder_its_place_in_the_template_closes(library):
+    root = library("song.wav")
+    for template in ("{folder}/{song}/{stem}.{ext}", "{song}/{folder}/{stem}.{ext}"):
+        (song,) = found(root, output=Path("o"), name_template=template)
+        assert song.files["vocals"] == Path("o/song/vocals.wav")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "../{song}/{stem}",
+        "{song}/../../{stem}",
+        "/tmp/{song}{stem}",
+        "C:/{song}{stem}",
+        "c:{song}{stem}",
+        "{song}//{stem}",
+        "{song}/{stem}/",
+        "./{song}/{stem}",
+        "{folder}../{song}{stem}",
+        "{folder}{folder}/{song}{stem}",
+        "{song:/>9}{stem}",
+        "{song!r}{stem}",
+        "{song}{stem:.0}",
+        "{song}{stem}\0",
+        "{song}.{stem}.flac",
+    ],
+)
+def test_a_template_that_leads_astray_is_wrong_usage(library, template):
+    with pytest.raises(ConfigError, match=r"--name-template .*(expected|not below)") as error:
+        found(library("a.wav"), name_template=template)
+    assert error.value.exit_code == 2
+
+
+def test_a_format_in_the_template_is_taken_where_it_is_true(library):
+    (song,) = found(library("a.wav"), name_template="{song}.{stem}.flac", format="flac")
+    assert song.files["vocals"] == Path("out/a.vocals.flac")
+
+
+@given(
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
+        lambda name: name not in (".", "..")
+    ),
+    st.sampled_from(["{song}/{stem}.{ext}", "{song}{stem}", "{stem}/{song}", "{model}/{folder}/{song}/{stem}"]),
+)
+def test_no_song_leads_out_of_the_output_folder(name, template):
+    names = Names.of(SeparateOptions(name_template=template, images=True), STEMS, "../net")
+    files, images = names.of_song(Path(name).stem, PurePath())
+    for path in (*files.values(), *images.values()):
+        assert not path.is_absolute() and ".." not in path.parts
+        assert os.path.normpath(path) == str(path)
+    assert len({*files.values(), *images.values()}) == 5
+
+
+def test_songs_called_like_folders_stay_below_the_output_folder(library):
+    root = library("plain.wav")
+    for name in ("..wav", "...wav"):
+        (root / name).touch()
+        (song,) = found(root / name, output=Path("o"))
+        assert all(path.parts[0] == "o" and set(path.parts[1]) <= {"_"} | set(name) for path in song.files.values())
+        assert ".." not in song.files["vocals"].parts
+
+
+def test_one_stem_alone_needs_no_stem_in_its_name(library):
+    (song,) = found(library("a.wav"), stem="vocals", name_template="{song}.{ext}", images=True)
+    assert song.files == {"vocals": Path("out/a.wav")}
+    assert song.images == {"mask": Path("out/a.mask.png"), "vocals": Path("out/a.vocals.png")}
+    with pytest.raises(ConfigError, match="--stem drums: the model has vocals, instrumental"):
+        found(library("a.wav"), stem="drums")
+
+
+def test_images_stand_beside_the_stems(library):
+    root = library("b/a.wav")
+    (song,) = found(root, output=Path("o"), images=True)
+    assert song.images == {kind: Path(f"o/b/a/{kind}.png") for kind in ("mask", *STEMS)}
+    (song,) = found(root, output=Path("o"), images=True, name_template="{stem}-{song}.wav")
+    assert song.images["mask"] == Path("o/b/mask-a.wav.png")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/Song.wav", "a/song.flac"),
+        (f"a/{unicodedata.normalize('NFC', 'é')}.wav", f"a/{unicodedata.normalize('NFD', 'é')}.wav"),
+        ("a/STRASSE.wav", "a/straße.wav"),
+    ],
+)
+def test_two_songs_of_one_name_are_refused_before_anything_starts(library, names):
+    root = library(*names)
+    with pytest.raises(AudioError, match="both would become") as error:
+        found(root)
+    for name in names:
+        assert str(root / name) in str(error.value)
+    assert len(found(*(root / name for name in names[:1]), root / "other.wav")) == 2
+
+
+def test_songs_of_two_folders_collide_and_those_of_one_do_not(library):
+    root = library("a/song.wav", "b/song.wav", "c/a/song.wav")
+    assert len(found(root)) == 3
+    with pytest.raises(AudioError, match="both would become"):
+        found(root / "a", root / "b")
+    flat = "{stem}/{song}.{ext}"
+    with pytest.raises(AudioError, match="both would become"):
+        found(root / "a/song.wav", root / "b/song.wav", name_template=flat)
+    assert len(found(root, name_template=flat)) == 3
+
+
+def test_a_stem_of_one_song_collides_with_another_stem_of_another(library):
+    options = SeparateOptions(name_template="{song}{stem}")
+    with pytest.raises(AudioError, match="both would become out/ass"):
+        find_songs([library("a.wav", "as.wav")], Path("out"), ("s", "ss"), options, "net")
+
+
+def test_a_file_of_one_song_cannot_be_a_folder_of_another(library):
+    root = library("a.wav", "a.vocals/b.wav")
+    with pytest.raises(AudioError, match="a file of one and a folder of the other"):
+        found(root, name_template="{song}.{stem}")
+
+
+def test_an_input_is_never_replaced(library):
+    root = library("a.wav", "a/vocals.wav")
+    with pytest.raises(AudioError, match=r"would replace the input .*vocals\.wav"):
+        found(root / "a.wav", root / "a/vocals.wav", output=root)
+    with pytest.raises(AudioError, match="would replace the input"):
+        found(root / "a.wav", output=root, stem="vocals", name_template="{song}.{ext}")
+    (root / "link").symlink_to(root)
+    with pytest.raises(AudioError, match="would replace the input"):
+        found(root / "a.wav", output=root / "link", stem="vocals", name_template="{song}.{ext}")
+
+
+# ----------------------------------------------------------------------------------------------------- what is there
+
+
+def test_what_is_there_decides_what_is_done(tmp_path):
+    song = Song(tmp_path / "a.wav", files={stem: tmp_path / f"{stem}.wav" for stem in STEMS})
+    kept, forced, plain = SeparateOptions(skip_existing=True), SeparateOptions(force=True), SeparateOptions()
+    assert existing(song) == "none" and to_do(song, plain) and to_do(song, kept) and to_do(song, forced)
+    song.files["instrumental"].touch()
+    assert existing(song) == "some" and to_do(song, kept) and to_do(song, forced)
+    with pytest.raises(AudioError, match=r"instrumental\.wav is there already; --force"):
+        to_do(song, plain)
+    song.files["vocals"].touch()
+    assert existing(song) == "all" and not to_do(song, kept) and to_do(song, forced)
+    song.images["mask"] = tmp_path / "mask.png"
+    assert existing(song) == "some"
+
+
+def test_an_output_that_is_a_folder_is_an_error_of_its_song(tmp_path):
+    (tmp_path / "vocals.wav").mkdir()
+    for options in ({}, {"force": True}, {"skip_existing": True}):
+        with pytest.raises(AudioError, match=r"a\.wav: .*vocals\.wav is a folder"):
+            to_do(Song(Path("a.wav"), files={"vocals": tmp_path / "vocals.wav"}), SeparateOptions(**options))
+
+
+def test_what_cannot_be_there_is_not_there(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file/vocals.wav", tmp_path / ("x" * 300), tmp_path / "none" / "vocals.wav"):
+        assert existing(Song(Path("a.wav"), files={"vocals": path})) == "none"
