@@ -1,0 +1,108 @@
+"""Flags made of the fields of a dataclass, and a command whose help shows them in groups."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import Field, fields
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import click
+from click.core import ParameterSource
+
+from ft.options import flag
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+GROUPS = ("Input", "Output", "Quality", "Engine", "Other")
+OTHER = GROUPS[-1]
+HELP_COLUMN = 32
+MAX_WIDTH = 110
+
+
+class GroupedOption(click.Option):
+    """An option that stands under `group` in the help of a `GroupedCommand`."""
+
+    def __init__(self, *arguments: Any, group: str = OTHER, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options under their groups, all in the same two columns."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.context_settings.setdefault("max_content_width", MAX_WIDTH)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS[:-1]}
+        others = []
+        for parameter in self.get_params(context):
+            row = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+            if row is None:
+                continue
+            group = getattr(parameter, "group", OTHER)
+            if group == OTHER:
+                others.append(row)
+            else:
+                groups.setdefault(group, []).append(row)
+        groups[OTHER] = others  # the last, whatever groups came between
+        for name, rows in groups.items():
+            if rows:
+                with formatter.section(name):
+                    # Equally wide, so that the texts of all groups begin in one column.
+                    formatter.write_dl([(first.ljust(HELP_COLUMN), text) for first, text in rows], HELP_COLUMN)
+
+
+def grouped_option(*flags: str, group: str = OTHER, **settings: Any) -> Callable[[Decorated], Decorated]:
+    """`click.option` of an option that stands under `group`."""
+    return click.option(*flags, cls=GroupedOption, group=group, **settings)
+
+
+def options_of(kind: type[Any]) -> Callable[[Decorated], Decorated]:
+    """Gives a command one flag for each field of a dataclass, and what was given as the argument `options`.
+
+    A field's metadata says what its flag needs: `help`, `group`, `choices`, `metavar`, and in `shown` its default in
+    words. Only what was given is passed to `kind`, whose own defaults hold for the rest.
+
+    Raises:
+        ConfigError: by the command, where `kind` raises it for what was given.
+    """
+    types = get_type_hints(kind)
+    items = fields(kind)
+
+    def decorate(function: Decorated) -> Decorated:
+        @functools.wraps(function)
+        def with_options(*arguments: Any, **values: Any) -> Any:
+            context = click.get_current_context()
+            chosen = {item.name: values.pop(item.name) for item in items}
+            given = {name: value for name, value in chosen.items() if _is_given(context, name)}
+            return function(*arguments, options=kind(**given), **values)
+
+        wrapped: Any = with_options
+        for item in reversed(items):  # the decorator that is applied last stands first
+            wrapped = _option(item, types[item.name])(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+
+
+def _option(item: Field[Any], annotation: Any) -> Callable[[Decorated], Decorated]:
+    """The flag of a field of type bool, int, float, str, a choice of texts, or one of these or None."""
+    said = item.metadata
+    text = said["help"] if said["shown"] is None else f"{said['help']} [default: {said['shown']}]"
+    settings: dict[str, Any] = {"help": text, "group": said["group"], "metavar": said["metavar"]}
+    types = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not NoneType]
+    if said["choices"]:
+        settings["type"] = click.Choice(said["choices"])
+    elif types == [bool]:
+        settings |= {"is_flag": True, "default": False}
+    else:
+        (settings["type"],) = types
+    return grouped_option(flag(item.name), item.name, **settings)
