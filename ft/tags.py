@@ -1,0 +1,260 @@
+"""Tags and cover art, from the song to its stems, with mutagen.
+
+Between the formats tags travel under the names of Vorbis comments: the recommended ones of xiph.org and those of
+MusicBrainz Picard. What describes the file and not the song stays behind: loudness (the levels of stems are others),
+encoders, lengths, fingerprints, cue sheets. Chapters, ratings and whatever else is no text are not carried either.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ft.options import Format
+from ft.tag_names import ALIASES, ATOMS, FRAMES, FREE, MUSICBRAINZ, NUMBERS
+
+_T = TypeVar("_T")
+
+_RECORDING = "http://musicbrainz.org"
+"""Owner of the ID3 frame that holds MUSICBRAINZ_TRACKID."""
+_OF_THE_FILE = re.compile(
+    r"REPLAYGAIN_|R128_|MP3GAIN_|ITUN|ITUNES_|ENCOD|ACOUSTID_|MUSICIP_|CUESHEET|LENGTH$|CTDB|ACCURATERIP|"
+    r"METADATA_BLOCK_PICTURE|COVERART|WAVEFORMATEXTENSIBLE|(MAJOR|MINOR)_(BRAND|VERSION)|COMPATIBLE_BRANDS"
+)
+_KEY = re.compile(r"[ -<>-}]+")
+"""Names that a Vorbis comment may have."""
+_MOST_TEXT, _MOST_VALUES = 1 << 20, 1000
+"""Characters and values in all; what goes beyond is left out."""
+_MOST_COVER = 15 << 20
+"""Bytes; a FLAC block holds 16 MiB."""
+_IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"GIF8": "image/gif"}
+"""How the pictures that players show begin."""
+_FRONT = 3
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A picture of the front of an album."""
+
+    data: bytes
+    mime: str
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a song is called and by whom, under the names of Vorbis comments, in capitals."""
+
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cover: Cover | None = None
+
+
+def read_tags(path: Path) -> Tags | None:
+    """What can be read of the tags of a file of any kind; None where there is nothing."""
+    try:
+        file = _opened(path)
+        if file is None or not file.tags:
+            return None
+        read = _mp4_texts if _kind(file) == "mp4" else _id3_texts if _kind(file) == "id3" else _vorbis_texts
+        texts = _collected(_until_broken(read(file.tags)))
+        cover = next(_until_broken(_covers(file)), None)
+    except Exception:  # files of all sorts come here, and none of them is worth a song
+        return None
+    return Tags(texts, cover) if texts or cover else None
+
+
+def write_tags(path: Path, format: Format, tags: Tags) -> None:
+    """Puts tags into a finished file: Vorbis comments into flac, ogg and opus, ID3v2.4 into mp3 and wav (at its end).
+
+    Samples are not touched. An RF64 file, or one that would become too large for WAV, is left as it is.
+
+    Raises:
+        OSError, mutagen.MutagenError, ValueError: the tags cannot be written.
+    """
+    if format == "wav":
+        _append_chunk(path, _id3(tags))
+    elif format == "mp3":
+        tag = _id3_tag(tags)
+        if tag:
+            tag.save(path, v2_version=4)
+    else:
+        _write_vorbis(path, format, tags)
+
+
+def _opened(path: Path) -> Any:
+    """The file as mutagen sees it; None where it is no kind that has tags."""
+    import mutagen
+    from mutagen import aiff, flac, mp3, mp4, oggflac, oggopus, oggvorbis, wave
+
+    kinds = [flac.FLAC, oggvorbis.OggVorbis, oggopus.OggOpus, oggflac.OggFLAC]
+    return mutagen.File(path, [*kinds, mp3.MP3, mp4.MP4, aiff.AIFF, wave.WAVE])
+
+
+def _kind(file: Any) -> str:
+    from mutagen.id3 import ID3
+    from mutagen.mp4 import MP4Tags
+
+    return "mp4" if isinstance(file.tags, MP4Tags) else "id3" if isinstance(file.tags, ID3) else "vorbis"
+
+
+def _until_broken(items: Iterator[_T]) -> Iterator[_T]:
+    """What comes before the first error."""
+    try:
+        yield from items
+    except Exception:
+        return
+
+
+def _collected(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Values by name, without those that belong to the file, that are empty or twice there, or that are too many."""
+    texts: dict[str, tuple[str, ...]] = {}
+    room, count = _MOST_TEXT, 0
+    for name, value in pairs:
+        name = ALIASES.get(name.strip().upper(), name.strip().upper())
+        value = value.replace("\0", "").strip()
+        # What is no text, such as halves of UTF-16 pairs, becomes what stands for such.
+        value = value.encode("utf-8", "replace").decode()
+        if not value or not _KEY.fullmatch(name) or _OF_THE_FILE.match(name) or value in texts.get(name, ()):
+            continue
+        if len(value) > room or count >= _MOST_VALUES:
+            continue
+        room, count = room - len(value), count + 1
+        texts[name] = (*texts.get(name, ()), value)
+    return texts
+
+
+def _vorbis_texts(tags: Any) -> Iterator[tuple[str, str]]:
+    yield from tags
+
+
+def _id3_texts(tags: Any) -> Iterator[tuple[str, str]]:
+    names = {frame: name for name, frame in FRAMES.items()}
+    numbers = {frame: (name, total) for name, (total, frame, _) in NUMBERS.items()}
+    for frame in tags.values():
+        kind = frame.FrameID
+        if kind in numbers:
+            yield from zip(numbers[kind], str(frame.text[0]).split("/", 1), strict=False)
+        elif kind == "TCON":
+            yield from (("GENRE", genre) for genre in frame.genres)
+        elif kind in names:
+            yield from ((names[kind], str(text)) for text in frame.text)
+        elif kind == "TXXX":
+            name = frame.desc.upper()
+            yield from ((FREE.get(name, name), str(text)) for text in frame.text)
+        elif kind == "COMM" and not frame.desc:
+            yield from (("COMMENT", str(text)) for text in frame.text)
+        elif kind == "USLT":
+            yield "LYRICS", frame.text
+        elif kind == "UFID" and frame.owner == _RECORDING:
+            yield "MUSICBRAINZ_TRACKID", frame.data.decode("ascii", "replace")
+
+
+def _mp4_texts(tags: Any) -> Iterator[tuple[str, str]]:
+    names = {atom: name for name, atom in ATOMS.items()}
+    numbers = {atom: (name, total) for name, (total, _, atom) in NUMBERS.items()}
+    for key, values in tags.items():
+        if key in numbers:
+            for pair in values[:1]:
+                yield from ((name, str(number)) for name, number in zip(numbers[key], pair, strict=False) if number)
+        elif key == "cpil":
+            yield "COMPILATION", str(int(bool(values)))
+        elif key in names:
+            yield from ((names[key], str(value)) for value in values)
+        elif key.startswith("----:"):
+            name = key.split(":", 2)[-1].upper()
+            yield from ((FREE.get(name, name), bytes(value).decode("utf-8", "replace")) for value in values)
+
+
+def _covers(file: Any) -> Iterator[Cover]:
+    """The pictures that can be used, the front cover first."""
+    from mutagen.flac import Picture
+
+    pictures: list[tuple[int, bytes]] = []
+    if _kind(file) == "mp4":
+        pictures = [(_FRONT, bytes(data)) for data in file.tags.get("covr", [])]
+    elif _kind(file) == "id3":
+        pictures = [(int(frame.type), frame.data) for frame in file.tags.getall("APIC")]
+    else:
+        pictures = [(picture.type, picture.data) for picture in getattr(file, "pictures", [])]
+        for text in file.tags.get("metadata_block_picture", []):
+            if len(text) <= 2 * _MOST_COVER:
+                picture = Picture(base64.b64decode(text))
+                pictures.append((picture.type, picture.data))
+    for _, data in sorted(pictures, key=lambda picture: picture[0] != _FRONT):
+        mime = next((mime for start, mime in _IMAGES.items() if data.startswith(start)), None)
+        if mime is not None and len(data) <= _MOST_COVER:
+            yield Cover(data, mime)
+
+
+def _id3_tag(tags: Tags) -> Any:
+    from mutagen import id3
+
+    tag = id3.ID3()
+    utf8 = id3.Encoding.UTF8
+    totals = {total for total, _, _ in NUMBERS.values()}
+    for name, values in tags.texts.items():
+        if name in NUMBERS:
+            total, frame, _ = NUMBERS[name]
+            number = "/".join((values[0], *tags.texts.get(total, ())[:1]))
+            tag.add(id3.Frames[frame](encoding=utf8, text=[number]))
+        elif name in FRAMES:
+            tag.add(id3.Frames[FRAMES[name]](encoding=utf8, text=list(values)))
+        elif name == "COMMENT":
+            tag.add(id3.COMM(encoding=utf8, lang="XXX", desc="", text=list(values)))
+        elif name == "LYRICS":
+            tag.add(id3.USLT(encoding=utf8, lang="XXX", desc="", text="\n\n".join(values)))
+        elif name == "MUSICBRAINZ_TRACKID":
+            tag.add(id3.UFID(owner=_RECORDING, data=values[0].encode("ascii", "replace")))
+        elif name not in totals:
+            tag.add(id3.TXXX(encoding=utf8, desc=MUSICBRAINZ.get(name, name), text=list(values)))
+    if tags.cover is not None:
+        tag.add(id3.APIC(encoding=utf8, mime=tags.cover.mime, type=_FRONT, desc="", data=tags.cover.data))
+    return tag
+
+
+def _id3(tags: Tags) -> bytes:
+    file = io.BytesIO()
+    tag = _id3_tag(tags)
+    if tag:
+        tag.save(file, v2_version=4, padding=lambda info: 0)
+    return file.getvalue()
+
+
+def _append_chunk(path: Path, data: bytes) -> None:
+    """Adds ID3 to the end of a RIFF file, as other programs do (there is no standard of it)."""
+    if not data:
+        return
+    with path.open("r+b") as file:
+        start, size = struct.unpack("<4sI", file.read(8))
+        chunk = struct.pack("<4sI", b"id3 ", len(data)) + data + bytes(len(data) % 2)
+        if start == b"RIFF" and size + len(chunk) < 0xFFFF_FFFF:
+            file.seek(8 + size)
+            file.write(chunk)
+            file.seek(4)
+            file.write(struct.pack("<I", size + len(chunk)))
+
+
+def _write_vorbis(path: Path, format: Format, tags: Tags) -> None:
+    from mutagen.flac import FLAC, Picture
+    from mutagen.oggopus import OggOpus
+    from mutagen.oggvorbis import OggVorbis
+
+    kinds: dict[str, Callable[[Path], Any]] = {"flac": FLAC, "ogg": OggVorbis, "opus": OggOpus}
+    file = kinds[format](path)
+    if file.tags is None:
+        file.add_tags()
+    for name, values in tags.texts.items():
+        file.tags[name] = list(values)
+    if tags.cover is not None:
+        picture = Picture()
+        picture.type, picture.mime, picture.data = _FRONT, tags.cover.mime, tags.cover.data
+        if format == "flac":
+            file.add_picture(picture)
+        else:
+            file.tags["METADATA_BLOCK_PICTURE"] = [base64.b64encode(picture.write()).decode("ascii")]
+    file.save()
