@@ -25,6 +25,7 @@ from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, audio_info, read_blocks
 from ft.config import ModelConfig
 from ft.dsp import magnitude
 from ft.errors import AudioError, ConfigError
+from ft.formats import stem_format
 from ft.options import SeparateOptions
 from ft.progress import Progress
 from ft.song_files import SeparatedFile, song_folder
@@ -210,9 +211,10 @@ class Separator:
         info = audio_info(Path(path))
         folder = song_folder(info.path, Path(output_dir), self.config.stems)
         peak = self.track_peak(read_blocks(info.path), info.sample_rate)
-        depth = self.options.bit_depth or info.bit_depth
+        format = stem_format(self.options, info)
+        files = {stem: folder / f"{stem}.{format.name}" for stem in self.config.stems}
         done = 0
-        with StemWriter(folder, self.config.stems, info.channels, info.sample_rate, depth) as writer:
+        with StemWriter(files, info.channels, info.sample_rate, format) as writer:
             for stems in self.stream(read_blocks(info.path), info.sample_rate, peak):
                 writer.write(stems)
                 done += stems["vocals"].shape[1]
@@ -223,7 +225,7 @@ class Separator:
         if writer.gain < 1:
             decibels = 20 * np.log10(writer.gain)
             warnings.append(
-                f"{path}: {depth} bit would clip; all stems were lowered by one gain of {writer.gain:.4f} "
+                f"{path}: {format.bit_depth} bit would clip; all stems were lowered by one gain of {writer.gain:.4f} "
                 f"({decibels:.2f} dB). --bit-depth float keeps the level"
             )
         if done != info.samples:

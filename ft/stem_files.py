@@ -1,58 +1,79 @@
-"""Stem files: written whole or not at all."""
+"""Stem files: written whole or not at all.
+
+Rate, channels and length are kept exactly by wav and flac. The others keep the length of what they are given exactly,
+too, wherever a decoder heeds what their headers say of it (libsndfile does; ffmpeg rounds Vorbis files of less than a
+second up to its blocks of 64 or 128 samples), and begin at the same sample; where their sample rate is another, the
+length is that of the song at their rate, rounded. The same stems give the same bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ft.audio import BLOCK_SAMPLES, peak_of, reason
+from ft.audio import reason
 from ft.errors import AudioError
-from ft.options import BitDepth
+from ft.files import move_into_place
+from ft.formats import StemFormat
+from ft.stem_part import StemPart, part_paths, remove, require_room
+from ft.tags import Tags, write_tags
 
 Array = NDArray[np.float32]
 
-_STEPS = {"16": 1 << 15, "24": 1 << 23}
-"""Quantisation steps from 0 to full scale."""
-_WAV_LIMIT = 0xFFFF_FFFF - (1 << 16)
-"""Bytes of sound that fit into a WAV file; longer ones become RF64, which has the same name and larger fields."""
-
 
 class StemWriter:
-    """Writes the stems of one song as WAV files that get their names together, when all of them are whole.
+    """Writes the stems of one song as files that get their names together, when all of them are whole.
 
-    Whether an integer format would clip is known only at the end, and then all stems get one gain. So the sound first
-    grows as raw float32 in `<stem>.wav.part`, 4 bytes a sample; `commit` reads it once more and makes the files. Memory
-    does not grow with length, and nothing is computed twice. Left without `commit`, nothing remains.
+    Whether an integer or lossy format would clip is known only at the end, and then all stems get one gain. So the
+    sound first grows as raw float32 in a hidden file beside the final one, 4 bytes a sample; `commit` reads it once
+    more and makes the files. Float WAV needs no gain and grows in its own format. Memory does not grow with length, and
+    nothing is computed twice. Left without `commit`, nothing remains, folders that were made included.
+
+    What a killed process leaves are files that `remove_parts` finds, and whole stems of which some are missing.
     """
 
     def __init__(
-        self, folder: Path, stems: Sequence[str], channels: int, sample_rate: int, bit_depth: BitDepth
+        self,
+        files: Mapping[str, Path],
+        channels: int,
+        sample_rate: int,
+        format: StemFormat,
+        *,
+        tags: Tags | None = None,
     ) -> None:
-        self.folder = folder
-        self.files = {stem: folder / f"{stem}.wav" for stem in stems}
-        self.channels, self.sample_rate, self.bit_depth = channels, sample_rate, bit_depth
+        """
+        Args:
+            files: of each stem, where it will be; stems without one are not written.
+            sample_rate: of the blocks, in Hz; the files have the format's.
+            tags: put into all files; what a format cannot hold is left out.
+        """
+        self.files = dict(files)
+        self.format = format
+        self.tags = tags
         self.gain = 1.0
-        self.peaks = dict.fromkeys(stems, 0.0)
-        self._parts = {stem: folder / f"{stem}.wav.part" for stem in stems}
-        self._finals = {stem: folder / f"{stem}.wav.final.part" for stem in stems}
-        self._handles: dict[str, BinaryIO] = {}
-        self._samples = 0
+        """What the stems were multiplied by, after `commit`."""
+        self.warnings: list[str] = []
+        """What a user should know, after `commit`."""
+        self._stems = {stem: StemPart(path, channels, sample_rate, format) for stem, path in self.files.items()}
         self._made: list[Path] = []
+        self._placed: list[Path] = []
 
     def __enter__(self) -> Self:
         try:
-            self._made = _make_folder(self.folder)
-            self._handles = {stem: path.open("w+b") for stem, path in self._parts.items()}
-        except OSError as error:
+            for stem in self._stems.values():
+                with _told(stem.path):
+                    _check_place(stem.path)
+                self._open(stem)
+        except BaseException:
             self._clean()
-            raise AudioError(f"{self.folder}: cannot write there: {error.strerror}") from error
+            raise
         return self
 
     def __exit__(
@@ -60,75 +81,103 @@ class StemWriter:
     ) -> None:
         self._clean()
 
+    @property
+    def peaks(self) -> dict[str, float]:
+        """The largest absolute value of each stem so far, at the rate of the files."""
+        return {name: stem.peak for name, stem in self._stems.items()}
+
     def write(self, stems: Mapping[str, Array]) -> None:
-        """Appends one block (channels, samples) of each stem. Raises AudioError."""
-        for stem, block in stems.items():
-            self.peaks[stem] = max(self.peaks[stem], peak_of(block))
-            try:
-                self._handles[stem].write(np.ascontiguousarray(block.T, dtype=np.float32).data)
-            except OSError as error:
-                raise AudioError(f"{self._parts[stem]}: cannot write: {error.strerror}") from error
-        self._samples += block.shape[1]
+        """Appends one block (channels, samples) of each stem.
+
+        Raises:
+            AudioError: a file cannot be written.
+            EngineError: values that are not finite.
+        """
+        for name, stem in self._stems.items():
+            with _told(stem.path):
+                stem.write(stems[name])
 
     def commit(self) -> None:
-        """Makes the files and gives them their names; `gain` is then what they were multiplied by."""
-        peak = max(self.peaks.values())
-        if self.bit_depth != "float" and peak > 1:
+        """Makes the files and gives them their names. Raises AudioError; then none of them is there."""
+        for stem in self._stems.values():
+            with _told(stem.path):
+                stem.finish()
+        peak = max(self.peaks.values(), default=0.0)
+        if self.format.clips and peak > 1:
             self.gain = 1 / peak
-        try:
-            for stem, file in self._handles.items():
-                file.flush()
-                file.seek(0)
-                self._convert(file, self._finals[stem])
-            for stem, path in self.files.items():
-                self._finals[stem].replace(path)
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise AudioError(f"{self.files[stem]}: cannot write: {reason(error)}") from error
+        for stem in self._stems.values():
+            with _told(stem.path):
+                stem.encode(self.gain)
+                if self.tags is not None:
+                    self._tag(stem, self.tags)
+                stem.check()
+                stem.remove_raw()
+                stem.settle()  # now, so that little time passes between the first name and the last
+        for stem in self._stems.values():
+            with _told(stem.path):
+                _check_place(stem.path)
+                move_into_place(stem.part, stem.path)
+            self._placed.append(stem.path)
+        self._placed, self._made = [], []
 
-    def _convert(self, file: BinaryIO, path: Path) -> None:
-        subtype = "FLOAT" if self.bit_depth == "float" else f"PCM_{self.bit_depth}"
-        bytes_per_sample = 4 if self.bit_depth == "float" else int(self.bit_depth) // 8
-        size = self._samples * self.channels * bytes_per_sample
-        format_ = "RF64" if size > _WAV_LIMIT else "WAV"
-        settings = {"samplerate": self.sample_rate, "channels": self.channels, "subtype": subtype, "format": format_}
-        with path.open("w+b") as target, soundfile.SoundFile(target, "w", **settings) as sound:
-            while len(block := np.fromfile(file, np.float32, BLOCK_SAMPLES * self.channels)):
-                block *= np.float32(self.gain)
-                sound.write(_quantised(block, self.bit_depth).reshape(-1, self.channels))
+    def _open(self, stem: StemPart) -> None:
+        folder = stem.path.parent
+        for attempt in range(3):
+            try:
+                self._made += _missing_folders(folder)
+                folder.mkdir(parents=True, exist_ok=True)
+                stem.open()
+                return
+            except FileNotFoundError as error:  # another song that failed took away the folder it had made
+                if attempt == 2:
+                    raise AudioError(f"{folder}: cannot write there: {reason(error)}") from error
+            except OSError as error:
+                raise AudioError(f"{folder}: cannot write there: {reason(error)}") from error
+
+    def _tag(self, stem: StemPart, tags: Tags) -> None:
+        """A song is worth more than its tags: those that cannot be written only give a warning."""
+        try:
+            write_tags(stem.part, self.format.name, tags)
+        except Exception as error:
+            require_room(stem.part)
+            self.warnings.append(f"{stem.path}: without tags, which cannot be written: {reason(error)}")
 
     def _clean(self) -> None:
         with ExitStack() as stack:
-            for path in (*self._made, *self._parts.values(), *self._finals.values()):
-                stack.callback(_remove, path)
-            for file in self._handles.values():
-                stack.callback(file.close)
+            for path in self._made:
+                stack.callback(remove, path)
+            for path in self._placed:
+                stack.callback(remove, path)
+            for stem in self._stems.values():
+                stack.callback(stem.discard)
 
 
-def _quantised(block: Array, bit_depth: BitDepth) -> NDArray[np.float32 | np.int16 | np.int32]:
-    """Values as libsndfile takes them, rounded to the nearest step.
-
-    libsndfile itself would scale by one step less than it reads with, and so change the level.
-    """
-    if bit_depth == "float":
-        return block
-    steps = _STEPS[bit_depth]
-    values = np.clip(np.rint(block.astype(np.float64) * steps), -steps, steps - 1)
-    if bit_depth == "16":
-        return values.astype(np.int16)
-    return values.astype(np.int32) << 8
+def remove_parts(files: Iterable[Path]) -> None:
+    """Removes what a killed run left of these files. No other run may be writing them."""
+    for path in files:
+        for part in part_paths(path):
+            remove(part)
 
 
-def _make_folder(folder: Path) -> list[Path]:
-    """Creates a folder and those above it; gives what it created, outermost first."""
-    missing = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Makes errors of writing an AudioError of one line that names the file."""
+    try:
+        yield
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise AudioError(f"{path}: cannot write: {reason(error)}") from error
 
 
-def _remove(path: Path) -> None:
-    """Removes a file, or a folder where it is empty."""
-    with suppress(OSError):
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()
+def _check_place(path: Path) -> None:
+    """Raises AudioError where a folder has the name of a file, and OSError where the name cannot be one."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder; expected to write a file there. Rename it, or choose another with -o")
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """A folder and those above it, outermost first, as far as they do not exist."""
+    return [path for path in (*reversed(folder.parents), folder) if not path.exists()]

@@ -1,116 +1,304 @@
 """Stem files: what is written, and that nothing is left half done."""
 
+import os
+import subprocess
+import sys
+import threading
+import wave
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ft.stem_files
-from ft.audio import read_audio
-from ft.errors import AudioError
-from ft.stem_files import StemWriter
+import ft.wav_file
+from ft.audio import AudioInfo, read_audio
+from ft.errors import AudioError, EngineError
+from ft.formats import stem_format
+from ft.options import SeparateOptions
+from ft.stem_files import StemWriter, part_paths, remove_parts
+from ft.tags import Tags
 
+ROOT = Path(__file__).parents[1]
 STEMS = ("vocals", "instrumental")
+KINDS = [("wav", "16"), ("wav", "24"), ("wav", "float"), ("flac", "16"), ("flac", "24")]
+KINDS += [("ogg", None), ("opus", None), ("mp3", None)]
 
 
 def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
     return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
 
 
-@pytest.mark.parametrize(("bit_depth", "subtype", "step"), [("16", "PCM_16", 2**-15), ("24", "PCM_24", 2**-23)])
-def test_integer_stems_are_rounded_to_the_nearest_step_of_their_own_scale(tmp_path, bit_depth, subtype, step):
-    stems = {"vocals": noise(100_000), "instrumental": noise(100_000, seed=1)}
-    with StemWriter(tmp_path / "song", STEMS, 2, 44100, bit_depth) as writer:
-        for start in range(0, 100_000, 7777):
-            writer.write({stem: waveform[:, start : start + 7777] for stem, waveform in stems.items()})
+def writer_of(folder, name="wav", bit_depth="16", channels=2, rate=8000, stems=STEMS, **changes) -> StemWriter:
+    info = AudioInfo(Path("song.wav"), rate, channels, 1, "16")
+    format = stem_format(SeparateOptions(format=name, bit_depth=bit_depth), info)
+    return StemWriter({stem: folder / f"{stem}.{name}" for stem in stems}, channels, rate, format, **changes)
+
+
+def written(writer: StemWriter, stems, step: int = 7777) -> dict[str, Path]:
+    with writer:
+        for start in range(0, next(iter(stems.values())).shape[1], step):
+            writer.write({stem: waveform[:, start : start + step] for stem, waveform in stems.items()})
         writer.commit()
-    assert writer.gain == 1
-    for stem, path in writer.files.items():
+    return writer.files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["wav", "flac"])
+@pytest.mark.parametrize(("bit_depth", "subtype", "step"), [("16", "PCM_16", 2**-15), ("24", "PCM_24", 2**-23)])
+def test_integer_stems_are_rounded_to_the_nearest_step_of_their_own_scale(tmp_path, name, bit_depth, subtype, step):
+    stems = {"vocals": noise(100_000), "instrumental": noise(100_000, seed=1)}
+    writer = writer_of(tmp_path / "song", name, bit_depth, rate=44100)
+    for stem, path in written(writer, stems).items():
         assert soundfile.info(path).subtype == subtype and soundfile.info(path).samplerate == 44100
-        written, _ = soundfile.read(path, dtype="float64", always_2d=True)
-        assert np.abs(written.T - stems[stem]).max() <= step / 2
-    assert sorted(path.name for path in (tmp_path / "song").iterdir()) == ["instrumental.wav", "vocals.wav"]
+        found, _ = soundfile.read(path, dtype="float64", always_2d=True)
+        assert np.abs(found.T - stems[stem]).max() <= step / 2
+    assert writer.gain == 1
+    assert names(tmp_path / "song") == [f"instrumental.{name}", f"vocals.{name}"]
 
 
-def test_16_bit_input_comes_back_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("name", ["wav", "flac"])
+def test_16_bit_input_comes_back_bit_for_bit(tmp_path, name):
     steps = np.arange(-(2**15), 2**15, dtype=np.int16)
     soundfile.write(tmp_path / "a.wav", steps, 8000)
     waveform, _ = read_audio(tmp_path / "a.wav")
-    with StemWriter(tmp_path / "song", STEMS, 1, 8000, "16") as writer:
-        writer.write({"vocals": waveform, "instrumental": np.zeros_like(waveform)})
-        writer.commit()
-    assert np.array_equal(soundfile.read(writer.files["vocals"], dtype="int16")[0], steps)
+    stems = {"vocals": waveform, "instrumental": np.zeros_like(waveform)}
+    files = written(writer_of(tmp_path / "song", name, channels=1), stems)
+    assert np.array_equal(soundfile.read(files["vocals"], dtype="int16")[0], steps)
+
+
+@pytest.mark.parametrize(("name", "bit_depth"), KINDS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_rate_channels_and_length_are_kept(tmp_path, name, bit_depth, channels):
+    """Of one sample, of odd lengths, and around the frames of the encoders."""
+    for samples in (1, 2, 575, 576, 1151, 4097, 24001):
+        waveform = noise(samples, channels)
+        writer = writer_of(tmp_path, name, bit_depth, channels, 48000, ("vocals",))
+        path = written(writer, {"vocals": waveform})["vocals"]
+        found, rate = read_audio(path)
+        assert (found.shape, rate) == (waveform.shape, 48000)
+        if name in ("wav", "flac"):
+            step = {"16": 2**-15, "24": 2**-23, "float": 0}[bit_depth]
+            assert np.abs(found - waveform).max() <= step / 2
+
+
+@given(samples=st.integers(1, 3000), rate=st.sampled_from([1000, 11025, 37800, 44100, 96000, 768_000]))
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("name", ["opus", "mp3", "ogg"])
+def test_a_rate_the_format_cannot_hold_gives_the_length_at_the_nearest(tmp_path_factory, name, samples, rate):
+    writer = writer_of(tmp_path_factory.mktemp("song"), name, None, 1, rate, ("vocals",))
+    path = written(writer, {"vocals": noise(samples, 1)}, 997)["vocals"]
+    info = soundfile.info(path)
+    expected = max(int(samples * info.samplerate / rate + 0.5), 1)
+    assert (info.samplerate, info.frames) == (writer.format.sample_rate, expected)
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus", "mp3"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_lossy_stems_begin_at_the_same_sample_and_sound_like_it(tmp_path, example, name, channels):
+    waveform = read_audio(example / "mixture.flac")[0][:channels, 200_000:300_000]
+    path = written(writer_of(tmp_path, name, None, channels, 44100, ("vocals",)), {"vocals": waveform})["vocals"]
+    found, rate = read_audio(path)
+    if rate != 44100:
+        import soxr
+
+        waveform = soxr.resample(waveform.T, 44100, rate, "VHQ").T.reshape(channels, -1)
+    assert found.shape == waveform.shape
+
+    def error(shift: int) -> float:
+        part = slice(5000, -5000)
+        return float(np.square(np.roll(found, shift, 1)[:, part] - waveform[:, part]).mean())
+
+    power = float(np.square(waveform).mean())
+    assert error(0) < 0.02 * power
+    assert all(error(0) < error(shift) for shift in (-2, -1, 1, 2))
+
+
+@pytest.mark.parametrize(("name", "bit_depth"), KINDS)
+def test_the_same_stems_give_the_same_bytes(tmp_path, name, bit_depth):
+    block, bytes_ = {"vocals": noise(30_000), "instrumental": noise(30_000, seed=1)}, []
+    tags = Tags({"TITLE": ("Caesium",)})
+    for folder in ("a", "b"):
+        files = written(writer_of(tmp_path / folder, name, bit_depth, rate=48000, tags=tags), block)
+        bytes_.append([path.read_bytes() for path in files.values()])
+    assert bytes_[0] == bytes_[1]
+    assert bytes_[0][0] != bytes_[0][1]
 
 
 def test_what_would_clip_is_lowered_by_one_gain_for_all_stems(tmp_path):
     stems = {"vocals": 4 * noise(5000), "instrumental": noise(5000, seed=1)}
     peak = np.abs(stems["vocals"]).max()
     assert peak > 1
-    for bit_depth, gain in (("16", 1 / peak), ("24", 1 / peak), ("float", 1)):
-        with StemWriter(tmp_path / bit_depth, STEMS, 2, 8000, bit_depth) as writer:
-            writer.write(stems)
-            writer.commit()
-        assert writer.gain == pytest.approx(gain)
-        for stem, path in writer.files.items():
+    for name, bit_depth, gain in (("wav", "16", 1 / peak), ("flac", "24", 1 / peak), ("wav", "float", 1)):
+        writer = writer_of(tmp_path / bit_depth, name, bit_depth)
+        for stem, path in written(writer, stems).items():
             np.testing.assert_allclose(read_audio(path)[0], gain * stems[stem], atol=5e-5)
+        assert writer.gain == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus", "mp3"])
+def test_lossy_stems_are_lowered_too_as_their_encoders_would_clip(tmp_path, name):
+    tone = np.sin(2 * np.pi * 440 / 48000 * np.arange(48000, dtype=np.float32))[None]
+    stems = {"vocals": 2 * tone, "instrumental": 0.5 * tone}
+    writer = writer_of(tmp_path, name, None, 1, 48000)
+    files = written(writer, stems)
+    assert writer.gain == pytest.approx(0.5)
+    for stem, path in files.items():
+        found = read_audio(path)[0][:, 4800:-4800]
+        assert np.abs(found).max() == pytest.approx(np.abs(stems[stem]).max() / 2, rel=0.03)
+
+
+def test_the_peak_counts_at_the_rate_of_the_file(tmp_path):
+    """Full scale squares overshoot when they are resampled; that is what would clip."""
+    square = np.tile(np.repeat(np.float32([1, -1]), 50), (1, 100))
+    writer = writer_of(tmp_path, "opus", None, 1, 44100, ("vocals",))
+    written(writer, {"vocals": square})
+    assert writer.peaks["vocals"] > 1.05 and writer.gain == pytest.approx(1 / writer.peaks["vocals"])
 
 
 def test_full_scale_does_not_count_as_clipping(tmp_path):
     square = np.tile(np.float32([1, -1]), (2, 100))
-    with StemWriter(tmp_path / "song", STEMS, 2, 8000, "16") as writer:
-        writer.write({"vocals": square, "instrumental": 0 * square})
-        writer.commit()
+    writer = writer_of(tmp_path / "song")
+    files = written(writer, {"vocals": square, "instrumental": 0 * square})
     assert writer.gain == 1
-    np.testing.assert_allclose(read_audio(writer.files["vocals"])[0], square, atol=2**-15)
+    np.testing.assert_allclose(read_audio(files["vocals"])[0], square, atol=2**-15)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bit_depth", ["16", "float"])
+def test_values_that_are_not_finite_never_become_a_file(tmp_path, value, bit_depth):
+    block = noise(100)
+    block[1, 50] = value
+    with pytest.raises(EngineError, match=r"vocals\.wav: values that are not finite"):
+        written(writer_of(tmp_path / "song", bit_depth=bit_depth), {"vocals": block, "instrumental": noise(100)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_stem_alone_can_be_written(tmp_path):
+    stems = {"vocals": noise(100), "instrumental": 9 * noise(100)}
+    writer = writer_of(tmp_path, stems=("vocals",))
+    written(writer, stems)
+    assert names(tmp_path) == ["vocals.wav"]
+    assert writer.gain == 1
 
 
 def test_parts_grow_beside_the_final_place_and_names_come_at_the_end(tmp_path):
     folder = tmp_path / "song"
     block = noise(100_000)
-    with StemWriter(folder, STEMS, 2, 8000, "16") as writer:
-        sizes = []
-        for _ in range(3):
-            writer.write({"vocals": block, "instrumental": block})
-            assert sorted(path.name for path in folder.iterdir()) == ["instrumental.wav.part", "vocals.wav.part"]
-            sizes.append((folder / "vocals.wav.part").stat().st_size)
-        assert sizes == sorted(sizes) and sizes[0] < sizes[2]
-        writer.commit()
-    assert sorted(path.name for path in folder.iterdir()) == ["instrumental.wav", "vocals.wav"]
+    for bit_depth, kept in (("16", 1), ("float", 0)):
+        with writer_of(folder, bit_depth=bit_depth) as writer:
+            parts = sorted(part_paths(path)[kept].name for path in writer.files.values())
+            sizes = []
+            for _ in range(3):
+                writer.write({"vocals": block, "instrumental": block})
+                assert [name for name in names(folder) if name not in ("vocals.wav", "instrumental.wav")] == parts
+                sizes.append((folder / parts[0]).stat().st_size)
+            assert sizes == sorted(sizes) and sizes[0] < sizes[2]
+            writer.commit()
+        assert names(folder) == ["instrumental.wav", "vocals.wav"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_ends_early_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), StemWriter(tmp_path / "new" / "song", STEMS, 2, 8000, "16") as writer:
+@pytest.mark.parametrize("bit_depth", ["16", "float"])
+def test_what_ends_early_leaves_nothing(tmp_path, error, bit_depth):
+    with pytest.raises(error), writer_of(tmp_path / "new" / "song", bit_depth=bit_depth) as writer:
         writer.write({"vocals": noise(10), "instrumental": noise(10)})
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_there_before_stays_until_the_new_is_whole(tmp_path):
-    folder = tmp_path / "song"
-    folder.mkdir()
-    (folder / "vocals.wav").write_text("old")
-    with pytest.raises(ValueError), StemWriter(folder, STEMS, 2, 8000, "16") as writer:
+    (tmp_path / "vocals.wav").write_text("old")
+    with pytest.raises(ValueError), writer_of(tmp_path) as writer:
         writer.write({"vocals": noise(10), "instrumental": noise(10)})
         raise ValueError
-    assert [path.name for path in folder.iterdir()] == ["vocals.wav"]
-    assert (folder / "vocals.wav").read_text() == "old"
+    assert names(tmp_path) == ["vocals.wav"]
+    assert (tmp_path / "vocals.wav").read_text() == "old"
 
 
-def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch):
-    convert = StemWriter._convert
+@pytest.mark.parametrize("method", ["encode", "check", "settle", "move"])
+def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, method):
+    owner, name = (ft.stem_files, "move_into_place") if method == "move" else (ft.stem_files.StemPart, method)
+    works = getattr(owner, name)
 
-    def fails_for_the_second(self, file, path):
+    def fails_for_the_second(first, *others):
+        path = others[0] if method == "move" else first.path
         if path.name.startswith("instrumental"):
             raise OSError(28, "No space left on device")
-        convert(self, file, path)
+        works(first, *others)
 
-    monkeypatch.setattr(StemWriter, "_convert", fails_for_the_second)
-    with (
-        pytest.raises(AudioError, match=r"instrumental\.wav: cannot write: No space left on device"),
-        StemWriter(tmp_path / "song", STEMS, 2, 8000, "16") as writer,
-    ):
-        writer.write({"vocals": noise(10), "instrumental": noise(10)})
-        writer.commit()
+    monkeypatch.setattr(owner, name, fails_for_the_second)
+    with pytest.raises(AudioError, match=r"instrumental\.wav: cannot write: No space left on device"):
+        written(writer_of(tmp_path / "song"), {"vocals": noise(10), "instrumental": noise(10)})
+    assert list(tmp_path.iterdir()) == []
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_stem_files import noise, writer_of, written
+folder, name, depth, limit = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+from ft.errors import FtError
+writer = writer_of(folder / "new", name, None if depth == "None" else depth, 2, 48000, ("vocals",))
+if limit < 0:  # of the encoder alone, by which the file falls short
+    encode = writer._stems["vocals"].encode
+    def limited(gain):
+        size = int(sys.argv[5]) + limit
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        encode(gain)
+    writer._stems["vocals"].encode = limited
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    written(writer, {{"vocals": noise(60_000)}})
+except FtError as error:
+    sys.stderr.write(f"ft: {{error}}\\n")
+    sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
+@pytest.mark.parametrize(("name", "bit_depth"), KINDS)
+def test_a_disk_that_fills_up_leaves_one_line_and_nothing_else(tmp_path, name, bit_depth):
+    """At the first byte, in the middle, and within what an encoder writes when it is closed, of which libsndfile is
+    silent; never a traceback of a callback, nor a word of a decoder that is given half a file."""
+    size = written(writer_of(tmp_path / "a", name, bit_depth, 2, 48000, ("v",)), {"v": noise(60_000)})["v"]
+    script = LIMITED.format(tests=str(Path(__file__).parent))
+    limits = [0, 40_000] if bit_depth == "float" else [40_000, -1, -700]
+    for limit in limits:
+        command = [sys.executable, "-W", "error", "-c", script, tmp_path, name, str(bit_depth), str(limit)]
+        done = subprocess.run(
+            [*map(str, command), str(size.stat().st_size)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        assert done.returncode == 1, done.stderr
+        assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.endswith(f"vocals.{name}: cannot write: File too large\n"), done.stderr
+        assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["flac", "ogg", "opus", "mp3"])
+def test_a_file_that_an_encoder_left_incomplete_never_gets_its_name(tmp_path, monkeypatch, name):
+    """Whatever the reason may be: 400 bytes are missing at the end."""
+    encode = ft.stem_files.StemPart.encode
+
+    def forgets(part, gain):
+        encode(part, gain)
+        os.truncate(part.part, part.part.stat().st_size - 400)
+
+    monkeypatch.setattr(ft.stem_files.StemPart, "encode", forgets)
+    with pytest.raises(AudioError, match=r"vocals\.\w+: (not whole after writing|cannot write)"):
+        written(writer_of(tmp_path / "song", name, None, 2, 48000, ("vocals",)), {"vocals": noise(60_000)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,17 +306,117 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(AudioError, match=r"song: cannot write there: Not a directory"),
-        StemWriter(tmp_path / "file" / "song", STEMS, 2, 8000, "16"),
+        writer_of(tmp_path / "file" / "song"),
     ):
         pass
+    assert names(tmp_path) == ["file"]
 
 
-def test_sound_too_long_for_wav_becomes_rf64(tmp_path, monkeypatch):
-    monkeypatch.setattr(ft.stem_files, "_WAV_LIMIT", 1000)
-    for samples, expected in ((100, "WAV"), (1000, "RF64")):
-        waveform = noise(samples)
-        with StemWriter(tmp_path / "song", STEMS, 2, 8000, "float") as writer:
-            writer.write({"vocals": waveform, "instrumental": waveform})
-            writer.commit()
-        assert soundfile.info(writer.files["vocals"]).format == expected
-        assert np.array_equal(read_audio(writer.files["vocals"])[0], waveform)
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_is_made(tmp_path):
+    (tmp_path / "instrumental.wav").mkdir()
+    with (
+        pytest.raises(AudioError, match=r"instrumental\.wav: is a folder; expected to write a file"),
+        writer_of(tmp_path),
+    ):
+        pass
+    assert names(tmp_path) == ["instrumental.wav"]
+
+
+def test_names_may_be_as_long_as_the_file_system_allows_and_not_longer(tmp_path):
+    format = stem_format(SeparateOptions(), AudioInfo(Path("a"), 8000, 1, 1, "16"))
+    longest = tmp_path / "song" / ("ä" * 125 + "b.wav")
+    assert len(os.fsencode(longest.name)) == 255
+    written(StemWriter({"vocals": longest}, 1, 8000, format), {"vocals": noise(10, 1)})
+    assert names(tmp_path / "song") == [longest.name]
+    too_long = tmp_path / "new" / f"b{longest.name}"
+    with pytest.raises(AudioError, match=r"bä+b\.wav: cannot write: File name too long"):
+        written(StemWriter({"vocals": too_long}, 1, 8000, format), {"vocals": noise(10, 1)})
+    with pytest.raises(AudioError, match=r"File name too long"):
+        written(StemWriter({"vocals": tmp_path / "new" / ("c" * 256) / "v.wav"}, 1, 8000, format), {})
+    assert names(tmp_path) == ["song"]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+@pytest.mark.parametrize(("name", "bit_depth"), KINDS)
+def test_names_that_are_no_text_are_written(tmp_path, name, bit_depth):
+    folder = tmp_path / os.fsdecode(b"caf\xe9 \xff")
+    writer = writer_of(folder, name, bit_depth, rate=48000, tags=Tags({"TITLE": ("x",)}))
+    files = written(writer, {"vocals": noise(5000), "instrumental": noise(5000)})
+    assert names(folder) == sorted(path.name for path in files.values()) and writer.warnings == []
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
+    script = (
+        f"import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from test_stem_files import noise, writer_of\n"
+        "for folder, depth in (('a', '16'), ('b', 'float')):\n"
+        "    writer = writer_of(Path(sys.argv[1]) / folder, bit_depth=depth)\n"
+        "    writer.__enter__()\n"
+        "    writer.write({'vocals': noise(10), 'instrumental': noise(10)})\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        left = names(folder)
+        assert len(left) == 2 and all(name.startswith(".ft-") and name.endswith(".part") for name in left)
+        (folder / "mine.part").touch()
+        (folder / "vocals.wav").touch()
+        remove_parts([folder / "vocals.wav", folder / "instrumental.wav"])
+        assert names(folder) == ["mine.part", "vocals.wav"]
+
+
+def test_songs_of_several_threads_do_not_take_each_others_folders(tmp_path):
+    """One song after another fails beside those that are written below the same new folder."""
+    errors: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(40):
+                with writer_of(tmp_path / "out" / f"{number % 2}" / f"{number}-{turn}") as writer:
+                    writer.write({"vocals": noise(10), "instrumental": noise(10)})
+                    if number < 2:
+                        writer.commit()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(list(tmp_path.rglob("*.wav"))) == 160 and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("bit_depth", ["16", "24", "float"])
+def test_sound_too_long_for_wav_becomes_rf64(tmp_path, monkeypatch, bit_depth):
+    monkeypatch.setattr(ft.wav_file, "_LIMIT", 1000)
+    for samples, expected in ((100, "WAV"), (1001, "RF64")):
+        waveform = noise(samples, 1)
+        files = written(writer_of(tmp_path, bit_depth=bit_depth, channels=1, stems=("v",)), {"v": waveform})
+        assert soundfile.info(files["v"]).format == expected
+        np.testing.assert_allclose(read_audio(files["v"])[0], waveform, atol=2**-15)
+
+
+@pytest.mark.parametrize(("bit_depth", "size"), [("16", 44), ("24", 44)])
+def test_the_header_of_integers_is_the_plain_one(tmp_path, bit_depth, size):
+    """44 bytes, which every program reads, Python's own module among them."""
+    waveform = noise(101, 1)
+    path = written(writer_of(tmp_path, bit_depth=bit_depth, channels=1, stems=("v",)), {"v": waveform})["v"]
+    width = int(bit_depth) // 8
+    assert path.stat().st_size == size + 101 * width + 101 * width % 2
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, width, 8000)
+        assert file.getnframes() == 101
+
+
+def test_other_programs_read_float_wav_and_rf64(tmp_path, monkeypatch):
+    av = pytest.importorskip("av")
+    for limit in (1 << 32, 1000):
+        monkeypatch.setattr(ft.wav_file, "_LIMIT", limit)
+        waveform = 3 * noise(5001)
+        path = written(writer_of(tmp_path, bit_depth="float", stems=("v",)), {"v": waveform})["v"]
+        with av.open(str(path)) as file:
+            blocks = [frame.to_ndarray().reshape(-1, 2).T for frame in file.decode(audio=0)]
+        assert np.array_equal(np.concatenate(blocks, axis=1), waveform)

@@ -1,0 +1,190 @@
+"""One stem file on its way: from blocks of sound to a part that is whole and only lacks its name."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from ft.audio import BLOCK_SAMPLES, peak_of
+from ft.dsp import StreamingResampler
+from ft.errors import AudioError, EngineError
+from ft.formats import StemFormat, encoder_settings
+from ft.ogg import set_serial
+from ft.wav_file import WavFile, quantised
+
+Array = NDArray[np.float32]
+
+_TAIL_SAMPLES = 4096
+_ENCODER_SAMPLES = 4096
+"""Given to an encoder at once; libvorbis takes its memory from the stack."""
+
+
+class StemPart:
+    """One file on its way: its parts, and what is known of it. All methods but `discard` may raise OSError."""
+
+    def __init__(self, path: Path, channels: int, sample_rate: int, format: StemFormat) -> None:
+        self.path, self.channels, self.format = path, channels, format
+        self.part, self.raw = part_paths(path)
+        self.peak = 0.0
+        self.samples = 0
+        """In the file."""
+        self._came = 0
+        self._resampler = StreamingResampler(sample_rate, format.sample_rate, channels)
+        self._raw: BinaryIO | None = None
+        self._wav: WavFile | None = None
+
+    def open(self) -> None:
+        if self.format.clips:
+            self._raw = self.raw.open("w+b")
+        else:
+            self._wav = WavFile(self.part, self.channels, self.format.sample_rate, "float")
+
+    def write(self, block: Array) -> None:
+        if not math.isfinite(peak_of(block)):
+            raise EngineError(f"{self.path}: values that are not finite came; the model or its engine is broken")
+        self._came += block.shape[1]
+        self._append(self._resampler.push(block))
+
+    def finish(self) -> None:
+        """Completes the sound: as many samples as the song has at the rate of the file, rounded, but at least one."""
+        self._append(self._resampler.finish())
+        # soxr gives as many, but none for a single sample to a quarter of its rate.
+        if self._came and not self.samples:
+            self._append(np.zeros((self.channels, 1), np.float32))
+
+    def encode(self, gain: float) -> None:
+        """Makes the part that becomes the file."""
+        if self._wav is not None:
+            self._wav.finish()
+            return
+        assert self._raw is not None
+        self._raw.flush()
+        self._raw.seek(0)
+        depth = self.format.bit_depth
+        if self.format.name == "wav":
+            assert depth is not None
+            self._wav = WavFile(self.part, self.channels, self.format.sample_rate, depth, self.samples)
+            for frames in self._frames(self._raw, BLOCK_SAMPLES, gain):
+                self._wav.write(frames.T)
+            self._wav.finish()
+            return
+        self.part.open("wb").close()  # for an error that says why, which libsndfile's do not
+        settings = encoder_settings(self.format, self.channels)
+        serial = 0
+        try:
+            with soundfile.SoundFile(
+                _name(self.part), "w", self.format.sample_rate, self.channels, **settings
+            ) as sound:
+                for frames in self._frames(self._raw, _ENCODER_SAMPLES, gain):
+                    serial = zlib.crc32(frames.data, serial)
+                    sound.write(frames if depth is None else quantised(frames, depth))
+        except soundfile.LibsndfileError:
+            require_room(self.part)
+            raise
+        require_room(self.part)
+        if settings["format"] == "OGG":
+            set_serial(self.part, serial)
+
+    def check(self) -> None:
+        """Raises AudioError unless the part is whole: its header says what it should, and its end can be read."""
+        expected = (self.samples, self.format.sample_rate, self.channels)
+        with soundfile.SoundFile(_name(self.part)) as sound:
+            found = (sound.frames, sound.samplerate, sound.channels)
+            if found == expected:
+                tail = min(self.samples, _TAIL_SAMPLES)
+                sound.seek(self.samples - tail)
+                found = (self.samples - tail + len(sound.read(tail + 1)), *found[1:])
+        if found != expected:
+            raise AudioError(
+                f"{self.path}: not whole after writing: (samples, Hz, channels) are {found}; expected {expected}. "
+                "Nothing was kept"
+            )
+
+    def settle(self) -> None:
+        """Waits until the part is on the disk."""
+        with self.part.open("r+b") as file:
+            os.fsync(file.fileno())
+
+    def remove_raw(self) -> None:
+        if self._raw is not None:
+            self._raw.close()
+            self.raw.unlink()
+            self._raw = None
+
+    def discard(self) -> None:
+        """Removes the parts, where there are any."""
+        if self._wav is not None:
+            self._wav.close()
+        if self._raw is not None:
+            with suppress(OSError):  # that what is buffered cannot be written does not matter any more
+                self._raw.close()
+        remove(self.part)
+        remove(self.raw)
+
+    def _append(self, block: Array) -> None:
+        if block.shape[1] == 0:
+            return
+        self.peak = max(self.peak, peak_of(block))
+        if self._wav is not None:
+            self._wav.write(block)
+        elif self._raw is not None:
+            self._raw.write(np.ascontiguousarray(block.T, dtype=np.float32).data)
+        self.samples += block.shape[1]
+
+    def _frames(self, raw: BinaryIO, samples: int, gain: float) -> Iterator[Array]:
+        """The sound (samples, channels) in blocks."""
+        while len(values := np.fromfile(raw, np.float32, samples * self.channels)):
+            values *= np.float32(gain)
+            yield values.reshape(-1, self.channels)
+
+
+def part_paths(path: Path) -> tuple[Path, Path]:
+    """Where a file grows until it gets its name, and where its raw sound does: beside it, under short hidden names.
+
+    A name as long as the file system allows has room for no suffix.
+
+    >>> [part.name for part in part_paths(Path("song/vocals.wav"))]
+    ['.ft-3b77e4cea6b1.part', '.ft-3b77e4cea6b1.raw.part']
+    """
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return path.with_name(f".ft-{digest}.part"), path.with_name(f".ft-{digest}.raw.part")
+
+
+def require_room(part: Path) -> None:
+    """Raises OSError where a file cannot grow any more.
+
+    libsndfile does not tell why a disk refuses to be written, and while it closes a file not even that. A disk that was
+    full then is still full now.
+    """
+    with part.open("r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        missing = 4096
+        try:
+            while missing:
+                missing -= file.write(bytes(missing))
+        finally:
+            file.truncate(size)
+
+
+def _name(path: Path) -> str | bytes:
+    """A path as soundfile takes it, names that are no text included."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder where it is empty."""
+    with suppress(OSError):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
