@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,9 @@ from ft.audio import MAX_CHANNELS
 from ft.config import ModelConfig
 from ft.dsp import StreamingFrames, StreamingIstft, StreamingResampler, StreamingStft
 from ft.errors import AudioError
-from ft.windows import Blender, Frames, Window
+from ft.masks import GridMean, Postprocess
+from ft.pictures import Pictures
+from ft.windows import Frames, Grid, Window
 
 Array = NDArray[np.float32]
 Spec = NDArray[np.complex64]
@@ -124,20 +126,47 @@ class Output(ABC):
 
 
 class Synthesis(Output):
-    """From masks: they are blended, and the masked frames go through the inverse STFT."""
+    """From masks (channels, frames, bins): they become one for the song, and its frames go through the inverse STFT."""
 
-    def __init__(self, config: ModelConfig, analysis: Analysis, fade: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        analysis: Analysis,
+        grids: Sequence[Grid],
+        postprocess: bool = False,
+        pictures: Pictures | None = None,
+    ) -> None:
+        """
+        Args:
+            grids: those of the windows.
+            postprocess: whether frames without vocals are silenced (`ft.postprocess`).
+            pictures: is given every finished frame.
+        """
         super().__init__(config, analysis)
-        self.blender = Blender(fade)
+        self.mean = GridMean(grids)
+        self.postprocess = Postprocess(config) if postprocess else None
+        self.pictures = pictures
         self.istft = StreamingIstft(analysis.channels, config.audio.n_fft, config.audio.hop_length)
 
     def _vocals(self, window: Window, result: Array) -> Array:
-        blended = self.blender.push(window, song_mask(result, window.spec.shape[0]))
-        spec: Spec = window.spec[:, window.finished]
-        return self.istft.push(spec * vocals_mask(blended, self.config))
+        spec, mask = self.mean.push(window, result)
+        vocals = vocals_mask(mask, self.config)
+        if self.postprocess is not None:
+            spec, vocals = self.postprocess.push(spec, mask, vocals)
+        return self._sound(spec, vocals)
 
     def _rest(self, samples: int) -> Array:
-        return self.istft.finish(samples)
+        if self.postprocess is None:
+            return self.istft.finish(samples)
+        head = self._sound(*self.postprocess.finish())
+        return np.concatenate((head, self.istft.finish(samples)), axis=1)
+
+    def _sound(self, spec: Spec, vocals: Array) -> Array:
+        if spec.shape[1] == 0:
+            return np.zeros((spec.shape[0], 0), np.float32)
+        if self.pictures is not None:
+            self.pictures.add(1 - vocals, spec)
+        return self.istft.push(spec * vocals)
 
 
 def network_input(values: Array, scale: float, config: ModelConfig) -> Array:
