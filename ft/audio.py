@@ -1,11 +1,19 @@
-"""Audio files: what they say of themselves, and their sound in blocks."""
+"""Audio: what files say of themselves, and their sound in blocks.
+
+`open_source` gives an `AudioSource`, whatever reads it: libsndfile (`ft/sound_file.py`), FFmpeg (`ft/media.py`), or the
+reader of WAV streams (`ft/pipe_source.py`), which also knows files whose header says less than is there.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 import soundfile
@@ -15,6 +23,7 @@ from ft.errors import AudioError
 from ft.options import BitDepth
 
 Array = NDArray[np.float32]
+Source = TypeVar("Source", bound="AudioSource")
 
 BLOCK_SAMPLES = 1 << 16
 MAX_CHANNELS = 2
@@ -35,13 +44,9 @@ MEDIA_SUFFIXES = _suffixes(
 )
 """Of files that FFmpeg reads, through PyAV. Not .ts and .mts, which are programs more often than films."""
 READABLE = "WAV, FLAC, OGG, MP3 or another format that libsndfile reads"
-
-_SUBTYPES: dict[str, BitDepth] = {
-    "PCM_24": "24",
-    "PCM_32": "24",
-    "FLOAT": "float",
-    "DOUBLE": "float",
-}
+INSTALL_MEDIA = "pip install 'frame-transformer[media]'"
+RATES = (1_000, 768_000)
+_ALLOW = "--allow-truncated separates what is there"
 
 
 @dataclass(frozen=True)
@@ -51,28 +56,188 @@ class AudioInfo:
     path: Path
     sample_rate: int
     channels: int
-    samples: int
+    samples: int | None
+    """Of the part that is read; None where nobody knows before its end. Of a video as its container rounds it."""
     bit_depth: BitDepth
     """In which its stems are written: its own, or 16 where the format has none of these (MP3, OGG)."""
 
     @property
-    def seconds(self) -> float:
-        return self.samples / self.sample_rate
+    def seconds(self) -> float | None:
+        return None if self.samples is None else self.samples / self.sample_rate
+
+
+class Broken(Exception):
+    """What decodes met something that it cannot decode; everything before it was given."""
+
+
+class AudioSource(ABC):
+    """A sound that is read in blocks; a context manager that gives its files back.
+
+    Args:
+        sample_rate, channels, bit_depth: as in `AudioInfo`.
+        total: samples of the whole sound as its header promises them; None where it does not.
+        start, duration: the part of it that is wanted, in seconds.
+        allow_truncated: take what is there of a sound that ends too early, and warn.
+    Raises:
+        AudioError: nothing that can be separated, or `start` lies behind the end.
+    """
+
+    repeatable = True
+    """Whether `blocks` can be called again."""
+
+    def __init__(
+        self,
+        path: Path,
+        sample_rate: int,
+        channels: int,
+        bit_depth: BitDepth,
+        total: int | None,
+        *,
+        start: float = 0.0,
+        duration: float | None = None,
+        allow_truncated: bool = False,
+    ) -> None:
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise AudioError(f"{path}: {channels} channels; expected 1 or 2. Mix it down first, e.g. ffmpeg -ac 2")
+        if not RATES[0] <= sample_rate <= RATES[1]:
+            raise AudioError(f"{path}: a sample rate of {sample_rate} Hz; expected {RATES[0]} to {RATES[1]}")
+        if total == 0:
+            raise AudioError(f"{path}: holds no samples; expected at least one")
+        self.warnings: list[str] = []
+        """What happened while reading that did not end it."""
+        self._path, self._rate = path, sample_rate
+        self._allow_truncated = allow_truncated
+        self._total = total
+        self._start = start
+        self._first = round(start * sample_rate)
+        self._stop = None if duration is None else self._first + max(1, round(duration * sample_rate))
+        if total is not None and self._first >= total:
+            raise AudioError(f"{path}: --start {start:g}: the sound ends after {total / sample_rate:.3g} s")
+        samples = self._last(total)
+        self.info = AudioInfo(
+            path, sample_rate, channels, None if samples is None else samples - self._first, bit_depth
+        )
+
+    @abstractmethod
+    def _decode(self, first: int) -> Generator[Array, None, None]:
+        """Blocks (channels, samples) from sample `first` to the end. Raises Broken."""
+
+    def close(self) -> None:  # noqa: B027  (most open nothing before `blocks`)
+        """Gives back what is open."""
+
+    def blocks(self) -> Generator[Array, None, None]:
+        """The sound in blocks (channels, samples), float32, full scale at 1; from the beginning at each call.
+
+        Raises:
+            AudioError: damaged or shorter than its header promises, or values that are not finite.
+        """
+        position, broken = self._first, None
+        blocks = self._decode(position)
+        try:
+            while self._stop is None or position < self._stop:
+                try:
+                    block = next(blocks)
+                except StopIteration:
+                    break
+                except Broken as error:
+                    broken = str(error)
+                    break
+                if self._stop is not None:
+                    block = block[:, : self._stop - position]
+                if not (finite := np.isfinite(block)).all():
+                    at = (position + int(finite.all(axis=0).argmin())) / self._rate
+                    raise AudioError(f"{self._path}: values that are not finite after {at:.1f} s; expected none")
+                position += block.shape[1]
+                if block.shape[1]:
+                    yield block
+        finally:
+            blocks.close()
+        if self._stop is not None and position >= self._stop:
+            return
+        if broken is not None or (self._total is not None and position < self._total):
+            self._ends_early(position, self._total, broken)
+        if position == self._first:
+            if self._first:
+                raise AudioError(f"{self._path}: --start {self._start:g}: the sound ends before")
+            raise AudioError(f"{self._path}: holds no samples; expected at least one")
+
+    def _last(self, total: int | None) -> int | None:
+        """Where the wanted part ends."""
+        if total is None or self._stop is None:
+            return total
+        return min(total, self._stop)
+
+    def _ends_early(self, position: int, total: int | None, why: str | None = None) -> None:
+        """Raises AudioError, or warns where that was allowed."""
+        what = ends_after(position, total, self._rate) if why is None else ""
+        if why is not None:
+            what = f"damaged or cut off after {position / self._rate:.1f} s"
+            what += f" of {total / self._rate:.1f} s ({why})" if total is not None else f" ({why})"
+        self._truncated(what)
+
+    def _truncated(self, what: str) -> None:
+        if not self._allow_truncated:
+            raise AudioError(f"{self._path}: {what}. {_ALLOW}")
+        warning = f"{self._path}: {what}"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def __enter__(self: Source) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def ends_after(found: int, expected: int | None, rate: int) -> str:
+    """Says that a sound is shorter than its header has it; counts of samples where seconds would look alike.
+
+    >>> ends_after(141120, 220500, 44100)
+    'ends after 3.2 s; its header says 5.0 s'
+    >>> ends_after(220499, 220500, 44100)
+    'ends after 220499 samples; its header says 220500'
+    """
+    if expected is None:
+        return f"ends too early, after {found / rate:.1f} s"
+    short, long = f"{found / rate:.1f} s", f"{expected / rate:.1f} s"
+    if short == long:
+        short, long = f"{found} samples", f"{expected}"
+    return f"ends after {short}; its header says {long}"
+
+
+def open_source(
+    path: Path,
+    *,
+    track: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    allow_truncated: bool = False,
+) -> AudioSource:
+    """Opens a file by whatever reads it; where FFmpeg is needed it takes the `media` extra.
+
+    Args:
+        track: of the audio tracks of a video, from 1; None is the first.
+        start, duration: the part that is read, in seconds.
+        allow_truncated: take what is there of a file that ends too early, and warn; an error otherwise.
+    Raises:
+        AudioError: missing, no audio, without samples, truncated, of more than two channels or an absurd rate.
+    """
+    from ft.sound_file import open_sound_file
+
+    head = _head(path)
+    if track is not None or path.suffix.lower() in MEDIA_SUFFIXES or _is_container(head):
+        from ft.media import open_media
+
+        return open_media(path, track=track, start=start, duration=duration, allow_truncated=allow_truncated)
+    return open_sound_file(path, head, start=start, duration=duration, allow_truncated=allow_truncated)
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """The header of an audio file that can be separated.
-
-    Raises:
-        AudioError: missing, no audio, without samples, or of more than two channels.
-    """
-    with _open(path) as file:
-        if file.channels > MAX_CHANNELS:
-            raise AudioError(f"{path}: {file.channels} channels; expected 1 or 2. Mix it down first, e.g. ffmpeg -ac 2")
-        if file.frames == 0:
-            raise AudioError(f"{path}: holds no samples; expected at least one")
-        bit_depth = _SUBTYPES.get(file.subtype, "16")
-        return AudioInfo(path, file.samplerate, file.channels, file.frames, bit_depth)
+    """The header of an audio file that can be separated. Raises AudioError, as `open_source` does."""
+    with open_source(path) as source:
+        return source.info
 
 
 def songs_in(paths: Sequence[Path]) -> list[Path]:
@@ -96,30 +261,21 @@ def songs_in(paths: Sequence[Path]) -> list[Path]:
 def read_blocks(path: Path, samples: int = BLOCK_SAMPLES) -> Iterator[Array]:
     """The sound of a file in blocks (channels, samples), float32, full scale at 1.
 
+    Args:
+        samples: at most so many in a block.
     Raises:
-        AudioError: the file cannot be read, is damaged on the way, or holds values that are not finite.
+        AudioError: the file cannot be read, is damaged or truncated, or holds values that are not finite.
     """
-    with _open(path) as file:
-        position = 0
-        while True:
-            try:
-                block = file.read(samples, dtype="float32", always_2d=True)
-            except (soundfile.LibsndfileError, RuntimeError) as error:
-                raise AudioError(
-                    f"{path}: damaged after {position / file.samplerate:.1f} s: {reason(error)}"
-                ) from error
-            if len(block) == 0:
-                return
-            if not np.isfinite(block).all():
-                raise AudioError(f"{path}: values that are not finite after {position / file.samplerate:.1f} s")
-            position += len(block)
-            yield np.ascontiguousarray(block.T)
+    with open_source(path) as source, closing(source.blocks()) as blocks:
+        for block in blocks:
+            for start in range(0, block.shape[1], samples):
+                yield block[:, start : start + samples]
 
 
 def read_audio(path: Path) -> tuple[Array, int]:
     """The whole file (channels, samples) and its sample rate. Raises AudioError."""
-    info = audio_info(path)
-    return np.concatenate(list(read_blocks(path)), axis=1), info.sample_rate
+    with open_source(path) as source:
+        return np.concatenate(list(source.blocks()), axis=1), source.info.sample_rate
 
 
 def peak_of(block: Array) -> float:
@@ -127,18 +283,29 @@ def peak_of(block: Array) -> float:
     return max(float(block.max(initial=0)), -float(block.min(initial=0)))
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    if not path.exists():
-        raise AudioError(f"{path}: no such file; expected {READABLE}")
-    if not path.is_file():
-        raise AudioError(f"{path}: not a file; expected {READABLE}")
+def _head(path: Path) -> bytes:
+    """The first bytes of a file. Raises AudioError where there is none, or nothing in it."""
     try:
-        return soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
-        raise AudioError(
-            f"{path}: not audio that can be read ({reason(error)}); expected {READABLE}. "
-            "Others can be converted first, e.g. ffmpeg -i FILE song.wav"
-        ) from error
+        if not path.exists():
+            raise AudioError(f"{path}: no such file; expected {READABLE}")
+        if not path.is_file():
+            raise AudioError(f"{path}: not a file; expected {READABLE}")
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({reason(error)})") from error
+    if not head:
+        raise AudioError(f"{path}: an empty file; expected {READABLE}")
+    return head
+
+
+def _is_container(head: bytes) -> bool:
+    """MP4 and QuickTime, Matroska and WebM, ASF, AVI: in some of them libsndfile hears an MP3."""
+    return (
+        head[4:8] == b"ftyp"
+        or head[:4] in (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75")
+        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+    )
 
 
 def reason(error: Exception) -> str:

@@ -1,0 +1,230 @@
+"""Sound files through libsndfile, which shortens what is cut off and ends where it cannot go on; here that is said."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+
+from ft.audio import BLOCK_SAMPLES, INSTALL_MEDIA, READABLE, Array, AudioSource, Broken, ends_after, reason
+from ft.errors import AudioError
+from ft.file_length import Extent, extent, ogg_end
+from ft.options import BitDepth
+from ft.quiet import quiet
+from ft.wav_header import WavHeaderError, read_wav_header
+
+_SUBTYPES: dict[str, BitDepth] = {
+    "PCM_24": "24",
+    "PCM_32": "24",
+    "ALAC_20": "24",
+    "ALAC_24": "24",
+    "ALAC_32": "24",
+    "FLOAT": "float",
+    "DOUBLE": "float",
+}
+_UNKNOWN_FRAMES = (1 << 63) - 1
+"""libsndfile's SF_COUNT_MAX, for a FLAC whose header leaves the count open."""
+_CONVERT = "Others can be converted first, e.g. ffmpeg -i FILE song.wav"
+_ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError, OSError)  # TypeError: a .raw file, without a header
+_MP3_FRAME = 4_096
+"""Bytes at the front in which the count of an MP3's frames stands, once its tag is skipped."""
+
+
+def open_sound_file(
+    path: Path, head: bytes, *, start: float = 0.0, duration: float | None = None, allow_truncated: bool = False
+) -> AudioSource:
+    """Opens a file that libsndfile reads, or that turns out to be of the others.
+
+    Args:
+        head: its first bytes, 12 or more of a whole header.
+    Raises:
+        AudioError: nothing reads it, or it is truncated and that is not allowed.
+    """
+    chosen: dict[str, Any] = {"start": start, "duration": duration, "allow_truncated": allow_truncated}
+    with path.open("rb") as file:
+        found = extent(file)
+    if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE" and _reads_more(path):
+        from ft.pipe_source import WavFile
+
+        return WavFile(path, **chosen)
+    try:
+        return SoundFile(path, found, **chosen)
+    except _ERRORS as error:
+        if found is not None and found.cut and not allow_truncated:
+            raise AudioError(
+                f"{path}: ends after {found.present} bytes of sound; its header says {found.promised}. "
+                "--allow-truncated separates what is there"
+            ) from error
+        if head[:4] == b"OggS":
+            with path.open("rb") as file:
+                if not ogg_end(file)[1]:
+                    raise AudioError(
+                        f"{path}: cut off before any sound that can be read; expected a whole file"
+                    ) from error
+        return _by_others(path, error, chosen)
+
+
+def _reads_more(path: Path) -> bool:
+    """Whether a WAV file's header says less than is there, where libsndfile would go by it."""
+    with path.open("rb") as file:
+        try:
+            header = read_wav_header(file).readable()
+        except WavHeaderError:
+            return False
+        length = file.seek(0, io.SEEK_END)
+    promised = header.data_size(length)
+    return (promised is None and length > header.offset) or (promised is not None and promised != (header.size or 0))
+
+
+def _by_others(path: Path, error: Exception, chosen: dict[str, Any]) -> AudioSource:
+    """What FFmpeg makes of a file that libsndfile does not read."""
+    from ft.media import NoMedia, open_media
+
+    said = reason(error) or type(error).__name__
+    what = f"{path}: not audio that can be read ({said}); expected {READABLE}"
+    if path.suffix.lower() == ".raw":
+        raise AudioError(f"{what}. Bare samples can be piped: ft separate - --raw f32le --rate 44100 < FILE") from error
+    try:
+        return open_media(path, **chosen)
+    except NoMedia:
+        raise AudioError(f"{what}. {INSTALL_MEDIA} adds what FFmpeg reads") from error
+    except AudioError as other:
+        if other.__cause__ is None:  # it is audio, of which something else is wrong
+            raise
+        raise AudioError(f"{what}. {_CONVERT}") from error
+
+
+class SoundFile(AudioSource):
+    """A file that libsndfile reads.
+
+    Args:
+        found: what its header promises in bytes, where that is known.
+    Raises:
+        AudioError: as `open_source`.
+        soundfile.LibsndfileError: libsndfile does not read it.
+    """
+
+    def __init__(self, path: Path, found: Extent | None, **chosen: Any) -> None:
+        self._ogg: int | None = None
+        whole = True
+        with path.open("rb") as file:
+            if file.read(4) == b"OggS":
+                self._ogg, whole = ogg_end(file)
+        self._file_path = path
+        with ExitStack() as stack, quiet():
+            file = self._open(stack)
+            rate, channels, frames, kind = file.samplerate, file.channels, file.frames, file.format
+            depth = _SUBTYPES.get(file.subtype, "16")
+            log = file.extra_info
+        total: int | None = frames
+        if frames >= _UNKNOWN_FRAMES or frames < 0 or (kind == "MP3" and not _counts_frames(path)):
+            total = None
+        super().__init__(path, rate, channels, depth, total, **chosen)
+        if found is not None and found.cut:
+            promised = frames * found.promised // max(1, found.present)
+            self._short_of(frames, max(promised, frames + 1))
+        elif (
+            kind not in ("MP3", "OGG", "FLAC", "RF64") and (promised := _logged(log)) is not None and promised > frames
+        ):
+            self._short_of(frames, promised)
+        elif not whole:
+            self._short_of(frames, None)
+
+    def _short_of(self, frames: int, promised: int | None) -> None:
+        """Says that the end is missing, unless the part that is wanted is there."""
+        if self._stop is None or self._stop > frames:
+            self._truncated(ends_after(frames, promised, self._rate))
+
+    def _open(self, stack: ExitStack) -> soundfile.SoundFile:
+        """The file; of an Ogg file up to its last whole page, without which libsndfile refuses Opus."""
+        if self._ogg is None:
+            return stack.enter_context(soundfile.SoundFile(self._file_path))
+        raw = stack.enter_context(self._file_path.open("rb"))
+        return stack.enter_context(soundfile.SoundFile(_Front(raw, self._ogg)))
+
+    def _decode(self, first: int) -> Generator[Array, None, None]:
+        with ExitStack() as stack:
+            try:
+                with quiet():
+                    file = self._open(stack)
+                    if first:
+                        file.seek(first)
+            except _ERRORS as error:
+                raise Broken(reason(error)) from error
+            while True:
+                # What stays NaN was not decoded: the count of FLAC's samples before damage is not given otherwise.
+                block = np.full((BLOCK_SAMPLES, file.channels), np.nan, np.float32)
+                try:
+                    with quiet():
+                        block = file.read(out=block)
+                except _ERRORS as error:
+                    missing = np.isnan(block).any(axis=1)
+                    decoded = int(missing.argmax()) if missing.any() and file.format == "FLAC" else 0
+                    if decoded:
+                        yield np.ascontiguousarray(block[:decoded].T)
+                    raise Broken(reason(error)) from error
+                if len(block) == 0:
+                    return
+                yield np.ascontiguousarray(block.T)
+
+
+class _Front(io.RawIOBase):
+    """The first `size` bytes of a file. libsndfile's calls must see no exception: they would print it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self._at = file, size, 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            self._file.seek(self._at)
+            data = self._file.read(max(0, min(len(view), self._size - self._at)))
+        except OSError:
+            return 0
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _logged(log: str) -> int:
+    """The count of frames in a header that libsndfile's log tells of (AVR, AIFF, SDS and others); 0 of others."""
+    found = re.search(r"^\s*Frames\s*:\s*(\d{1,12})\s*$", log, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _counts_frames(path: Path) -> bool:
+    """Whether an MP3 says how many frames it has, in a tag of Xing or LAME, or of Fraunhofer (VBRI).
+
+    Without it libsndfile's count is an estimate by the size of the file.
+    """
+    with path.open("rb") as file:
+        head = file.read(10)
+        while head[:3] == b"ID3" and len(head) == 10:
+            size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+            file.seek(size + (10 if head[5] & 0x10 else 0), io.SEEK_CUR)
+            head = file.read(10)
+        front = head + file.read(_MP3_FRAME)
+    at = max(front.find(b"Xing"), front.find(b"Info"))
+    if at >= 0:
+        return len(front) > at + 7 and bool(front[at + 7] & 1)
+    return b"VBRI" in front
