@@ -101,9 +101,9 @@ class Names:
         template, keeps_folder = self.template, "folder" not in self._fields
         if not folder.parts:  # "a/{folder}/b" is a/b there
             template = re.sub(r"(^|/)\{folder\}/", r"\1", template)
-        values = {"song": title, "stem": stem, "model": self.model, "ext": ext}
+        values = {"song": title, "stem": stem, "model": self.model}
         safe = {name: as_one_name(value) for name, value in values.items()}
-        path = PurePath(template.format(folder=folder.as_posix() if folder.parts else "", **safe))
+        path = PurePath(template.format(folder=folder.as_posix() if folder.parts else "", ext=ext, **safe))
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise ConfigError(f"--name-template {self.template}: {path} is not below the folder of -o")
         return folder / path if keeps_folder else path
@@ -153,9 +153,12 @@ def check_outputs(outputs: Sequence[tuple[Path, Sequence[Path]]]) -> set[int]:
     inputs = {this: path for path, _ in outputs if (this := identity(path)) is not None}
     owners: dict[str, int] = {}
     doubles: set[int] = set()
+    folders: dict[Path, Path] = {}
     for number, (path, files) in enumerate(outputs):
         for file in files:
-            owner = owners.setdefault(_key(file), number)
+            if file.parent not in folders:
+                folders[file.parent] = file.parent.resolve()
+            owner = owners.setdefault(_key(folders[file.parent] / file.name), number)
             other = outputs[owner][0]
             if owner != number and identity(other) is not None and identity(other) == identity(path):
                 doubles.add(number)
@@ -165,16 +168,26 @@ def check_outputs(outputs: Sequence[tuple[Path, Sequence[Path]]]) -> set[int]:
             replaced = inputs.get(identity(file) or (-1, -1))
             if replaced is not None:
                 raise AudioError(f"{path}: {file} would replace the input {replaced}; choose another folder with -o")
-    _check_folders(outputs, owners)
+    _check_folders(outputs, owners, folders)
     return doubles
 
 
-def _check_folders(outputs: Sequence[tuple[Path, Sequence[Path]]], owners: dict[str, int]) -> None:
-    for folder in {parent for _, files in outputs for file in files for parent in (file.parent, *file.parent.parents)}:
-        if (owner := owners.get(_key(folder))) is not None:
-            other = next(path for path, files in outputs if any(folder in file.parents for file in files))
-            first = outputs[owner][0]
-            raise AudioError(f"{first} and {other}: {folder} would be a file of one and a folder of the other; {_HINT}")
+def _check_folders(
+    outputs: Sequence[tuple[Path, Sequence[Path]]], owners: Mapping[str, int], folders: Mapping[Path, Path]
+) -> None:
+    """Raises AudioError where what would be a file for one input is a folder on the way to a file of another."""
+    needed: dict[Path, Path] = {}
+    for folder, real in folders.items():
+        for each in (real, *real.parents):
+            if needed.setdefault(each, folder) is not folder:
+                break  # and what is above it was met before
+    for real, folder in needed.items():
+        owner = owners.get(_key(real))
+        if owner is not None:
+            other = next(path for path, files in outputs if any(file.parent == folder for file in files))
+            raise AudioError(
+                f"{outputs[owner][0]} and {other}: {real} would be a file of one and a folder of the other; {_HINT}"
+            )
 
 
 _HINT = "separate them one at a time with another -o, or choose another --name-template"
