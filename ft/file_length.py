@@ -3,8 +3,8 @@
 libsndfile shortens a sound to what the file holds and says nothing, and FFmpeg ends where the packets end; a download
 that broke off would pass for a whole song.
 
-Sources: EA IFF 85 and Apple's AIFF 1.3; Sony's Wave64; Apple's CAF 1.0; Sun's .au header; RFC 3533 (Ogg);
-ISO/IEC 14496-12 (boxes); RFC 8794 (EBML); Microsoft's ASF 01.20.03.
+Sources: EA IFF 85 and Apple's AIFF 1.3; Sony's Wave64; Apple's CAF 1.0; Sun's .au header; MIDI 1.0 (sample dump);
+RFC 3533 (Ogg); ISO/IEC 14496-12 (boxes); RFC 8794 (EBML); Microsoft's ASF 01.20.03.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def extent(file: BinaryIO) -> Extent | None:
     if head[:4] in (b".snd", b"dns."):
         offset, size = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
         return None if size in UNKNOWN_SIZES else Extent(size, max(0, length - offset))
+    if head[:2] == b"\xf0\x7e" and head[3] == 1:
+        return _sample_dump(head, length)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return _boxes(file, length)
     if head[:4] == b"\x1a\x45\xdf\xa3":
@@ -133,6 +135,15 @@ def _everything(
     return None
 
 
+def _sample_dump(head: bytes, length: int) -> Extent | None:
+    """MIDI Sample Dump: packets of 127 bytes, of which 120 hold samples in words of 7 bits."""
+    width = (head[6] + 6) // 7
+    if not 2 <= width <= 4:
+        return None
+    samples = head[10] | head[11] << 7 | head[12] << 14
+    return Extent(-(-samples // (120 // width)) * 127, max(0, length - 21))
+
+
 def _boxes(file: BinaryIO, length: int) -> Extent | None:
     """The boxes of MP4 and QuickTime; the last may have the size 0, which is up to the end."""
     position = 0
@@ -186,3 +197,20 @@ def ogg_end(file: BinaryIO) -> tuple[int, bool]:
             return start + end, bool(tail[at + 5] & 4)
         at = tail.rfind(b"OggS", 0, at)
     return length, False
+
+
+def ogg_is_chain(file: BinaryIO) -> bool:
+    """Whether a second stream begins behind the first one, as in recordings of a radio; read page by page."""
+    length = file.seek(0, os.SEEK_END)
+    position, begun = 0, False
+    while position < length:
+        file.seek(position)
+        page = file.read(27 + 255)
+        if len(page) < 27 or page[:4] != b"OggS":
+            return False
+        begins = bool(page[5] & 2)
+        if begins and begun:
+            return True
+        begun = begun or not begins
+        position += 27 + page[26] + sum(page[27 : 27 + page[26]])
+    return False

@@ -14,7 +14,7 @@ import soundfile
 
 from ft.audio import BLOCK_SAMPLES, INSTALL_MEDIA, READABLE, Array, AudioSource, Broken, ends_after, reason
 from ft.errors import AudioError
-from ft.file_length import Extent, extent, ogg_end
+from ft.file_length import Extent, extent, ogg_end, ogg_is_chain
 from ft.options import BitDepth
 from ft.quiet import quiet
 from ft.wav_header import WavHeaderError, read_wav_header
@@ -115,7 +115,13 @@ class SoundFile(AudioSource):
         whole = True
         with path.open("rb") as file:
             if file.read(4) == b"OggS":
-                self._ogg, whole = ogg_end(file)
+                end, whole = ogg_end(file)
+                self._ogg = None if whole and end == file.seek(0, io.SEEK_END) else end
+                if ogg_is_chain(file):
+                    raise AudioError(
+                        f"{path}: several Ogg streams one after another, of which libsndfile reads the first; "
+                        "expected one. Convert it first, e.g. ffmpeg -i FILE song.flac"
+                    )
         self._file_path = path
         with ExitStack() as stack, quiet():
             file = self._open(stack)
@@ -127,13 +133,13 @@ class SoundFile(AudioSource):
             total = None
         super().__init__(path, rate, channels, depth, total, **chosen)
         if found is not None and found.cut:
+            if kind == "SDS":  # the one whose count libsndfile takes from the header
+                frames = frames * found.present // found.promised
             promised = frames * found.promised // max(1, found.present)
             self._short_of(frames, max(promised, frames + 1))
-        elif (
-            kind not in ("MP3", "OGG", "FLAC", "RF64") and (promised := _logged(log)) is not None and promised > frames
-        ):
-            self._short_of(frames, promised)
-        elif not whole:
+        elif kind not in ("MP3", "OGG", "FLAC", "RF64") and _logged(log) > frames:
+            self._short_of(frames, _logged(log))
+        elif not whole or (kind == "VOC" and "truncated file" in log):
             self._short_of(frames, None)
 
     def _short_of(self, frames: int, promised: int | None) -> None:
@@ -144,19 +150,18 @@ class SoundFile(AudioSource):
     def _open(self, stack: ExitStack) -> soundfile.SoundFile:
         """The file; of an Ogg file up to its last whole page, without which libsndfile refuses Opus."""
         if self._ogg is None:
-            return stack.enter_context(soundfile.SoundFile(self._file_path))
+            return stack.enter_context(_Forward(self._file_path))
         raw = stack.enter_context(self._file_path.open("rb"))
-        return stack.enter_context(soundfile.SoundFile(_Front(raw, self._ogg)))
+        return stack.enter_context(_Forward(_Front(raw, self._ogg)))
 
     def _decode(self, first: int) -> Generator[Array, None, None]:
         with ExitStack() as stack:
             try:
                 with quiet():
                     file = self._open(stack)
-                    if first:
-                        file.seek(first)
             except _ERRORS as error:
                 raise Broken(reason(error)) from error
+            skip = 0 if self._goes_to(file, first) else first
             while True:
                 # What stays NaN was not decoded: the count of FLAC's samples before damage is not given otherwise.
                 block = np.full((BLOCK_SAMPLES, file.channels), np.nan, np.float32)
@@ -165,13 +170,31 @@ class SoundFile(AudioSource):
                         block = file.read(out=block)
                 except _ERRORS as error:
                     missing = np.isnan(block).any(axis=1)
-                    decoded = int(missing.argmax()) if missing.any() and file.format == "FLAC" else 0
+                    decoded = int(missing.argmax()) if skip == 0 and missing.any() and file.format == "FLAC" else 0
                     if decoded:
                         yield np.ascontiguousarray(block[:decoded].T)
                     raise Broken(reason(error)) from error
                 if len(block) == 0:
                     return
-                yield np.ascontiguousarray(block.T)
+                dropped, skip = min(skip, len(block)), max(0, skip - len(block))
+                if dropped < len(block):
+                    yield np.ascontiguousarray(block[dropped:].T)
+
+    def _goes_to(self, file: soundfile.SoundFile, first: int) -> bool:
+        """Whether the next sample is `first`; a few formats can be read from their beginning only."""
+        try:
+            with quiet():
+                return first == 0 or file.seek(first) == first
+        except _ERRORS:
+            return False
+
+
+class _Forward(soundfile.SoundFile):
+    """Read from front to back. soundfile seeks after each block where it can, which takes time in compressed files and
+    fails at the end of a FLAC whose header leaves the count of samples open."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 class _Front(io.RawIOBase):
