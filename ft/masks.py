@@ -32,13 +32,13 @@ def check_ensemble(configs: Sequence[ModelConfig]) -> None:
         ConfigError: names the first difference.
     """
     first = configs[0]
-    for config in configs[1:]:
+    for number, config in enumerate(configs[1:], start=2):
         for name in ("sample_rate", "n_fft", "hop_length", "bins"):
             found, expected = getattr(config.audio, name), getattr(first.audio, name)
             if found != expected:
                 raise ConfigError(
-                    f"ensemble: {config.name} has {name} {found} and {first.name} {expected}; expected models that "
-                    "agree in it"
+                    f"ensemble: model {number} ({config.name}) has {name} {found} and the first one ({first.name}) "
+                    f"{expected}; expected models that agree in it"
                 )
 
 
