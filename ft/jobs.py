@@ -121,6 +121,7 @@ def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
     part, _ = part_paths(target)
     record = SongRecord(input=song.path, status="copied", files=song.files)
     if not to_do(song, options):
+        remove(part)  # of a run that was killed while it replaced the file
         return record.changed(status="skipped")
     folders: list[Path] = []
     try:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ft.errors import AudioError, ConfigError
 from ft.jobs import Job, copy_song, read_jobs, work_of
 from ft.options import SeparateOptions
+from ft.stem_part import part_paths
 
 STEMS = ("vocals", "instrumental")
 
@@ -227,7 +228,10 @@ def test_a_copy_follows_the_rules_of_what_is_there(copy_of, tmp_path):
     target.write_bytes(b"other")
     with pytest.raises(AudioError, match="is there already"):
         copy_song(song, SeparateOptions())
+    left, _ = part_paths(target)
+    left.write_bytes(b"half of a copy that was killed")
     assert copy_song(song, SeparateOptions(skip_existing=True)).status == "skipped" and target.read_bytes() == b"other"
+    assert not left.exists()
     assert copy_song(song, SeparateOptions(force=True)).status == "copied"
     assert target.read_bytes() == song.path.read_bytes()
 
