@@ -152,16 +152,16 @@ def test_what_is_named_twice_counts_once(library, monkeypatch):
     assert names_of(found(root / "a", root / "a"), root) == ["a/x.wav"]
 
 
-def test_ten_thousand_files_are_found_in_two_seconds(tmp_path):
-    for number in range(200):
-        folder = tmp_path / "music" / f"artist {number % 20}" / f"album {number}"
+def test_five_thousand_files_are_found_in_a_second_of_the_processor(tmp_path):
+    for number in range(20):
+        folder = tmp_path / "music" / f"artist {number % 4}" / f"album {number}"
         folder.mkdir(parents=True)
-        for track in range(50):
+        for track in range(100):
             (folder / f"{track}.mp3").touch()
     start = time.process_time()
     songs = found(tmp_path / "music", output=tmp_path / "out")
-    assert time.process_time() - start < 2
-    assert len(songs) == 10_000
+    assert time.process_time() - start < len(songs) / 5000
+    assert len(songs) == 2000
 
 
 # -------------------------------------------------------------------------------------------------------------- names
