@@ -1,0 +1,309 @@
+"""Tags and covers: as other programs write them into songs, as other programs find them in stems."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import mutagen
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import example as with_example
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutagen import id3
+from mutagen.flac import FLAC, Picture
+from mutagen.mp4 import MP4, MP4Cover, MP4FreeForm
+from mutagen.oggopus import OggOpus
+from mutagen.oggvorbis import OggVorbis
+
+from ft.audio import AudioInfo, read_audio
+from ft.formats import encoder_settings, stem_format
+from ft.options import SeparateOptions
+from ft.stem_files import StemWriter
+from ft.tags import Cover, Tags, read_tags, write_tags
+
+FORMATS = ("wav", "flac", "ogg", "opus", "mp3")
+SOURCES = ("flac", "ogg", "opus", "mp3", "m4a", "wav")
+TEXTS = {
+    "TITLE": ("Ceci n'est pas une chanson ✓",),
+    "ARTIST": ("Björk", "曲師"),
+    "ALBUM": ("Ελλάδα",),
+    "ALBUMARTIST": ("Various",),
+    "DATE": ("2019-05-01",),
+    "GENRE": ("Jazz", "Hip-Hop"),
+    "TRACKNUMBER": ("3",),
+    "TRACKTOTAL": ("12",),
+    "COMMENT": ("a comment\nof two lines",),
+    "LYRICS": ("la la\nla",),
+    "BPM": ("120",),
+    "ARTISTSORT": ("Bjork",),
+    "COMPILATION": ("1",),
+    "MUSICBRAINZ_TRACKID": ("d9bbbbd8-9d4b-4c43-9c5e-6d0e7c1f2a3b",),
+    "MUSICBRAINZ_ALBUMID": ("5b11f4ce-a62d-471e-81fc-a69a8278c7da",),
+    "MY OWN": ("something",),
+}
+
+
+def png(size: int = 0) -> bytes:
+    """A picture of one dot, and `size` bytes more in a chunk of its own."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    dot = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(bytes(4)))
+    return b"\x89PNG\r\n\x1a\n" + dot + (chunk(b"teSt", bytes(size)) if size else b"") + chunk(b"IEND", b"")
+
+
+FRONT, BACK = png(7), png()
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory) -> Path:
+    """A folder with half a second of noise in every format, without tags."""
+    folder = tmp_path_factory.mktemp("plain")
+    sound = (0.2 * np.random.default_rng(0).standard_normal((24_001, 1))).astype(np.float32)
+    soundfile.write(folder / "a.wav", sound, 48000, subtype="PCM_24")  # an odd number of bytes
+    for name in ("flac", "ogg", "opus", "mp3"):
+        format = stem_format(SeparateOptions(format=name), AudioInfo(Path("a"), 48000, 1, 1, "16"))
+        with soundfile.SoundFile(folder / f"a.{name}", "w", 48000, 1, **encoder_settings(format, 1)) as file:
+            file.write(sound)
+    av = pytest.importorskip("av")
+    with av.open(str(folder / "a.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(sound.T.copy(), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return folder
+
+
+def tagged(path: Path) -> None:
+    """Puts TEXTS into a file as its format has them, and what belongs to the file and not the song."""
+    if path.suffix in (".mp3", ".wav"):
+        mutagen_id3(path)
+    elif path.suffix == ".m4a":
+        mutagen_mp4(path)
+    else:
+        file = {".flac": FLAC, ".ogg": OggVorbis, ".opus": OggOpus}[path.suffix](path)
+        for name, values in TEXTS.items():
+            file[name] = list(values)
+        for name in ("REPLAYGAIN_TRACK_GAIN", "R128_TRACK_GAIN", "ENCODER", "ENCODED-BY", "LENGTH", "CUESHEET"):
+            file[name] = "-3.0 dB"
+        file["acoustid_fingerprint"] = "AQAA"
+        pictures = []
+        for kind, data in ((4, BACK), (3, FRONT)):
+            picture = Picture()
+            picture.type, picture.mime, picture.data = kind, "image/png", data
+            pictures.append(picture)
+        if path.suffix == ".flac":
+            for picture in pictures:
+                file.add_picture(picture)
+        else:
+            file["metadata_block_picture"] = [base64.b64encode(each.write()).decode() for each in pictures]
+        file.save()
+
+
+def mutagen_id3(path: Path) -> None:
+    tag = id3.ID3()
+    frames = {"TIT2": "TITLE", "TPE1": "ARTIST", "TALB": "ALBUM", "TPE2": "ALBUMARTIST", "TDRC": "DATE"}
+    frames |= {"TCON": "GENRE", "TBPM": "BPM", "TSOP": "ARTISTSORT", "TCMP": "COMPILATION"}
+    for frame, name in frames.items():
+        tag.add(id3.Frames[frame](encoding=1, text=list(TEXTS[name])))
+    tag.add(id3.TRCK(encoding=0, text=["3/12"]))
+    tag.add(id3.COMM(encoding=1, lang="eng", desc="", text=list(TEXTS["COMMENT"])))
+    tag.add(id3.COMM(encoding=0, lang="eng", desc="iTunNORM", text=["00000A"]))
+    tag.add(id3.USLT(encoding=1, lang="eng", desc="", text=TEXTS["LYRICS"][0]))
+    tag.add(id3.UFID(owner="http://musicbrainz.org", data=TEXTS["MUSICBRAINZ_TRACKID"][0].encode()))
+    tag.add(id3.TXXX(encoding=0, desc="MusicBrainz Album Id", text=list(TEXTS["MUSICBRAINZ_ALBUMID"])))
+    tag.add(id3.TXXX(encoding=0, desc="my own", text=list(TEXTS["MY OWN"])))
+    for name in ("REPLAYGAIN_TRACK_GAIN", "replaygain_album_peak", "Acoustid Fingerprint", "iTunSMPB", "Encoded by"):
+        tag.add(id3.TXXX(encoding=0, desc=name, text=["x"]))
+    tag.add(id3.RVA2(desc="track", channel=1, gain=-3, peak=0.9))
+    for frame in ("TSSE", "TENC", "TLEN"):
+        tag.add(id3.Frames[frame](encoding=0, text=["1000"]))
+    tag.add(id3.APIC(encoding=0, mime="image/png", type=4, desc="back", data=BACK))
+    tag.add(id3.APIC(encoding=0, mime="image/png", type=3, desc="front", data=FRONT))
+    if path.suffix == ".mp3":
+        tag.save(path)
+    else:
+        file = mutagen.File(path)
+        file.add_tags()
+        for frame in tag.values():
+            file.tags.add(frame)
+        file.save()
+
+
+def mutagen_mp4(path: Path) -> None:
+    file = MP4(path)
+    atoms = {"\xa9nam": "TITLE", "\xa9ART": "ARTIST", "\xa9alb": "ALBUM", "aART": "ALBUMARTIST", "\xa9day": "DATE"}
+    atoms |= {"\xa9gen": "GENRE", "\xa9cmt": "COMMENT", "\xa9lyr": "LYRICS", "soar": "ARTISTSORT"}
+    for atom, name in atoms.items():
+        file[atom] = list(TEXTS[name])
+    file["trkn"], file["tmpo"], file["cpil"] = [(3, 12)], [120], True
+    free = {"MusicBrainz Track Id": "MUSICBRAINZ_TRACKID", "MusicBrainz Album Id": "MUSICBRAINZ_ALBUMID"}
+    for desc, name in {**free, "my own": "MY OWN"}.items():
+        file[f"----:com.apple.iTunes:{desc}"] = [MP4FreeForm(TEXTS[name][0].encode())]
+    for desc in ("iTunNORM", "iTunSMPB", "replaygain_track_gain", "Acoustid Fingerprint"):
+        file[f"----:com.apple.iTunes:{desc}"] = [MP4FreeForm(b"x")]
+    file["\xa9too"] = "an encoder"
+    file["covr"] = [MP4Cover(FRONT, MP4Cover.FORMAT_PNG), MP4Cover(BACK, MP4Cover.FORMAT_PNG)]
+    file.save()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_describes_the_song_is_read_and_what_describes_the_file_is_not(plain, tmp_path, source):
+    path = Path(shutil.copy(plain / f"a.{source}", tmp_path))
+    assert read_tags(path) is None or source == "m4a"  # whose encoder's name is dropped
+    tagged(path)
+    tags = read_tags(path)
+    assert tags is not None and tags.texts == TEXTS
+    assert tags.cover == Cover(FRONT, "image/png")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_written_is_found_by_ourselves_and_leaves_the_sound_alone(plain, tmp_path, format):
+    path = Path(shutil.copy(plain / f"a.{format}", tmp_path))
+    before, tags = read_audio(path)[0], Tags(TEXTS, Cover(FRONT, "image/png"))
+    write_tags(path, format, tags)
+    assert read_tags(path) == tags
+    assert np.array_equal(read_audio(path)[0], before)
+    if format == "wav":
+        assert struct.unpack("<I", path.read_bytes()[4:8])[0] == path.stat().st_size - 8
+        assert path.stat().st_size % 2 == 0
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_written_is_found_by_ffmpeg(plain, tmp_path, format):
+    av = pytest.importorskip("av")
+    path = Path(shutil.copy(plain / f"a.{format}", tmp_path))
+    write_tags(path, format, Tags(TEXTS, Cover(FRONT, "image/png")))
+    with av.open(str(path)) as file:
+        found = {name.lower(): value for name, value in {**file.metadata, **file.streams.audio[0].metadata}.items()}
+        pictures = [bytes(packet) for stream in file.streams.video for packet in file.demux(stream) if packet.size]
+        assert sum(frame.samples for frame in file.decode(audio=0)) > 0 or pictures
+    assert found["title"] == TEXTS["TITLE"][0] and found["album"] == TEXTS["ALBUM"][0]
+    assert found["artist"].startswith("Björk") and (format in ("mp3", "wav") or "曲師" in found["artist"])
+    assert found.get("tracknumber", found.get("track", "")).startswith("3")
+    assert found["my own"] == "something"
+    assert pictures[:1] == [FRONT]
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40).map(str.strip).filter(bool)
+NAMES = st.sampled_from([*TEXTS, "X", "a=b", "Ä", "KEY", "MOOD"]) | st.from_regex(
+    r"[AB!}]( ?[AB!}]){0,3}", fullmatch=True
+)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(texts=st.dictionaries(NAMES, st.lists(TEXT, min_size=1, max_size=3, unique=True)))
+@with_example(texts={"TITLE": ["a", "b"], "COMMENT": ["x" * 70_000], "a=b": ["c"], "Ä": ["d"]})
+@settings(max_examples=12, deadline=None)
+def test_any_text_goes_through_every_format(plain, tmp_path_factory, format, texts):
+    """From a FLAC file, which holds all of it, to itself."""
+    folder = tmp_path_factory.mktemp("tags")
+    source, target = (Path(shutil.copy(plain / f"a.{name}", folder / f"{name}.{name}")) for name in ("flac", format))
+    file = FLAC(source)
+    held = {name: values for name, values in texts.items() if name not in ("a=b", "Ä")}
+    # Genres of ID3 may be numbers of a list, tracks come with their count, and these have one value.
+    for name in ("GENRE", "TRACKNUMBER", "TRACKTOTAL", "LYRICS", "DATE", "MUSICBRAINZ_TRACKID"):
+        held.pop(name, None)
+    for name, values in held.items():
+        file[name] = values
+    file.save()
+    tags = read_tags(source)
+    if tags is not None:
+        write_tags(target, format, tags)
+        assert read_tags(target) == tags
+    assert (tags.texts if tags else {}) == {name: tuple(values) for name, values in held.items()}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_covers_of_any_size_and_kind_do_no_harm(plain, tmp_path, format):
+    """One that a FLAC block just holds, one that it does not, none, and a page that said that there is none."""
+    largest = png((1 if format in ("ogg", "opus") else 14) << 20)  # mutagen takes seconds for those in Ogg
+    for number, (data, kept) in enumerate([(largest, 1), (png(16 << 20), 0), (b"", 0), (b"<html>no", 0)]):
+        source = Path(shutil.copy(plain / "a.mp3", tmp_path))
+        tag = id3.ID3()
+        tag.add(id3.TIT2(encoding=3, text=["title"]))
+        tag.add(id3.APIC(encoding=3, mime="image/png", type=3, desc="", data=data))
+        tag.save(source)
+        tags = read_tags(source)
+        assert tags is not None and (tags.cover is not None) == kept and tags.texts == {"TITLE": ("title",)}
+        path = Path(shutil.copy(plain / f"a.{format}", tmp_path / f"{number}.{format}"))
+        before = read_audio(path)[0]
+        write_tags(path, format, tags)
+        assert read_tags(path) == tags and np.array_equal(read_audio(path)[0], before)
+
+
+def test_a_cover_that_is_no_front_is_better_than_none(plain, tmp_path):
+    path = Path(shutil.copy(plain / "a.mp3", tmp_path))
+    tag = id3.ID3()
+    tag.add(id3.APIC(encoding=3, mime="image/jpg", type=0, desc="", data=b"\xff\xd8\xff\xe0 and so on"))
+    tag.save(path)
+    assert read_tags(path) == Tags({}, Cover(b"\xff\xd8\xff\xe0 and so on", "image/jpeg"))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_damaged_files_of_all_sorts_never_raise(plain, tmp_path, source):
+    path = Path(shutil.copy(plain / f"a.{source}", tmp_path))
+    tagged(path)
+    data, random = path.read_bytes(), np.random.default_rng(0)
+    size = 6000 if source != "m4a" else len(data)
+    found = 0
+    for _ in range(120):
+        damaged = bytearray(data)
+        for _ in range(random.integers(1, 8)):
+            damaged[random.integers(size)] = random.integers(256)
+        if random.random() < 0.3:
+            del damaged[random.integers(len(damaged)) :]
+        path.write_bytes(damaged)
+        tags = read_tags(path)
+        found += tags is not None and "TITLE" in tags.texts
+    assert 10 < found < 120
+
+
+def test_what_has_no_tags_gives_none(tmp_path):
+    assert read_tags(tmp_path / "missing.mp3") is None
+    assert read_tags(tmp_path) is None
+    for name, data in (("a.mp3", b""), ("b.flac", bytes(1000)), ("c.m4a", b"\0\0\0\x08ftyp" * 9), ("d.txt", b"ID3")):
+        (tmp_path / name).write_bytes(data)
+        assert read_tags(tmp_path / name) is None
+
+
+def test_rf64_is_left_as_it_is(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 8000, format="RF64")
+    before = (tmp_path / "a.wav").read_bytes()
+    write_tags(tmp_path / "a.wav", "wav", Tags(TEXTS))
+    assert (tmp_path / "a.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("source", ["m4a", "flac"])
+def test_stems_get_the_tags_of_the_song(plain, tmp_path, name, source):
+    song = Path(shutil.copy(plain / f"a.{source}", tmp_path))
+    tagged(song)
+    tags = read_tags(song)
+    format = stem_format(SeparateOptions(format=name), AudioInfo(song, 48000, 1, 100, "16"))
+    with StemWriter({"vocals": tmp_path / f"v.{name}"}, 1, 48000, format, tags=tags) as writer:
+        writer.write({"vocals": np.zeros((1, 100), np.float32)})
+        writer.commit()
+    assert read_tags(writer.files["vocals"]) == tags == Tags(TEXTS, Cover(FRONT, "image/png"))
+    assert writer.warnings == [] and soundfile.info(writer.files["vocals"]).frames == 100
+
+
+def test_a_song_is_written_without_tags_that_cannot_be(tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise ValueError("no such tag")
+
+    monkeypatch.setattr("ft.stem_files.write_tags", fails)
+    format = stem_format(SeparateOptions(format="flac"), AudioInfo(Path("a"), 48000, 1, 100, "16"))
+    with StemWriter({"vocals": tmp_path / "v.flac"}, 1, 48000, format, tags=Tags(TEXTS)) as writer:
+        writer.write({"vocals": np.zeros((1, 100), np.float32)})
+        writer.commit()
+    assert soundfile.info(tmp_path / "v.flac").frames == 100
+    assert writer.warnings == [f"{tmp_path / 'v.flac'}: without tags, which cannot be written: no such tag"]
