@@ -50,8 +50,7 @@ class StemPart:
             self._wav = WavFile(self.part, self.channels, self.format.sample_rate, "float")
 
     def write(self, block: Array) -> None:
-        if not math.isfinite(peak_of(block)):
-            raise EngineError(f"{self.path}: values that are not finite came; the model or its engine is broken")
+        """Appends a block (channels, samples). Raises EngineError where it holds values that are not finite."""
         self._came += block.shape[1]
         self._append(self._resampler.push(block))
 
@@ -134,7 +133,10 @@ class StemPart:
     def _append(self, block: Array) -> None:
         if block.shape[1] == 0:
             return
-        self.peak = max(self.peak, peak_of(block))
+        peak = peak_of(block)
+        if not math.isfinite(peak):
+            raise EngineError(f"{self.path}: values that are not finite came; the model or its engine is broken")
+        self.peak = max(self.peak, peak)
         if self._wav is not None:
             self._wav.write(block)
         elif self._raw is not None:

@@ -171,12 +171,14 @@ def test_full_scale_does_not_count_as_clipping(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("bit_depth", ["16", "float"])
-def test_values_that_are_not_finite_never_become_a_file(tmp_path, value, bit_depth):
+@pytest.mark.parametrize(("name", "bit_depth"), [("wav", "16"), ("wav", "float"), ("opus", None)])
+def test_values_that_are_not_finite_never_become_a_file(tmp_path, value, name, bit_depth):
+    """Not through a resampler either."""
     block = noise(100)
     block[1, 50] = value
-    with pytest.raises(EngineError, match=r"vocals\.wav: values that are not finite"):
-        written(writer_of(tmp_path / "song", bit_depth=bit_depth), {"vocals": block, "instrumental": noise(100)})
+    writer = writer_of(tmp_path / "song", name, bit_depth, rate=44100)
+    with pytest.raises(EngineError, match=r"vocals\.\w+: values that are not finite"):
+        written(writer, {"vocals": block, "instrumental": noise(100)})
     assert list(tmp_path.iterdir()) == []
 
 
