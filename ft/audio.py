@@ -84,6 +84,8 @@ class AudioSource(ABC):
 
     repeatable = True
     """Whether `blocks` can be called again."""
+    _slack = 0
+    """Samples by which the promised count may be too high."""
 
     def __init__(
         self,
@@ -154,7 +156,7 @@ class AudioSource(ABC):
             blocks.close()
         if self._stop is not None and position >= self._stop:
             return
-        if broken is not None or (self._total is not None and position < self._total):
+        if broken is not None or (self._total is not None and position < self._total - self._slack):
             self._ends_early(position, self._total, broken)
         if position == self._first:
             if self._first:

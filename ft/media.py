@@ -90,7 +90,9 @@ class MediaSource(AudioSource):
             try:
                 container = library.open(file, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
             except (library.FFmpegError, ValueError, OSError, MemoryError) as error:
-                raise AudioError(f"{path}: not audio that can be read ({_said(error)})") from error
+                raise AudioError(
+                    f"{path}: not audio that can be read ({_said(error)}); expected what FFmpeg reads"
+                ) from error
             with container:
                 tracks = container.streams.audio
                 number = self._track or 1
@@ -108,7 +110,9 @@ class MediaSource(AudioSource):
             for frame in container.decode(stream):
                 return frame
         except (library.FFmpegError, ValueError) as error:
-            raise AudioError(f"{self._file_path}: its audio cannot be decoded ({_said(error)})") from error
+            raise AudioError(
+                f"{self._file_path}: its audio cannot be decoded ({_said(error)}); expected a whole file"
+            ) from error
         raise AudioError(f"{self._file_path}: holds no samples; expected at least one")
 
     def _exact_total(self, rate: int, rounded: int) -> int:

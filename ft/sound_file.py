@@ -32,8 +32,10 @@ _UNKNOWN_FRAMES = (1 << 63) - 1
 """libsndfile's SF_COUNT_MAX, for a FLAC whose header leaves the count open."""
 _CONVERT = "Others can be converted first, e.g. ffmpeg -i FILE song.wav"
 _ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError, OSError)  # TypeError: a .raw file, without a header
-_MP3_FRAME = 4_096
-"""Bytes at the front in which the count of an MP3's frames stands, once its tag is skipped."""
+_MP3_FRONT = 4_096
+"""Bytes in which the count of an MP3's frames stands, once what tells of its title is skipped."""
+_APPENDED = 1 << 14
+"""Bytes behind the sound that may be tags."""
 
 
 def open_sound_file(
@@ -112,6 +114,7 @@ class SoundFile(AudioSource):
 
     def __init__(self, path: Path, found: Extent | None, **chosen: Any) -> None:
         self._ogg: int | None = None
+        self._mp3_tag = b""
         whole = True
         with path.open("rb") as file:
             if file.read(4) == b"OggS":
@@ -129,8 +132,13 @@ class SoundFile(AudioSource):
             depth = _SUBTYPES.get(file.subtype, "16")
             log = file.extra_info
         total: int | None = frames
-        if frames >= _UNKNOWN_FRAMES or frames < 0 or (kind == "MP3" and not _counts_frames(path)):
+        counts, complete = _counts_frames(path) if kind == "MP3" else (True, False)
+        if frames >= _UNKNOWN_FRAMES or frames < 0 or not counts:
             total = None
+        if complete:  # some encoders count the frame of the tag, or one that no decoder gives
+            self._slack = 2 * 1152
+        if kind == "MP3" and total is None and re.search(r"layer\s*: 3\b", log):
+            self._mp3_tag = _mp3_tag(rate, channels)
         super().__init__(path, rate, channels, depth, total, **chosen)
         if found is not None and found.cut:
             if kind == "SDS":  # the one whose count libsndfile takes from the header
@@ -148,11 +156,13 @@ class SoundFile(AudioSource):
             self._truncated(ends_after(frames, promised, self._rate))
 
     def _open(self, stack: ExitStack) -> soundfile.SoundFile:
-        """The file; of an Ogg file up to its last whole page, without which libsndfile refuses Opus."""
-        if self._ogg is None:
+        """The file; of an Ogg file up to its last whole page, without which libsndfile refuses Opus; of an MP3 without
+        a count of frames behind one that has it, without which libsndfile ends where it estimates the end."""
+        if self._ogg is None and not self._mp3_tag:
             return stack.enter_context(_Forward(self._file_path))
         raw = stack.enter_context(self._file_path.open("rb"))
-        return stack.enter_context(_Forward(_Front(raw, self._ogg)))
+        size = raw.seek(0, io.SEEK_END) if self._ogg is None else self._ogg
+        return stack.enter_context(_Forward(_Front(raw, size, self._mp3_tag)))
 
     def _decode(self, first: int) -> Generator[Array, None, None]:
         with ExitStack() as stack:
@@ -181,10 +191,15 @@ class SoundFile(AudioSource):
                     yield np.ascontiguousarray(block[dropped:].T)
 
     def _goes_to(self, file: soundfile.SoundFile, first: int) -> bool:
-        """Whether the next sample is `first`; a few formats can be read from their beginning only."""
+        """Whether the next sample is `first`, exactly as it is when all before it was read.
+
+        After a seek Opus takes some time to be so, MP3 may; a few formats can be read from their beginning only.
+        """
+        if first == 0 or file.format == "MP3" or file.subtype == "OPUS":
+            return first == 0
         try:
             with quiet():
-                return first == 0 or file.seek(first) == first
+                return file.seek(first) == first
         except _ERRORS:
             return False
 
@@ -198,10 +213,10 @@ class _Forward(soundfile.SoundFile):
 
 
 class _Front(io.RawIOBase):
-    """The first `size` bytes of a file. libsndfile's calls must see no exception: they would print it."""
+    """The first `size` bytes of a file behind a few others. libsndfile must see no exception: it would print it."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size, self._at = file, size, 0
+    def __init__(self, file: BinaryIO, size: int, before: bytes = b"") -> None:
+        self._file, self._size, self._before, self._at = file, size + len(before), before, 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
@@ -219,11 +234,13 @@ class _Front(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        try:
-            self._file.seek(self._at)
-            data = self._file.read(max(0, min(len(view), self._size - self._at)))
-        except OSError:
-            return 0
+        data = self._before[self._at : self._at + len(view)]
+        if not data:
+            try:
+                self._file.seek(self._at - len(self._before))
+                data = self._file.read(max(0, min(len(view), self._size - self._at)))
+            except OSError:
+                return 0
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -235,10 +252,12 @@ def _logged(log: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _counts_frames(path: Path) -> bool:
-    """Whether an MP3 says how many frames it has, in a tag of Xing or LAME, or of Fraunhofer (VBRI).
+def _counts_frames(path: Path) -> tuple[bool, bool]:
+    """Whether an MP3 says how many frames it has, in a tag of Xing or LAME, or of Fraunhofer (VBRI); and whether the
+    bytes that the tag tells of, if it does, are there.
 
-    Without it libsndfile's count is an estimate by the size of the file.
+    Without it libsndfile's count is an estimate by the size of the file. A tag of one that others were appended to
+    does not count: libsndfile would end behind the first.
     """
     with path.open("rb") as file:
         head = file.read(10)
@@ -246,8 +265,32 @@ def _counts_frames(path: Path) -> bool:
             size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
             file.seek(size + (10 if head[5] & 0x10 else 0), io.SEEK_CUR)
             head = file.read(10)
-        front = head + file.read(_MP3_FRAME)
+        begin = file.tell() - len(head)
+        front = head + file.read(_MP3_FRONT)
+        rest = file.seek(0, io.SEEK_END) - begin
     at = max(front.find(b"Xing"), front.find(b"Info"))
-    if at >= 0:
-        return len(front) > at + 7 and bool(front[at + 7] & 1)
-    return b"VBRI" in front
+    if at < 0:
+        return b"VBRI" in front, True
+    tag = front[at : at + 16].ljust(16, b"\0")
+    noted = int.from_bytes(tag[12:16], "big") if tag[7] & 3 == 3 else 0
+    appended = noted > 0 and rest - noted > max(_APPENDED, rest // 10)
+    return bool(tag[7] & 1) and not appended, rest >= noted
+
+
+def _mp3_tag(rate: int, channels: int) -> bytes:
+    """A frame of layer III that holds no sound, but a Xing tag with a count that no file reaches.
+
+    Source: ISO/IEC 11172-3 and 13818-3 (headers); Xing's VBR header SDK.
+    """
+    version, index = next(
+        (version, list(rates).index(rate))
+        for version, rates in ((3, (44100, 48000, 32000)), (2, (22050, 24000, 16000)), (0, (11025, 12000, 8000)))
+        if rate in rates
+    )
+    # Bit rate 9 is 128 kbit/s of version 1, and 80 kbit/s of the others, whose frames are half as long.
+    size = 144 * 128_000 // rate if version == 3 else 72 * 80_000 // rate
+    mode = 3 if channels == 1 else 0
+    header = bytes([0xFF, 0xE0 | version << 3 | 1 << 1 | 1, 9 << 4 | index << 2, mode << 6])
+    side = {(3, 2): 32, (3, 1): 17, (2, 2): 17, (2, 1): 9}[max(version, 2), channels]
+    tag = b"Xing" + (1).to_bytes(4, "big") + (1 << 30).to_bytes(4, "big")
+    return (header + bytes(side) + tag).ljust(size, b"\0")
