@@ -22,7 +22,7 @@ from ft.audio import reason
 from ft.errors import AudioError
 from ft.files import move_into_place
 from ft.formats import StemFormat
-from ft.stem_part import StemPart, part_paths, remove, require_room
+from ft.stem_part import StemPart, part_paths, remove
 from ft.tags import Tags, write_tags
 
 Array = NDArray[np.float32]
@@ -135,11 +135,12 @@ class StemWriter:
                 raise AudioError(f"{folder}: cannot write there: {reason(error)}") from error
 
     def _tag(self, stem: StemPart, tags: Tags) -> None:
-        """A song is worth more than its tags: those that cannot be written only give a warning."""
+        """A song is worth more than its tags: those that a format refuses only give a warning."""
         try:
             write_tags(stem.part, self.format.name, tags)
+        except OSError:
+            raise
         except Exception as error:
-            require_room(stem.part)
             self.warnings.append(f"{stem.path}: without tags, which cannot be written: {reason(error)}")
 
     def _clean(self) -> None:

@@ -74,16 +74,24 @@ def write_tags(path: Path, format: Format, tags: Tags) -> None:
     Samples are not touched. An RF64 file, or one that would become too large for WAV, is left as it is.
 
     Raises:
-        OSError, mutagen.MutagenError, ValueError: the tags cannot be written.
+        OSError: the file cannot be written.
+        mutagen.MutagenError, ValueError: the format refuses the tags.
     """
-    if format == "wav":
-        _append_chunk(path, _id3(tags))
-    elif format == "mp3":
-        tag = _id3_tag(tags)
-        if tag:
-            tag.save(path, v2_version=4)
-    else:
-        _write_vorbis(path, format, tags)
+    from mutagen import MutagenError
+
+    try:
+        if format == "wav":
+            _append_chunk(path, _id3(tags))
+        elif format == "mp3":
+            tag = _id3_tag(tags)
+            if tag:
+                tag.save(path, v2_version=4)
+        else:
+            _write_vorbis(path, format, tags)
+    except MutagenError as error:
+        if error.args and isinstance(error.args[0], OSError):  # mutagen wraps these, too
+            raise error.args[0] from error
+        raise
 
 
 def _opened(path: Path) -> Any:

@@ -289,6 +289,41 @@ def test_a_disk_that_fills_up_leaves_one_line_and_nothing_else(tmp_path, name, b
         assert names(tmp_path) == ["a"]
 
 
+TAGGED = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_stem_files import noise, writer_of, written
+from ft.errors import FtError
+from ft.tags import Cover, Tags, write_tags
+import ft.stem_files
+def limited(path, *arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5000,) * 2)
+    write_tags(path, *arguments)
+ft.stem_files.write_tags = limited
+tags = Tags({{"TITLE": ("x",)}}, Cover(b"\\xff\\xd8\\xff" + bytes(200_000), "image/jpeg"))
+depth = None if sys.argv[3] == "None" else sys.argv[3]
+try:
+    written(writer_of(Path(sys.argv[1]) / "new", sys.argv[2], depth, 2, 48000, tags=tags), {{
+        "vocals": noise(9000), "instrumental": noise(9000)}})
+except FtError as error:
+    sys.stderr.write(f"ft: {{error}}\\n")
+    sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
+@pytest.mark.parametrize(("name", "bit_depth"), KINDS)
+def test_a_disk_that_fills_up_with_tags_is_full_too(tmp_path, name, bit_depth):
+    script = TAGGED.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path), name, str(bit_depth)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.endswith(f"vocals.{name}: cannot write: File too large\n"), done.stderr
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["flac", "ogg", "opus", "mp3"])
 def test_a_file_that_an_encoder_left_incomplete_never_gets_its_name(tmp_path, monkeypatch, name):
     """Whatever the reason may be: 400 bytes are missing at the end."""
