@@ -8,8 +8,8 @@ Windows may lie on several grids, and each may run through several models: `ft.m
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import tee
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,10 +138,11 @@ class SongStream:
 
     def _masks(self, windows: Iterator[Window], peak: float | None, eager: bool) -> Iterator[tuple[Window, Array]]:
         """Each window with the mask (channels, frames, bins) that all models together give it."""
-        # The models run in step: `tee` holds no more windows than batches are in flight.
+        # The models run in step, so that no window waits longer for one of them than batches are in flight.
+        copies = _copies(windows, len(self._runners))
         runs = [
             runner.run(self.inputs(own, peak, config), eager=eager)
-            for runner, config, own in zip(self._runners, self.configs, tee(windows, len(self._runners)), strict=True)
+            for runner, config, own in zip(self._runners, self.configs, copies, strict=True)
         ]
         for results in zip(*runs, strict=True):
             window = results[0][0]
@@ -179,3 +180,23 @@ def _scale(values: Array, scale: float, peak: float | None, config: ModelConfig)
     if config.audio.normalize == "window":
         return float(values.max())
     return max(scale, float(values.max())) if peak is None else scale
+
+
+def _copies(windows: Iterator[Window], count: int) -> list[Iterator[Window]]:
+    """The same windows so many times. Unlike `itertools.tee`, this forgets each of them once all have taken it."""
+    waiting: list[deque[Window]] = [deque() for _ in range(count)]
+
+    def copy(own: deque[Window]) -> Iterator[Window]:
+        while own or _share(windows, waiting):
+            yield own.popleft()
+
+    return [copy(own) for own in waiting]
+
+
+def _share(windows: Iterator[Window], waiting: Sequence[deque[Window]]) -> bool:
+    """Gives the next window to all; returns whether there was one."""
+    for window in windows:
+        for queue in waiting:
+            queue.append(window)
+        return True
+    return False

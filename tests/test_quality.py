@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import weakref
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_con
 
 from engines.base import Array
 from engines.runner import Runner
+from ft import song_stream
 from ft.dsp import istft, magnitude, stft
 from ft.errors import ConfigError, EngineError
 from ft.masks import GridMean
@@ -173,6 +176,29 @@ def test_memory_of_several_grids_does_not_grow_with_the_song():
             most = max(most, mean.waiting)
         assert done == 9000
         assert most <= 2 * max(grid.frames for grid in grids)
+
+
+@pytest.mark.parametrize("options", [SHORT, {**SHORT, "tta": True}, {"windows": "original", "tta": True}], ids=str)
+@pytest.mark.parametrize("models", [1, 3])
+def test_windows_are_forgotten_when_they_are_done(options, models, monkeypatch):
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def watched(*arguments):
+        nonlocal most
+        for window in cut_windows(*arguments):
+            alive.append(weakref.ref(window))
+            most = max(most, sum(reference() is not None for reference in alive))
+            yield window
+
+    monkeypatch.setattr(song_stream, "cut_windows", watched)
+    engines = [StubEngine(all_ones) for _ in range(models)]
+    for engine in engines:
+        engine.batches = deque(maxlen=0)
+    separator = Separator(engines, **options)
+    list(separator.stream((noise(4000, seed=seed) for seed in range(40)), RATE))
+    assert len(alive) > 15
+    assert most <= 8
 
 
 def quiet_in_the_middle(batch: Array) -> Array:
