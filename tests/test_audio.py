@@ -290,7 +290,7 @@ def test_an_mp3_may_count_a_frame_too_many_but_lack_none(tmp_path, song):
     at = max(data.find(b"Xing"), data.find(b"Info")) + 8
     data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + 1).to_bytes(4, "big")
     path.write_bytes(data)
-    assert read(open_source(path)).shape == song.shape
+    assert 0 <= read(open_source(path)).shape[1] - song.shape[1] < 1152
     assert "--allow-truncated" in refusal(cut(path, 0.99))
 
 
