@@ -243,85 +243,59 @@ def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, method):
 
 LIMITED = """
 import resource, sys
-import numpy as np
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_stem_files import noise, writer_of, written
-folder, name, depth, limit = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+import ft.stem_files
 from ft.errors import FtError
-writer = writer_of(folder / "new", name, None if depth == "None" else depth, 2, 48000, ("vocals",))
-if limit < 0:  # of the encoder alone, by which the file falls short
-    encode = writer._stems["vocals"].encode
-    def limited(gain):
-        size = int(sys.argv[5]) + limit
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        encode(gain)
-    writer._stems["vocals"].encode = limited
-else:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    written(writer, {{"vocals": noise(60_000)}})
-except FtError as error:
-    sys.stderr.write(f"ft: {{error}}\\n")
-    sys.exit(1)
+from ft.stem_files import StemPart
+from ft.tags import Cover, Tags, write_tags
+
+folder, name, depth, size = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+encode = StemPart.encode
+limits = []
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+def limited_encode(part, gain):
+    if limits:
+        limit(limits[0])
+    encode(part, gain)
+    if not limits:
+        limit(part.part.stat().st_size + 5000)
+
+StemPart.encode = limited_encode
+cover = Cover(b"\\xff\\xd8\\xff" + bytes(200_000), "image/jpeg")
+for first, limits, tags in (
+    (40_000, [40_000], None),  # the raw part
+    (hard, [4000], None),  # what an encoder writes as it goes
+    (hard, [size - 700], None),  # or when it is closed, of which libsndfile is silent
+    (hard, [size - 1], None),
+    (hard, [], Tags({{"TITLE": ("x",)}}, cover)),
+):
+    try:
+        limit(limits[0] if limits and depth == "float" else first)  # which has no encoder
+        writer = writer_of(folder / "new", name, None if depth == "None" else depth, 2, 48000, ("vocals",), tags=tags)
+        written(writer, {{"vocals": noise(60_000)}})
+        sys.stderr.write("no error\\n")
+    except FtError as error:
+        sys.stderr.write(f"ft: {{error}}\\n")
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
 @pytest.mark.parametrize(("name", "bit_depth"), KINDS)
 def test_a_disk_that_fills_up_leaves_one_line_and_nothing_else(tmp_path, name, bit_depth):
-    """At the first byte, in the middle, and within what an encoder writes when it is closed, of which libsndfile is
-    silent; never a traceback of a callback, nor a word of a decoder that is given half a file."""
-    size = written(writer_of(tmp_path / "a", name, bit_depth, 2, 48000, ("v",)), {"v": noise(60_000)})["v"]
+    """Wherever it does, tags included; never a traceback of a callback, nor a word of a decoder given half a file."""
+    files = written(writer_of(tmp_path / "a", name, bit_depth, 2, 48000, ("v",)), {"v": noise(60_000)})
     script = LIMITED.format(tests=str(Path(__file__).parent))
-    limits = [0, 40_000] if bit_depth == "float" else [40_000, -1, -700]
-    for limit in limits:
-        command = [sys.executable, "-W", "error", "-c", script, tmp_path, name, str(bit_depth), str(limit)]
-        done = subprocess.run(
-            [*map(str, command), str(size.stat().st_size)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-        )
-        assert done.returncode == 1, done.stderr
-        assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
-        assert done.stderr.endswith(f"vocals.{name}: cannot write: File too large\n"), done.stderr
-        assert names(tmp_path) == ["a"]
-
-
-TAGGED = """
-import resource, sys
-import numpy as np
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_stem_files import noise, writer_of, written
-from ft.errors import FtError
-from ft.tags import Cover, Tags, write_tags
-import ft.stem_files
-def limited(path, *arguments):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5000,) * 2)
-    write_tags(path, *arguments)
-ft.stem_files.write_tags = limited
-tags = Tags({{"TITLE": ("x",)}}, Cover(b"\\xff\\xd8\\xff" + bytes(200_000), "image/jpeg"))
-depth = None if sys.argv[3] == "None" else sys.argv[3]
-try:
-    written(writer_of(Path(sys.argv[1]) / "new", sys.argv[2], depth, 2, 48000, tags=tags), {{
-        "vocals": noise(9000), "instrumental": noise(9000)}})
-except FtError as error:
-    sys.stderr.write(f"ft: {{error}}\\n")
-    sys.exit(1)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
-@pytest.mark.parametrize(("name", "bit_depth"), KINDS)
-def test_a_disk_that_fills_up_with_tags_is_full_too(tmp_path, name, bit_depth):
-    script = TAGGED.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path), name, str(bit_depth)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.endswith(f"vocals.{name}: cannot write: File too large\n"), done.stderr
-    assert names(tmp_path) == []
+    command = [sys.executable, "-W", "error", "-c", script, tmp_path, name, bit_depth, files["v"].stat().st_size]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    expected = f"ft: {tmp_path / 'new' / 'vocals'}.{name}: cannot write: File too large\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", 5 * expected)
+    assert names(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("name", ["flac", "ogg", "opus", "mp3"])
