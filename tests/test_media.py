@@ -1,0 +1,233 @@
+"""What FFmpeg reads: m4a, wma, and the tracks of videos."""
+
+from __future__ import annotations
+
+import builtins
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ft.audio import INSTALL_MEDIA, audio_info, open_source
+from ft.errors import AudioError
+
+av = pytest.importorskip("av")
+
+RATE = 48000
+
+
+@pytest.fixture(scope="module")
+def song(example):
+    return soundfile.read(example / "mixture.flac", frames=2 * RATE + 123, dtype="float32", always_2d=True)[0].T
+
+
+def encode(
+    path: Path,
+    tracks: list[np.ndarray],
+    codec: str,
+    format: str | None = None,
+    *,
+    rate: int = RATE,
+    video: bool = False,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """A file with these tracks (channels, samples), and a picture that moves where `video`."""
+    with av.open(str(path), "w", format=format, options=options or {}) as container:
+        picture = container.add_stream("mpeg4", rate=10) if video else None
+        streams = []
+        for waveform in tracks:
+            layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(waveform)]
+            streams.append(container.add_stream(codec, rate=rate, layout=layout, bit_rate=192_000))
+        if picture is not None:
+            picture.width = picture.height = 64
+            picture.pix_fmt = "yuv420p"
+            for number in range(10):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * number, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 10)
+                container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
+        for waveform, stream in zip(tracks, streams, strict=True):
+            layout = stream.layout.name
+            if not stream.codec_context.is_open:
+                stream.codec_context.open()
+            size = stream.codec_context.frame_size or 1024
+            convert = av.AudioResampler(format=stream.format.name, layout=layout, rate=rate)
+            for start in range(0, waveform.shape[1], size):
+                piece = np.ascontiguousarray(waveform[:, start : start + size])
+                frame = av.AudioFrame.from_ndarray(piece, "fltp", layout)
+                frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+                for converted in convert.resample(frame):
+                    container.mux(stream.encode(converted))
+            container.mux(stream.encode(None))
+    return path
+
+
+def read(source) -> np.ndarray:
+    with source:
+        return np.concatenate(list(source.blocks()), axis=1)
+
+
+def refusal(path: Path, **chosen) -> str:
+    with pytest.raises(AudioError) as caught:
+        read(open_source(path, **chosen))
+    text = str(caught.value)
+    assert text.startswith(str(path)) and "\n" not in text
+    return text
+
+
+def error_share(found: np.ndarray, expected: np.ndarray) -> float:
+    """Energy of the difference, as a share of that which was expected; near 2 where one is shifted."""
+    return float(np.square(found - expected).sum() / np.square(expected).sum())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "codec", "format", "bit_depth"),
+    [
+        ("a.m4a", "alac", "ipod", "24"),
+        ("a.mov", "pcm_s16le", "mov", "16"),
+        ("a.mov", "pcm_s24le", "mov", "24"),
+        ("a.mov", "pcm_f32le", "mov", "float"),
+        ("a.avi", "pcm_s16le", "avi", "16"),
+        ("a.mka", "flac", "matroska", "16"),
+        ("a.mp4", "flac", "mp4", "16"),
+    ],
+)
+def test_lossless_tracks_keep_every_sample(tmp_path, song, name, codec, format, bit_depth, channels):
+    path = encode(tmp_path / name, [song[:channels]], codec, format)
+    source = open_source(path)
+    assert (source.info.sample_rate, source.info.channels, source.info.bit_depth) == (RATE, channels, bit_depth)
+    assert source.repeatable
+    found = read(source)
+    assert found.shape == (channels, song.shape[1])
+    assert np.abs(found - song[:channels]).max() < 1 / 30000
+    assert np.array_equal(found, read(open_source(path))) and source.warnings == []
+
+
+@pytest.mark.parametrize("rate", [48000, 44100])
+@pytest.mark.parametrize("samples", [2048, 30_000, 48_000, 50_003, 96_123])
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}])
+def test_aac_in_mp4_has_the_samples_that_were_encoded(tmp_path, song, samples, rate, options):
+    """Neither the encoder's priming nor its padding, although FFmpeg notes the length in milliseconds."""
+    path = encode(tmp_path / "a.m4a", [song[:, :samples]], "aac", "ipod", rate=rate, options=options)
+    source = open_source(path)
+    found = read(source)
+    assert source.info.samples == samples == found.shape[1]
+    if samples > 10_000:
+        assert error_share(found[:, :20_000], song[:, :20_000]) < 0.2
+
+
+@pytest.mark.parametrize(("name", "codec", "format"), [("a.webm", "libopus", "webm"), ("a.mp3", "libmp3lame", "mov")])
+def test_paddings_that_are_noted_are_left_out(tmp_path, song, name, codec, format):
+    path = encode(tmp_path / name, [song], codec, "webm" if format == "webm" else "mp3")
+    path = path.rename(path.with_suffix(".mkv"))
+    found = read(open_source(path, track=1))
+    assert found.shape == song.shape and error_share(found, song) < 0.2
+
+
+def test_wma_and_adts_are_read(tmp_path, song):
+    for name, codec, format in (("a.wma", "wmav2", "asf"), ("a.aac", "aac", "adts")):
+        found = read(open_source(encode(tmp_path / name, [song], codec, format)))
+        assert abs(found.shape[1] - song.shape[1]) < 2 * 2048  # neither notes how long the sound is
+
+
+def test_the_tracks_of_a_video(tmp_path, song):
+    path = encode(tmp_path / "a.mkv", [song, -0.5 * song[:, :RATE]], "flac", "matroska", video=True)
+    assert np.abs(read(open_source(path)) - song).max() < 1 / 30000
+    assert np.array_equal(read(open_source(path)), read(open_source(path, track=1)))
+    second = read(open_source(path, track=2))
+    assert second.shape == (2, RATE) and np.abs(second + 0.5 * song[:, :RATE]).max() < 1 / 30000
+    assert "--track 3: it has 2 audio tracks; expected 1 to 2" in refusal(path, track=3)
+    silent = encode(tmp_path / "silent.mp4", [], "aac", "mp4", video=True)
+    assert "holds no audio track" in refusal(silent)
+    surround = encode(tmp_path / "surround.m4a", [np.zeros((6, 9000), np.float32)], "aac", "ipod")
+    assert "6 channels; expected 1 or 2" in refusal(surround)
+
+
+def test_a_part_is_that_part_of_the_whole(tmp_path, song):
+    path = encode(tmp_path / "a.m4a", [song], "aac", "ipod")
+    expected = read(open_source(path))
+    for start, duration in ((0.0, 0.5), (0.123, None), (1.0, 0.25), (1.5, 9.0)):
+        source = open_source(path, start=start, duration=duration)
+        stop = None if duration is None else round(start * RATE) + round(duration * RATE)
+        part = expected[:, round(start * RATE) : stop]
+        assert source.info.samples == part.shape[1] and np.array_equal(read(source), part)
+    assert "--start 9: the sound ends after 2 s" in refusal(path, start=9.0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize(
+    ("name", "codec", "format", "options"),
+    [
+        ("a.m4a", "aac", "ipod", {"movflags": "faststart"}),
+        ("a.mkv", "aac", "matroska", {}),
+        ("a.webm", "libopus", "webm", {}),
+        ("a.avi", "pcm_s16le", "avi", {}),
+    ],
+)
+def test_truncated_files_are_refused_or_told_of(tmp_path, song, name, codec, format, options, share, capfd):
+    path = encode(tmp_path / name, [song], codec, format, options=options)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "--allow-truncated" in refusal(path)
+    source = open_source(path, allow_truncated=True)
+    found = read(source)
+    assert 0.3 < found.shape[1] / song.shape[1] <= 1.02
+    assert len(source.warnings) == 1 and source.warnings[0].startswith(str(path))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path, song):
+    path = encode(tmp_path / "a.m4a", [song], "aac", "ipod")  # the index stands at the end
+    path.write_bytes(path.read_bytes()[:10_000])
+    refusal(path)
+    assert "cannot" in refusal(path, allow_truncated=True) or "not audio" in refusal(path, allow_truncated=True)
+
+
+def test_a_track_that_lacks_packets_is_told_of(tmp_path, song):
+    """The file is as long as it says, but its sound is not."""
+    path = encode(tmp_path / "a.m4a", [song], "aac", "ipod", options={"movflags": "faststart"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdat") + 4
+    data[at + (len(data) - at) // 2 :] = b"\xff" * (len(data) - at - (len(data) - at) // 2)
+    path.write_bytes(data)
+    with open_source(path, allow_truncated=True) as source:
+        assert sum(block.shape[1] for block in source.blocks()) < song.shape[1] and source.warnings
+
+
+def test_a_file_is_recognised_under_any_suffix(tmp_path, song):
+    path = encode(tmp_path / "a.m4a", [song], "alac", "ipod")
+    for suffix in ("mp3", "wav", "xyz"):
+        path = path.rename(path.with_suffix(f".{suffix}"))
+        assert read(open_source(path)).shape == song.shape
+
+
+def test_names_are_never_taken_for_addresses_and_playlists_never_followed(tmp_path, song, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = encode(tmp_path / "a.m4a", [song], "alac", "ipod").rename(tmp_path / "http:x.m4a")
+    assert read(open_source(Path(odd.name))).shape == song.shape
+    for content in (
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp:x.m4a\n",
+        "ffconcat version 1.0\nfile http:x.m4a\n",
+    ):
+        (tmp_path / "list.mp4").write_text(content)
+        refusal(tmp_path / "list.mp4")
+
+
+def test_without_pyav_the_line_says_how_to_get_it(tmp_path, monkeypatch):
+    usual = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "av" or name.startswith("av."):
+            raise ImportError(name)
+        return usual(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for name in ("a.m4a", "a.txt"):
+        path = tmp_path / name
+        path.write_bytes(b"\0\0\0\x20ftypM4A " + bytes(3000) if name == "a.m4a" else b"words " * 100)
+        with pytest.raises(AudioError) as caught:
+            audio_info(path)
+        assert INSTALL_MEDIA in str(caught.value) and "\n" not in str(caught.value)
