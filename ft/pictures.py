@@ -92,10 +92,14 @@ class Pictures:
                 self._draw_page()
             mask, spec = mask[:, count:], spec[:, count:]
 
-    def commit(self) -> None:
-        """Draws what is left and gives all pictures their names, first pages last. Raises AudioError."""
+    def finish(self) -> None:
+        """Draws what is left, so that the pictures only lack their names. Raises AudioError."""
         if self._frames:
             self._draw_page()
+
+    def commit(self) -> None:
+        """Finishes and gives all pictures their names, first pages last. Raises AudioError."""
+        self.finish()
         for part, path in reversed(self._parts):
             try:
                 move_into_place(part, path)

@@ -115,6 +115,18 @@ def test_what_is_not_committed_leaves_nothing(frames, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_finished_pictures_only_lack_their_names(frames, tmp_path):
+    path = tmp_path / "mask.png"
+    with Pictures({"mask": path}) as made:
+        made.add(*frames)
+        made.finish()
+        (part,) = tmp_path.iterdir()
+        drawn_before = part.read_bytes()
+        assert not path.exists()
+        made.commit()
+    assert path.read_bytes() == drawn_before and list(tmp_path.iterdir()) == [path]
+
+
 KILLED = """
 import os, sys, pathlib, numpy
 from ft import pictures
