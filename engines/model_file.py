@@ -74,12 +74,12 @@ def read_info(path: Path, name: str, version: str) -> EngineInfo:
     found = metadata.get("ft_io", "magnitude")
     io: Io | None = next((io for io in get_args(Io) if io == found), None)
     if io is None:
-        raise EngineError(f"{path}: takes {found!r} (ft_io); this version runs {' and '.join(get_args(Io))}")
+        raise EngineError(f"{path}: takes {found[:40]!r} (ft_io); this version runs {' and '.join(get_args(Io))}")
     return EngineInfo(
         name=name,
         model=str(path),
         device="",
-        precision=metadata.get("ft_precision", "fp32"),
+        precision=metadata.get("ft_precision", "fp32")[:40],
         config=config,
         io=io,
         version=version,

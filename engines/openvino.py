@@ -13,6 +13,7 @@ import numpy as np
 from engines.base import Array, WaveformBatch
 from engines.devices import Device, device_error, parse_device
 from engines.model_file import FileEngine, read_info
+from engines.ort import graph_problem
 from ft.errors import EngineError, one_line
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class OpenvinoEngine(FileEngine):
                 self._hint = "bf16"
             elif info.precision == "bf16":
                 reason = "computed in fp32, since this CPU has no bf16"
+        if (problem := graph_problem(self.model)) is not None:
+            raise EngineError(f"{self.model}: damaged: {problem}")
         self._info = self._placed(info, Device("cpu", reason))
         self._read_model()  # finds what is wrong with the file; compiling waits until a shape is known to be used
 
@@ -72,7 +75,7 @@ class OpenvinoEngine(FileEngine):
             result = request.infer(list(map(np.ascontiguousarray, inputs)), share_inputs=True, share_outputs=True)
             # A copy: the output lies in memory that the next batch is written to.
             return np.array(result[0], dtype=np.float32)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise device_error(f"{self.model}: OpenVINO failed: {one_line(error)}") from error
 
     def _compile_any_shape(self) -> openvino.InferRequest:
@@ -94,7 +97,7 @@ class OpenvinoEngine(FileEngine):
         assert self._core is not None
         try:
             return self._core.read_model(self.model)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # ValueError: its own message has bytes that are no text
             raise EngineError(f"{self.model}: OpenVINO cannot open it: {one_line(error)}") from error
 
     def _compile(self, shapes: list[tuple[int, ...]] | None) -> openvino.InferRequest:
@@ -112,5 +115,5 @@ class OpenvinoEngine(FileEngine):
             if shapes is not None:
                 model.reshape({model.input(index): list(shape) for index, shape in enumerate(shapes)})
             return self._core.compile_model(model, "CPU", settings).create_infer_request()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise EngineError(f"{self.model}: OpenVINO cannot compile it: {one_line(error)}") from error

@@ -157,13 +157,35 @@ def import_onnxruntime() -> ModuleType:
     return onnxruntime
 
 
+def graph_problem(model: Path) -> str | None:
+    """Why ONNX Runtime takes a file for no valid graph; None where it does not, or where it is not installed.
+
+    OpenVINO ends the process at some graphs that are none.
+    """
+    try:
+        runtime = import_onnxruntime()
+    except EngineError:
+        return None
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = _session_options(runtime, 1)
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except (errors.InvalidGraph, errors.InvalidProtobuf) as error:
+        return one_line(error)
+    except Exception as error:  # what it cannot compute, another runtime may
+        logger.debug("%s: %s", model, one_line(error))
+    return None
+
+
 def _session_options(runtime: ModuleType, threads: int) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A plan of all buffers at once takes a third more memory than giving each back to the arena, and is no faster.
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it would print of an error is raised, in one line
     return options
 
 

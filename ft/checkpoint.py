@@ -122,14 +122,14 @@ def config_from_metadata(path: Path, metadata: Mapping[str, str]) -> ModelConfig
             "`ft export`; weights of the original code are read by `ft import`"
         )
     written = metadata.get("ft_format", str(FORMAT))
-    if not written.isdecimal() or int(written) > FORMAT:
+    if written not in map(str, range(FORMAT + 1)):
         raise CheckpointError(
-            f"{path}: format version {written}, this ft {__version__} reads up to {FORMAT}; install a newer one"
+            f"{path}: format version {written[:20]}, this ft {__version__} reads up to {FORMAT}; install a newer one"
         )
     try:
         return ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
-    except (ConfigError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
+    except (ConfigError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its configuration is not usable: {one_line(error)}") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -158,17 +158,30 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     )
     with path.open("rb") as file:
         length = file.read(8)
-        if len(length) < 8 or not 2 <= (size := struct.unpack("<Q", length)[0]) <= LONGEST_HEADER:
+        most = min(LONGEST_HEADER, path.stat().st_size - len(length))
+        if len(length) < 8 or not 2 <= (size := struct.unpack("<Q", length)[0]) <= most:
             raise refused
         text = file.read(size)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refused from error
     if not isinstance(header, dict):
         raise refused
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise refused
+    if not all(map(_is_tensor, header.values())):
+        raise refused
     return metadata, header
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether an entry of a safetensors header is what one says of a tensor."""
+    if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
+        return False
+    shape = value.get("shape")
+    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -208,7 +221,7 @@ def _safetensors_state(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from error
+        raise CheckpointError(f"{path}: damaged: {one_line(error)}") from error
 
 
 def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
@@ -230,17 +243,20 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     except Exception as error:  # protobuf and onnx raise several unrelated kinds for damaged files
         raise CheckpointError(f"{path}: not a readable ONNX file: {one_line(error)}") from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    names: dict[str, str] = json.loads(metadata.get(WEIGHTS_KEY, "{}"))
+    try:
+        names: dict[str, str] = dict(json.loads(metadata.get(WEIGHTS_KEY, "{}")))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its names of weights ({WEIGHTS_KEY}) are damaged") from error
     initializers = {initializer.name: initializer for initializer in proto.graph.initializer}
     expected = expected_shapes(config)
     state = {}
     for name, shape in expected.items():
         held = names.get(name, name)
         if held in initializers:
-            array = _values(initializers[held])
+            array = _values(path, initializers, held)
         elif f"{held}_quantized" in initializers:
-            scale = _values(initializers[f"{held}_scale"])
-            array = _values(initializers[f"{held}_quantized"]) * scale  # symmetric: its zero point is 0
+            scale = _values(path, initializers, f"{held}_scale")
+            array = _values(path, initializers, f"{held}_quantized") * scale  # symmetric: its zero point is 0
         else:
             array = None
         if array is not None:
@@ -252,12 +268,15 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     return state
 
 
-def _values(initializer: TensorProto) -> np.ndarray:
-    """As float32, whatever it is stored in."""
+def _values(path: Path, initializers: Mapping[str, TensorProto], name: str) -> np.ndarray:
+    """An initializer as float32, whatever it is stored in. Raises CheckpointError."""
     import numpy as np
     from onnx import numpy_helper
 
-    return numpy_helper.to_array(initializer).astype(np.float32)
+    try:
+        return numpy_helper.to_array(initializers[name]).astype(np.float32)
+    except Exception as error:  # numpy, ml_dtypes and onnx raise several unrelated kinds for damaged tensors
+        raise CheckpointError(f"{path}: damaged: {name}: {one_line(error)}") from error
 
 
 def is_unused(name: str, shape: tuple[int, ...], config: ModelConfig) -> bool:

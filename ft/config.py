@@ -20,6 +20,9 @@ from typing import Any, Literal, TypeVar
 from ft.errors import ConfigError, one_line
 
 LEVELS = 6
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+LARGEST_FFT = 1 << 16
+"""Twice that of any model of this field; a damaged file must not make a window of gigabytes."""
 Section = TypeVar("Section")
 
 
@@ -41,6 +44,10 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         positive(self, "sample_rate", "channels", "n_fft", "hop_length", "bins")
+        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+            raise ConfigError(f"audio.sample_rate: {self.sample_rate}, expected {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+        if self.n_fft > LARGEST_FFT:
+            raise ConfigError(f"audio.n_fft: {self.n_fft}, expected at most {LARGEST_FFT}")
         if self.channels > 2:
             raise ConfigError(f"audio.channels: {self.channels}, expected 1 or 2")
         if self.n_fft % 2:

@@ -9,13 +9,18 @@ class FtError(Exception):
     exit_code = 1
 
 
-def one_line(error: Exception) -> str:
-    """The text of an error of another library, without line breaks.
+LONGEST_TEXT = 700
+"""Characters of an error of another library that are shown."""
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error of another library: no line breaks, nothing a terminal would obey, and not without end.
 
     >>> one_line(ValueError("first,\\n  second"))
     'first, second'
     """
-    return " ".join(str(error).split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
 
 
 class ConfigError(FtError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     metadata = read_metadata(path)
     config = config_from_metadata(path, metadata)
     if path.suffix == ".onnx":
-        kind, parameters = "onnx", int(metadata.get("ft_parameters", 0)) or None
+        kind, parameters = "onnx", _json(path, metadata, "ft_parameters", int)
         precision: str = metadata.get("ft_precision", "unknown")
     else:
         kind = "checkpoint"
@@ -68,8 +69,21 @@ def describe_model(source: str | Path) -> dict[str, Any]:
         facts["io"] = metadata.get(IO_KEY, "magnitude")
     for key in (CONTEXT_KEY, CALIBRATION_KEY, GATE_KEY):
         if key in metadata:
-            facts[key.removeprefix("ft_")] = json.loads(metadata[key])
+            facts[key.removeprefix("ft_")] = _json(path, metadata, key, dict)
     return facts
+
+
+def _json(path: Path, metadata: Mapping[str, str], key: str, kind: type) -> Any:
+    """What stands under a key as JSON, None where nothing does. Raises CheckpointError where it is of another kind."""
+    if key not in metadata:
+        return None
+    try:
+        value = json.loads(metadata[key])
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path}: damaged: {key} is no {kind.__name__} in JSON, as `ft export` writes it")
+    return value
 
 
 def as_text(facts: dict[str, Any]) -> str:

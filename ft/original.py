@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft.checkpoint import NEEDS_TORCH, check_shapes, expected_shapes, save_checkpoint
 from ft.config import LEVELS, AudioConfig, ModelConfig, NetworkConfig
-from ft.errors import CheckpointError, ConfigError
+from ft.errors import CheckpointError, ConfigError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,14 +71,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected weights (.pth) of the original FrameTransformer")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of protocols and of storages, which is no matter of the user's
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused: it is damaged, or its pickle asks for code that loading tensors does not need; nothing "
             "of it was run. Expected a plain state dict of tensors"
         ) from error
     except Exception as error:  # a damaged file raises many kinds that have no common base but Exception
-        raise CheckpointError(f"{path}: not a readable PyTorch file: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{path}: not a readable PyTorch file: {one_line(error)}") from error
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a state dict of tensors")
     for name, tensor in state.items():

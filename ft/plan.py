@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ft import __version__
 from ft.config import ModelConfig
-from ft.errors import CheckpointError, ConfigError
+from ft.errors import CheckpointError, ConfigError, one_line
 from ft.files import atomic_write
 
 FORMAT = 1
@@ -229,8 +229,8 @@ def read_manifest(plan: str | Path) -> PlanManifest:
         raise CheckpointError(f"{path}: cannot be read ({error}); {rebuild}") from error
     try:
         return PlanManifest.from_dict(json.loads(text))
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
+        reason = f"no {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
         raise CheckpointError(f"{path}: not a manifest that `ft export` wrote ({reason}); {rebuild}") from error
 
 

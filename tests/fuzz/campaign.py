@@ -104,10 +104,10 @@ class Report:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(kind, outcome): done, failed or problem."""
     findings: list[dict[str, Any]] = field(default_factory=list)
-    peak: int = 0
-    """Bytes of memory of a worker, the most."""
-    slowest: float = 0.0
-    """Seconds of a run."""
+    peak: tuple[int, int] = (0, 0)
+    """Bytes of memory of a worker, the most, and the seed where it was reached."""
+    slowest: tuple[float, int] = (0.0, 0)
+    """Seconds of a run, the most, and its seed."""
     seconds: float = 0.0
 
     @property
@@ -121,7 +121,8 @@ class Report:
             yield f"{kind:14}" + "".join(f"{self.outcomes[kind, name]:8d}" for name in ("done", "failed", "problem"))
         yield (
             f"{self.cases} cases in {self.seconds:.0f} s ({self.cases / max(self.seconds, 1e-9):.1f} a second), "
-            f"slowest run {self.slowest:.1f} s, at most {self.peak / 1e6:.0f} MB"
+            f"slowest run {self.slowest[0]:.1f} s (seed {self.slowest[1]}), at most {self.peak[0] / 1e6:.0f} MB "
+            f"(seed {self.peak[1]})"
         )
 
 
@@ -171,8 +172,9 @@ def _groups(campaign: Campaign, seeds: Iterable[int]) -> Iterator[list[Case]]:
 def _count(
     report: Report, cases: list[Case], result: dict[str, Any], alone: dict[int, dict[str, Any]], say: Any
 ) -> None:
-    report.peak = max(report.peak, result.get("peak", 0))
-    report.slowest = max(report.slowest, result.get("seconds", 0))
+    if result.get("peak", 0) > report.peak[0]:
+        report.peak = result["peak"], cases[0].seed
+    report.slowest = max(report.slowest, (result.get("seconds", 0), cases[0].seed))
     guilty = [case for case in cases if not alone or alone[case.seed]["problems"]]
     for case in cases:
         own = alone.get(case.seed, result)

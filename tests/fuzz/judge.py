@@ -72,8 +72,19 @@ def _input(item: dict[str, Any], result: dict[str, Any], problems: list[str]) ->
         return False
     if item["must"] == "fail":
         problems.append(f"{name}: done, and it must fail")
-    problems += (f"{name}: {problem}" for problem in _stems(Path(item["path"]), there))
+    wrong = _checkpoint(there[0]) if there[0].suffix == ".safetensors" else _stems(Path(item["path"]), there)
+    problems += (f"{name}: {problem}" for problem in wrong)
     return True
+
+
+def _checkpoint(file: Path) -> Iterator[str]:
+    """What is wrong with an imported model."""
+    from ft.checkpoint import load_model
+
+    try:
+        load_model(file)
+    except Exception as error:
+        yield f"{file.name} cannot be read: {error}"
 
 
 def _stems(path: Path, files: list[Path]) -> Iterator[str]:

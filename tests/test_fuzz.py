@@ -1,0 +1,150 @@
+"""A slice of what `python -m tests.fuzz` runs by the thousand, and that it would see what it looks for."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+from fuzz.audio_cases import AudioCampaign
+from fuzz.campaign import run_campaign
+from fuzz.cases import MEMORY, Case
+from fuzz.material import audio_files, model_files
+from fuzz.model_cases import DEEP, ModelCampaign
+
+from ft.checkpoint import CONFIG_KEY, load_config, load_model, read_header, read_metadata
+from ft.errors import CheckpointError
+from ft.info import describe_model
+from ft.onnx_metadata import append_onnx_metadata
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    return audio_files(tmp_path_factory.mktemp("audio"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny_checkpoint, tiny_onnx):
+    return model_files(tmp_path_factory.mktemp("models"), tiny_checkpoint, tiny_onnx)
+
+
+def test_damaged_audio_gives_stems_or_one_line(audio, tiny_onnx):
+    report = run_campaign(AudioCampaign(audio, tiny_onnx), range(304), workers=2)
+    assert not report.findings, json.dumps(report.findings[0], indent=1)
+    assert report.cases == 304
+
+
+def test_damaged_models_give_stems_or_one_line(models, audio):
+    report = run_campaign(ModelCampaign(models, audio["wav"][0]), range(100), workers=2)
+    assert not report.findings, json.dumps(report.findings[0], indent=1)
+    assert report.cases == 100
+
+
+class Program:
+    """A campaign of one case: `code` in place of `ft`."""
+
+    together, seconds = 1, 1.0
+
+    def __init__(self, code: str, must: str = "", codes: tuple[int, ...] = (0, 1)) -> None:
+        self.code, self.must, self.codes = code, must, codes
+
+    def case(self, seed: int) -> Case:
+        return Case(seed, "wav", (), "song.wav", {"song.wav": b""}, self.must)
+
+    def job(self, cases, folder):
+        out = folder / "out"
+        out.mkdir()
+        promised = [{"name": "song.wav", "path": "", "must": self.must, "files": [str(out / "vocals.wav")]}]
+        keys = {"inputs": promised, "output": str(out), "folder": str(folder), "codes": list(self.codes)}
+        return {"arguments": [], "program": self.code, "memory": MEMORY, "open": 40, **keys}
+
+
+FAILS = "import sys, os; sys.stderr.write('ft: song.wav: is empty\\n'); "
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("raise ValueError('x')", "not caught: ValueError"),
+        ("pass", "exit code 0 with 1 of 1 inputs without files"),
+        ("raise SystemExit(1)", "exit code 1 without a line"),
+        (FAILS + "os.write(2, b'mpg123: oh no\\n'); sys.exit(1)", "on stderr: mpg123"),
+        (FAILS + "open('out/vocals.wav', 'w').write('x'); sys.exit(0)", "vocals.wav cannot be read"),
+        (FAILS + "open('out/vocals.wav.part', 'w'); sys.exit(1)", "left behind: vocals.wav.part"),
+        (FAILS + "sys.exit(3)", "exit code 3"),
+        ("import os; os.abort()", "died: SIGABRT"),
+        ("import time; time.sleep(9)", "did not end within"),
+        ("bytearray(1 << 33)", "not caught: MemoryError"),
+    ],
+)
+def test_what_must_not_be_is_seen(code, problem):
+    """The first run of a worker has more time and memory, so each program is run a second time."""
+    campaign = Program(FAILS + "sys.exit(1)")
+    original = campaign.job
+
+    def job(cases, folder):
+        campaign.code = code if cases[0].seed else FAILS + "sys.exit(1)"
+        return original(cases, folder)
+
+    campaign.job = job
+    report = run_campaign(campaign, range(2))
+    assert [finding["seeds"] for finding in report.findings] == [[1]]
+    assert any(problem in found for found in report.findings[0]["problems"]), report.findings
+
+
+def safetensors(header: object, size: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if size is None else size) + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        safetensors({}, 99_000_000),
+        safetensors({}, 1 << 63),
+        safetensors(DEEP.encode()),
+        safetensors([]),
+        safetensors({"__metadata__": []}),
+        safetensors({"__metadata__": {CONFIG_KEY: 7}}),
+        safetensors({"weight": {"dtype": {}, "shape": [1]}}),
+        safetensors({"weight": {"dtype": "F32", "shape": ["x"]}}),
+    ],
+    ids=range(10),
+)
+def test_a_checkpoint_that_is_none_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: no safetensors file"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"n_fft": 1 << 31}, "n_fft: 2147483648, expected at most"),
+        ({"sample_rate": 10**30}, "sample_rate: .* expected 1000 to 768000"),
+        ({"hop_length": "\x1b[2J" * 2000}, r"hop_length: '.x1b\[2J"),
+    ],
+)
+def test_a_configuration_that_asks_for_too_much_is_refused(tmp_path, tiny_onnx, changes, text):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    config = json.loads(read_metadata(path)[CONFIG_KEY])
+    config["audio"].update(changes)
+    append_onnx_metadata(path, {CONFIG_KEY: json.dumps(config)})
+    with pytest.raises(CheckpointError, match=text) as caught:
+        load_config(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ft_weights", DEEP), ("ft_weights", "7"), ("ft_gate", "{"), ("ft_parameters", "x")]
+)
+def test_other_damaged_metadata_is_refused_where_it_is_read(tmp_path, tiny_onnx, key, value):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    append_onnx_metadata(path, {key: value})
+    with pytest.raises(CheckpointError, match=rf"model\.onnx: .*{key}"):
+        load_model(path) if key == "ft_weights" else describe_model(path)
