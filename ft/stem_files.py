@@ -9,6 +9,7 @@ length is that of the song at their rate, rounded. The same stems give the same 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -105,14 +106,11 @@ class StemWriter:
         peak = max(self.peaks.values(), default=0.0)
         if self.format.clips and peak > 1:
             self.gain = 1 / peak
-        for stem in self._stems.values():
-            with _told(stem.path):
-                stem.encode(self.gain)
-                if self.tags is not None:
-                    self._tag(stem, self.tags)
-                stem.check()
-                stem.remove_raw()
-                stem.settle()  # now, so that little time passes between the first name and the last
+        if self.format.bit_depth is None:
+            self._make_at_once()
+        else:
+            for stem in self._stems.values():
+                self._make(stem)
         for stem in self._stems.values():
             with _told(stem.path):
                 _check_place(stem.path)
@@ -133,6 +131,28 @@ class StemWriter:
                     raise AudioError(f"{folder}: cannot write there: {reason(error)}") from error
             except OSError as error:
                 raise AudioError(f"{folder}: cannot write there: {reason(error)}") from error
+
+    def _make(self, stem: StemPart) -> None:
+        with _told(stem.path):
+            stem.encode(self.gain)
+            if self.tags is not None:
+                self._tag(stem, self.tags)
+            stem.check()
+            stem.remove_raw()
+            stem.settle()  # now, so that little time passes between the first name and the last
+
+    def _make_at_once(self) -> None:
+        """Lossy encoders take a thirtieth of the song's length for each stem; each gets a thread."""
+        stems = list(self._stems.values())
+        with ThreadPoolExecutor(len(stems), "encoder") as pool:
+            made = [pool.submit(self._make, stem) for stem in stems]
+            try:
+                for each in made:
+                    each.result()
+            except BaseException:
+                for stem in stems:
+                    stem.stopped = True
+                raise
 
     def _tag(self, stem: StemPart, tags: Tags) -> None:
         """A song is worth more than its tags: those that a format refuses only give a warning."""

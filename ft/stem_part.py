@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ft.audio import BLOCK_SAMPLES, peak_of
 from ft.dsp import StreamingResampler
-from ft.errors import AudioError, EngineError
+from ft.errors import AudioError, Cancelled, EngineError
 from ft.formats import StemFormat, encoder_settings
 from ft.ogg import set_serial
 from ft.wav_file import WavFile, quantised
@@ -38,6 +38,8 @@ class StemPart:
         self.peak = 0.0
         self.samples = 0
         """In the file."""
+        self.stopped = False
+        """Set from another thread, so that `encode` gives up."""
         self._came = 0
         self._resampler = StreamingResampler(sample_rate, format.sample_rate, channels)
         self._raw: BinaryIO | None = None
@@ -146,6 +148,8 @@ class StemPart:
     def _frames(self, raw: BinaryIO, samples: int, gain: float) -> Iterator[Array]:
         """The sound (samples, channels) in blocks."""
         while len(values := np.fromfile(raw, np.float32, samples * self.channels)):
+            if self.stopped:
+                raise Cancelled(f"{self.path}: not written, as another stem failed or the process is to end")
             values *= np.float32(gain)
             yield values.reshape(-1, self.channels)
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 import ft.stem_files
 import ft.wav_file
 from ft.audio import AudioInfo, read_audio
-from ft.errors import AudioError, EngineError
+from ft.errors import AudioError, Cancelled, EngineError
 from ft.formats import stem_format
+from ft.ogg import set_serial
 from ft.options import SeparateOptions
 from ft.stem_files import StemWriter, part_paths, remove_parts
 from ft.tags import Tags
@@ -241,6 +242,30 @@ def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, method):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
+def test_encoders_of_other_stems_stop_when_one_fails(tmp_path, monkeypatch, error):
+    """Not at their ends: that may be minutes away."""
+    encode, stopped = ft.stem_files.StemPart.encode, []
+
+    def fails(part, gain):
+        if part.path.name.startswith("vocals"):
+            raise error
+        try:
+            encode(part, gain)
+        except Cancelled as cancelled:
+            stopped.append(cancelled)
+            raise
+
+    monkeypatch.setattr(ft.stem_files.StemPart, "encode", fails)
+    block = noise(2_000_000)
+    with writer_of(tmp_path / "song", "mp3", None, 2, 48000) as writer:
+        writer.write({"vocals": block, "instrumental": block})
+        with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else AudioError):
+            writer.commit()
+    assert len(stopped) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -296,6 +321,31 @@ def test_a_disk_that_fills_up_leaves_one_line_and_nothing_else(tmp_path, name, b
     expected = f"ft: {tmp_path / 'new' / 'vocals'}.{name}: cannot write: File too large\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, "", 5 * expected)
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus"])
+def test_serial_numbers_are_those_of_the_sound_on_every_page(tmp_path, name):
+    """And the pages are still whole to one who looks at their checksums."""
+    from mutagen.ogg import OggPage
+
+    path = written(writer_of(tmp_path, name, None, 1, 48000, ("v",)), {"v": noise(100_000, 1)})["v"]
+    serials = []
+    for serial in (None, 0, 0xFFFF_FFFF):
+        if serial is not None:
+            set_serial(path, serial)
+        with path.open("rb") as file:
+            pages = []
+            while file.tell() < path.stat().st_size:
+                start = file.tell()
+                pages.append(OggPage(file))
+                file.seek(start)
+                assert file.read(pages[-1].size) == pages[-1].write()
+        serials.append({page.serial for page in pages})
+        assert len(pages) > 3 and read_audio(path)[0].shape == (1, 100_000)
+    assert len(serials[0]) == 1 and serials[1:] == [{0}, {0xFFFF_FFFF}]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AudioError, match="not made of whole Ogg pages"):
+        set_serial(path, 1)
 
 
 @pytest.mark.parametrize("name", ["flac", "ogg", "opus", "mp3"])
