@@ -427,6 +427,60 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
         assert names(folder) == ["mine.part", "vocals.wav"]
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_stem_files import noise, writer_of, written
+import ft.stem_files
+from ft.tags import Tags
+
+def killing(work):
+    def killed(*arguments):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+        return work(*arguments)
+    return killed
+
+steps = [(ft.stem_files, "write_tags"), (ft.stem_files, "move_into_place")]
+for method in ("open", "write", "finish", "encode", "check", "remove_raw", "settle"):
+    steps.append((ft.stem_files.StemPart, method))
+for owner, method in steps:
+    setattr(owner, method, killing(getattr(owner, method)))
+tags = Tags({{"TITLE": ("x",)}})
+for left in range(100):
+    process = os.fork()
+    if process == 0:
+        stems = {{"vocals": noise(5000), "instrumental": noise(5000, seed=1)}}
+        writer = writer_of(Path(sys.argv[1]) / str(left), sys.argv[2], sys.argv[3], rate=48000, tags=tags)
+        written(writer, stems, 2500)
+        os._exit(0)
+    if os.waitpid(process, 0)[1] == 0:
+        break
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that are killed are forks of one")
+@pytest.mark.parametrize(("name", "bit_depth"), [("wav", "float"), ("flac", "16")])
+def test_a_run_that_is_killed_at_any_moment_leaves_whole_files_and_parts_that_are_found(tmp_path, name, bit_depth):
+    script = KILLED.format(tests=str(Path(__file__).parent))
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), name, bit_depth], check=True, cwd=ROOT)
+    *killed, whole = sorted(tmp_path.iterdir(), key=lambda path: int(path.name))
+    files = [whole / f"{stem}.{name}" for stem in STEMS]
+    assert names(whole) == sorted(path.name for path in files)
+    before, between = set(), 0
+    for folder in killed:
+        before |= set(names(folder))
+        remove_parts([folder / path.name for path in files])
+        left = names(folder)
+        between += len(left) == 1
+        for found in left:
+            assert (folder / found).read_bytes() == (whole / found).read_bytes()
+    assert len(killed) > 15 and between == 1 and any(part.endswith(".part") for part in before)
+
+
 def test_songs_of_several_threads_do_not_take_each_others_folders(tmp_path):
     """One song after another fails beside those that are written below the same new folder."""
     errors: list[Exception] = []
