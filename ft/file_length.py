@@ -112,6 +112,8 @@ def _chunk(
             return None
         position += header + size
         position += -position % align
+        if position > length:
+            return None
     return None
 
 
@@ -176,7 +178,7 @@ def _ebml(file: BinaryIO, length: int) -> Extent | None:
         width = 9 - found[4].bit_length()
         ones = (1 << (7 * width)) - 1
         size = int.from_bytes(found[4 : 4 + width], "big") & ones
-        if size == ones:
+        if size == ones or (position == 0 and size > length):
             return None
         position += 4 + width + size
     return Extent(position, length) if position > length else None

@@ -7,6 +7,7 @@ Apple's) are the encoder's.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 from ft.audio import INSTALL_MEDIA, Array, AudioSource, Broken, ends_after
 from ft.errors import AudioError
 from ft.file_length import extent
+from ft.file_view import FileView
 from ft.options import BitDepth
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ class MediaSource(AudioSource):
         path = self._file_path
         with path.open("rb") as file:  # not by name: FFmpeg would take "http:..." for an address
             try:
-                container = library.open(file, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+                view = FileView(file, file.seek(0, io.SEEK_END))
+                container = library.open(view, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
             except (library.FFmpegError, ValueError, OSError, MemoryError) as error:
                 raise AudioError(
                     f"{path}: not audio that can be read ({_said(error)}); expected what FFmpeg reads"

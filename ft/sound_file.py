@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -15,6 +15,7 @@ import soundfile
 from ft.audio import BLOCK_SAMPLES, INSTALL_MEDIA, READABLE, Array, AudioSource, Broken, ends_after, reason
 from ft.errors import AudioError
 from ft.file_length import Extent, extent, ogg_end, ogg_is_chain
+from ft.file_view import FileView
 from ft.options import BitDepth
 from ft.quiet import quiet
 from ft.wav_header import WavHeaderError, read_wav_header
@@ -162,7 +163,7 @@ class SoundFile(AudioSource):
             return stack.enter_context(_Forward(self._file_path))
         raw = stack.enter_context(self._file_path.open("rb"))
         size = raw.seek(0, io.SEEK_END) if self._ogg is None else self._ogg
-        return stack.enter_context(_Forward(_Front(raw, size, self._mp3_tag)))
+        return stack.enter_context(_Forward(FileView(raw, size, self._mp3_tag)))
 
     def _decode(self, first: int) -> Generator[Array, None, None]:
         with ExitStack() as stack:
@@ -210,40 +211,6 @@ class _Forward(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
-
-
-class _Front(io.RawIOBase):
-    """The first `size` bytes of a file behind a few others. libsndfile must see no exception: it would print it."""
-
-    def __init__(self, file: BinaryIO, size: int, before: bytes = b"") -> None:
-        self._file, self._size, self._before, self._at = file, size + len(before), before, 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._before[self._at : self._at + len(view)]
-        if not data:
-            try:
-                self._file.seek(self._at - len(self._before))
-                data = self._file.read(max(0, min(len(view), self._size - self._at)))
-            except OSError:
-                return 0
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _logged(log: str) -> int:

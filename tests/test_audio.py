@@ -366,13 +366,26 @@ def test_c_libraries_are_quiet_while_python_is_not(capfd):
     library.fputs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
 
     def say(text: bytes) -> None:
-        stream = ctypes.c_void_p.in_dll(library, "stderr")
-        library.fputs(text, stream)
-        library.fflush(stream)
+        for name in ("stdout", "stderr"):
+            stream = ctypes.c_void_p.in_dll(library, name)
+            library.fputs(text, stream)
+            library.fflush(stream)
 
     say(b"before\n")
     with quiet(), quiet():
         say(b"inside\n")
+        os.write(1, b"python\n")
         os.write(2, b"python\n")
     say(b"after\n")
-    assert capfd.readouterr().err == "before\npython\nafter\n"
+    assert capfd.readouterr() == ("before\npython\nafter\n",) * 2
+
+
+def test_what_libsndfile_prints_of_damage_is_not_seen(tmp_path, song, capfd):
+    """In a MIDI sample dump it prints a line on stdout for each packet that is not as expected."""
+    path = write(tmp_path / "a.sds", song[:1, :5000], 48000, format="SDS")
+    data = bytearray(path.read_bytes())
+    data[21 + 127 * 3 : 21 + 127 * 3 + 4] = b"\x33\x03\x33\x03"
+    path.write_bytes(data)
+    with open_source(path, allow_truncated=True) as source:
+        assert next(source.blocks()).size
+    assert capfd.readouterr() == ("", "")
