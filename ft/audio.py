@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,24 +240,6 @@ def audio_info(path: Path) -> AudioInfo:
     """The header of an audio file that can be separated. Raises AudioError, as `open_source` does."""
     with open_source(path) as source:
         return source.info
-
-
-def songs_in(paths: Sequence[Path]) -> list[Path]:
-    """The files, and in place of a folder the audio files that lie directly in it, by name.
-
-    Raises:
-        AudioError: a folder without audio files.
-    """
-    songs: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            songs.append(path)
-            continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-        if not found:
-            raise AudioError(f"{path}: no audio files in this folder; expected {READABLE}")
-        songs += found
-    return songs
 
 
 def read_blocks(path: Path, samples: int = BLOCK_SAMPLES) -> Iterator[Array]:

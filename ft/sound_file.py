@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -160,7 +162,9 @@ class SoundFile(AudioSource):
         """The file; of an Ogg file up to its last whole page, without which libsndfile refuses Opus; of an MP3 without
         a count of frames behind one that has it, without which libsndfile ends where it estimates the end."""
         if self._ogg is None and not self._mp3_tag:
-            return stack.enter_context(_Forward(self._file_path))
+            # As bytes, since soundfile cannot encode a name that is no UTF-8; Windows has no such names.
+            name = str(self._file_path) if sys.platform == "win32" else os.fsencode(self._file_path)
+            return stack.enter_context(_Forward(name))
         raw = stack.enter_context(self._file_path.open("rb"))
         size = raw.seek(0, io.SEEK_END) if self._ogg is None else self._ogg
         return stack.enter_context(_Forward(FileView(raw, size, self._mp3_tag)))

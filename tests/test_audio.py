@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 import tracemalloc
 
 import numpy as np
@@ -352,6 +353,14 @@ def test_what_is_no_audio_gets_one_line_under_any_suffix(tmp_path, capfd, suffix
 def test_audio_under_a_wrong_suffix_is_read_all_the_same(tmp_path, song):
     path = write(tmp_path / "a.flac", song, 48000).rename(tmp_path / "a.mp3")
     assert read(open_source(path)).shape == song.shape
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode there")
+def test_names_that_are_no_utf_8(tmp_path, song):
+    for name, subtype in (("a.wav", "PCM_16"), ("a.ogg", "VORBIS")):
+        path = write(tmp_path / name, song, 48000, subtype)
+        odd = path.rename(path.with_name(os.fsdecode(b"caf\xe9 \xff" + name.encode())))
+        assert read(open_source(odd)).shape == song.shape
 
 
 def test_sounds_that_are_odd_but_whole_are_read(tmp_path):
