@@ -9,7 +9,7 @@ length is that of the song at their rate, rounded. The same stems give the same 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -147,7 +147,7 @@ class StemWriter:
         with ThreadPoolExecutor(len(stems), "encoder") as pool:
             made = [pool.submit(self._make, stem) for stem in stems]
             try:
-                for each in made:
+                for each in as_completed(made):
                     each.result()
             except BaseException:
                 for stem in stems:
