@@ -156,7 +156,8 @@ class AudioSource(ABC):
             blocks.close()
         if self._stop is not None and position >= self._stop:
             return
-        if broken is not None or (self._total is not None and position < self._total - self._slack):
+        short = self._total is None or position < self._total - self._slack
+        if (broken is not None or self._total is not None) and short:
             self._ends_early(position, self._total, broken)
         if position == self._first:
             if self._first:

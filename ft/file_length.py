@@ -19,6 +19,25 @@ from ft.wav_header import UNKNOWN_SIZES, WavHeaderError, read_wav_header
 _PAGE = 65_307
 """Bytes of the longest Ogg page."""
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+_ASF = (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"))
+_BOXES = (
+    *(
+        b"ftyp",
+        b"styp",
+        b"moov",
+        b"mdat",
+        b"moof",
+        b"mfra",
+        b"sidx",
+        b"ssix",
+        b"meta",
+        b"uuid",
+        b"free",
+        b"skip",
+        b"wide",
+    ),
+    *(b"pnot", b"udta", b"emsg", b"prft", b"PICT"),
+)
 _CHUNKS = 10_000
 """More than any file has; a header of nonsense may claim more."""
 
@@ -45,7 +64,7 @@ def extent(file: BinaryIO) -> Extent | None:
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return _wav(file, length)
     if head[:4] == b"RIFF":  # AVI
-        return _everything(file, length, 0, "<4sI", 8)
+        return _everything(file, length, "<4sI", (b"RIFF",))
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _chunk(file, length, 12, ">4sI", b"SSND", extra=8)
     if head[:4] == b"FORM":  # 8SVX, 16SV
@@ -64,7 +83,7 @@ def extent(file: BinaryIO) -> Extent | None:
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return _ebml(file, length)
     if head[:4] == b"\x30\x26\xb2\x75":
-        return _everything(file, length, 0, "<16sQ", 24, inclusive=True)
+        return _everything(file, length, "<16sQ", _ASF, inclusive=True)
     return None
 
 
@@ -118,22 +137,23 @@ def _chunk(
 
 
 def _everything(
-    file: BinaryIO, length: int, position: int, layout: str, minimum: int, *, inclusive: bool = False
+    file: BinaryIO, length: int, layout: str, names: tuple[bytes, ...], *, inclusive: bool = False
 ) -> Extent | None:
-    """Chunks one after another up to the end of the file."""
-    header = struct.calcsize(layout)
+    """Chunks of these names one after another; what stands behind them counts for nothing."""
+    header, position = struct.calcsize(layout), 0
     for _ in range(_CHUNKS):
         file.seek(position)
         found = file.read(header)
         if len(found) < header:
-            break
-        _, size = struct.unpack(layout, found)
-        size = size if inclusive else size + header
-        if size < minimum or size - header in UNKNOWN_SIZES or size >= 1 << 62:
             return None
-        position += size + (0 if inclusive else size % 2)
-        if position > length + 1:
+        kind, size = struct.unpack(layout, found)
+        body = size - header if inclusive else size
+        if kind not in names or body < 0 or body in UNKNOWN_SIZES or body >= 1 << 62:
+            return None
+        position += header + body
+        if position > length:
             return Extent(position, length)
+        position += 0 if inclusive else size % 2
     return None
 
 
@@ -155,8 +175,8 @@ def _boxes(file: BinaryIO, length: int) -> Extent | None:
         if len(found) < 8:
             return None
         size, kind = struct.unpack(">I4s", found[:8])
-        if not all(0x20 <= letter < 0x7F or letter == 0xA9 for letter in kind):
-            return None  # something behind the boxes that is none
+        if kind not in _BOXES:
+            return None  # most often a tag behind the file
         if size == 1 and len(found) == 16:
             size = struct.unpack(">Q", found[8:])[0]
         if size < 8:

@@ -301,6 +301,18 @@ def test_mp3_files_that_were_joined_are_read_to_the_end_of_the_last(tmp_path, so
     assert read(open_source(path)).shape[1] >= 3 * song.shape[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "subtype"), [*COMPRESSED, ("a.flac", "FLAC", "PCM_16"), ("a.wav", "WAV", "PCM_16")]
+)
+def test_a_tag_behind_the_file_is_no_truncation(tmp_path, song, name, format, subtype):
+    path = write(tmp_path / name, song, 48000, subtype, format=format)
+    expected, _ = read_audio(path)
+    with path.open("ab") as file:
+        file.write(b"TAGA title of thirty letters".ljust(128, b" "))
+    source = open_source(path)
+    assert np.array_equal(read(source), expected) and source.warnings == []
+
+
 def test_several_ogg_streams_in_one_file_are_not_cut_silently(tmp_path, song):
     path = write(tmp_path / "a.ogg", song, 48000, "VORBIS")
     path.write_bytes(path.read_bytes() * 2)

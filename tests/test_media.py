@@ -165,6 +165,7 @@ def test_a_part_is_that_part_of_the_whole(tmp_path, song):
         ("a.mkv", "aac", "matroska", {}),
         ("a.webm", "libopus", "webm", {}),
         ("a.avi", "pcm_s16le", "avi", {}),
+        ("a.wma", "wmav2", "asf", {}),
     ],
 )
 def test_truncated_files_are_refused_or_told_of(tmp_path, song, name, codec, format, options, share, capfd):
@@ -177,6 +178,25 @@ def test_truncated_files_are_refused_or_told_of(tmp_path, song, name, codec, for
     assert 0.3 < found.shape[1] / song.shape[1] <= 1.02
     assert len(source.warnings) == 1 and source.warnings[0].startswith(str(path))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "format"),
+    [
+        ("a.m4a", "aac", "ipod"),
+        ("a.mkv", "flac", "matroska"),
+        ("a.avi", "pcm_s16le", "avi"),
+        ("a.wma", "wmav2", "asf"),
+        ("a.aac", "aac", "adts"),
+    ],
+)
+def test_a_tag_behind_the_file_is_no_truncation(tmp_path, song, name, codec, format):
+    path = encode(tmp_path / name, [song], codec, format)
+    expected = read(open_source(path))
+    with path.open("ab") as file:
+        file.write(b"TAGA title of thirty letters".ljust(128, b" "))
+    source = open_source(path)
+    assert np.array_equal(read(source), expected) and source.warnings == []
 
 
 def test_an_mp4_without_its_index_is_refused(tmp_path, song):
