@@ -114,7 +114,7 @@ class AudioSource(ABC):
         self._first = round(start * sample_rate)
         self._stop = None if duration is None else self._first + max(1, round(duration * sample_rate))
         if total is not None and self._first >= total:
-            raise AudioError(f"{path}: --start {start:g}: the sound ends after {total / sample_rate:.3g} s")
+            raise AudioError(f"{path}: --start {start:g}: the sound ends after {round(total / sample_rate, 2):g} s")
         samples = self._last(total)
         self.info = AudioInfo(
             path, sample_rate, channels, None if samples is None else samples - self._first, bit_depth
