@@ -14,9 +14,12 @@ export/waveform.py.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import logging
 import math
 import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -166,6 +169,7 @@ class Engine(ABC):
                 return
             self._open = False
             self._unload()
+        give_back_memory()
 
     def __enter__(self) -> Self:
         self.open()
@@ -266,6 +270,19 @@ def _finite_range(info: EngineInfo, values: Array) -> tuple[float, float]:
             "use another precision or engine"
         )
     return low, high
+
+
+def give_back_memory() -> None:
+    """Hands memory that was freed back to the system, where the C library has a call for it (glibc).
+
+    It keeps what it has for the next one to ask, otherwise: 130 MB after a song with the shipped model in ONNX Runtime,
+    200 MB in PyTorch.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def usable_cores() -> int:
