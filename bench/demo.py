@@ -20,7 +20,7 @@ OUTPUT = Path("separated")
 
 def main() -> None:
     mixture_file = EXAMPLE / "mixture.flac"
-    with Separator() as separator:
+    with Separator(force=True) as separator:
         result = separator.separate_file(mixture_file, OUTPUT / "caesium")
     for file in result.files.values():
         print(file)
@@ -30,7 +30,7 @@ def main() -> None:
     print(save_spectrograms(OUTPUT / "caesium" / "spectrograms.png", arrays, sample_rate))
     print(
         f"{result.audio_seconds:.1f} s of audio in {result.wall_seconds:.2f} s: "
-        f"{result.times_real_time:.1f} times real time"
+        f"{result.x_realtime:.1f} times real time"
     )
     for stem in result.files:
         target = soundfile.read(EXAMPLE / f"{stem}.flac", dtype="float32", always_2d=True)[0].T

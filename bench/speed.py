@@ -55,7 +55,7 @@ class StageClock:
 
         The network's is what neither the caller's thread nor the reading one took.
         """
-        from ft import dsp, separate, song_stream, stem_files
+        from ft import audio, dsp, song_stream, stem_files
 
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._reader = 0.0
@@ -66,8 +66,8 @@ class StageClock:
                         self._wrap(stack, getattr(dsp, name), method, stage)
             for method in ("write", "commit"):
                 self._wrap(stack, stem_files.StemWriter, method, "write")
-            blocks, cut = separate.read_blocks, song_stream.cut_windows
-            _replace(stack, separate, "read_blocks", lambda *args: self._clocked(blocks(*args), "decode"))
+            blocks, cut = audio.AudioSource.blocks, song_stream.cut_windows
+            _replace(stack, audio.AudioSource, "blocks", lambda *args: self._clocked(blocks(*args), "decode"))
             _replace(stack, song_stream, "cut_windows", lambda *args: self._clocked(cut(*args), None))
             whole, caller = time.process_time(), time.thread_time()
             yield
@@ -130,7 +130,7 @@ class SongRunner(Runner):
         from ft.separate import Separator
 
         spec = self.spec
-        self.separator = Separator(spec.model or None, runtime=spec.runtime, device=spec.device)
+        self.separator = Separator(spec.model or None, runtime=spec.runtime, device=spec.device, force=True)
         self.clock = StageClock()
         return engine_facts(self.separator.engine)
 

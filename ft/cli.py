@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from ft import __version__
-from ft.errors import FtError
+from ft.cli_options import GroupedCommand, grouped_option, options_of
+from ft.errors import FtError, one_line
+from ft.options import SeparateOptions
+from ft.report import printable
 
 EXIT_INTERRUPTED = 130
 
@@ -24,11 +29,31 @@ class _Group(click.Group):
         except FtError as error:
             if logging.getLogger("ft").isEnabledFor(logging.DEBUG):
                 logging.getLogger("ft").exception("traceback")
-            click.echo(f"ft: {error}", err=True)
+            click.echo(f"ft: {printable(error)}", err=True)
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("ft: interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            verbose = logging.getLogger("ft").isEnabledFor(logging.DEBUG)
+            if verbose or (isinstance(error, OSError) and error.errno == errno.EPIPE):  # click ends quietly there
+                raise
+            what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
+            click.echo(f"ft: failed unexpectedly ({what}); ft -v shows where. Please report it", err=True)
+            sys.exit(1)
+
+
+def _set_verbosity(verbose: bool, quiet: bool) -> None:
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ft: %(message)s"))
+    for name in ("ft", "export", "engines", "bench"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,14 +63,7 @@ class _Group(click.Group):
 @click.pass_context
 def main(context: click.Context, verbose: bool, quiet: bool) -> None:
     """Separate vocals from music; train, export and check the networks that do it."""
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("ft: %(message)s"))
-    for name in ("ft", "export", "engines", "bench"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(level)
-        logger.propagate = False
+    _set_verbosity(verbose, quiet)
     context.obj = {"quiet": quiet}
 
 
@@ -309,98 +327,89 @@ def bench(
         click.echo(plot_file)
 
 
-@main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="separated", show_default=True, help="Folder.")
-@click.option(
+@main.command(cls=GroupedCommand)
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path, allow_dash=True))
+@grouped_option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    default="separated",
+    help="Folder, or - for standard output. [default: separated]",
+    group="Output",
+)
+@grouped_option(
+    "--json", is_flag=True, help="Print a line of JSON for each input and one of all, not the files.", group="Output"
+)
+@grouped_option(
+    "--jobs-file", type=click.Path(path_type=Path), help="JSON of what goes where, no INPUT.", group="Input"
+)
+@grouped_option("--raw", type=click.Choice(["f32le", "s16le"]), help="Pipes hold bare samples, not WAV.", group="Input")
+@grouped_option("--rate", type=click.IntRange(1), metavar="HZ", help="Of bare samples that come in.", group="Input")
+@grouped_option(
+    "--channels", type=click.IntRange(1, 2), metavar="N", help="Of bare samples that come in.", group="Input"
+)
+@grouped_option(
     "--engine",
     metavar="MODEL",
     help="An .onnx, .safetensors or .plan file, or default. [default: the shipped model, in int8 on a CPU]",
+    group="Engine",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", "onnxruntime", "openvino", "torch", "tensorrt"]),
-    default="auto",
-    show_default=True,
-    help="What runs the model.",
+@grouped_option("--ensemble", multiple=True, metavar="MODEL", help="In place of --engine; repeatable.", group="Engine")
+@grouped_option(
+    "--tensorrt",
+    is_flag=True,
+    help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.",
+    group="Engine",
 )
-@click.option("--tensorrt", is_flag=True, help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.")
-@click.option(
-    "--memory",
-    type=click.Choice(["cuda-python", "pycuda"]),
-    default="cuda-python",
-    show_default=True,
-    help="Of a GPU with TensorRT, who handles its memory.",
-)
-@click.option(
-    "--bit-depth",
-    type=click.Choice(["16", "24", "float"]),
-    help="Of the stems. [default: the input's, or 16 where its format has none]",
-)
-@click.option(
-    "--segment-seconds",
-    type=float,
-    help="What runs through the network at once. [default: 20, fewer for wide networks, or the plan's]",
-)
-@click.option("--context-seconds", type=float, help="Computed on each side of a window, then dropped. [default: 1]")
-@click.option("--overlap", type=float, help="Share of a window's kept frames that cross-fades. [default: 0.05]")
-@click.option("--batch-size", type=click.IntRange(1), help="Windows that run at once. [default: 1, or the plan's]")
-@click.option("--threads", type=click.IntRange(1), help="Of the engine. [default: all usable cores]")
+@options_of(SeparateOptions)
+@grouped_option("-v", "--verbose", is_flag=True, help="As ft -v.")
+@grouped_option("-q", "--quiet", is_flag=True, help="As ft -q.")
 @click.pass_obj
 def separate(
     settings: dict,
-    files: tuple[Path, ...],
+    inputs: tuple[Path, ...],
     output: Path,
+    json: bool,
+    jobs_file: Path | None,
+    raw: Literal["f32le", "s16le"] | None,
+    rate: int | None,
+    channels: int | None,
     engine: str | None,
-    device: str,
-    runtime: str,
+    ensemble: tuple[str, ...],
     tensorrt: bool,
-    memory: str,
-    bit_depth: Literal["16", "24", "float"] | None,
-    segment_seconds: float | None,
-    context_seconds: float | None,
-    overlap: float | None,
-    batch_size: int | None,
-    threads: int | None,
+    options: SeparateOptions,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
-    """Separate each of FILES into OUTPUT/<song>/vocals.wav and OUTPUT/<song>/instrumental.wav.
+    """Separate songs into vocals and instrumental.
 
-    A folder stands for the audio files in it.
+    INPUT is a file, a folder, which is searched with all that is in it, or - for standard input. The stems of song.wav
+    become OUTPUT/song/vocals.wav and OUTPUT/song/instrumental.wav.
     """
-    from ft.audio import songs_in
-    from ft.progress import seconds_bar
-    from ft.separate import Separator
-    from ft.song_files import check_names
+    from ft.separate_command import Request, run_request
 
-    if tensorrt and runtime not in ("auto", "tensorrt"):
-        raise click.UsageError(f"--tensorrt and --runtime {runtime} contradict each other")
-    chosen = {
-        "batch_size": batch_size,
-        "segment_seconds": segment_seconds,
-        "context_seconds": context_seconds,
-        "overlap": overlap,
-    }
-    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    logger = logging.getLogger("ft")
-    failed = False
-    songs = songs_in(files)
-    check_names(songs)
-    runtime = "tensorrt" if tensorrt else runtime
-    options |= {"threads": threads, "runtime": runtime, "device": device, "memory": memory}
-    with Separator(engine, bit_depth=bit_depth, **options) as separator:
-        for path in songs:
-            try:
-                with seconds_bar(path.name, quiet=settings["quiet"]) as progress:
-                    result = separator.separate_file(path, output, progress=progress)
-            except FtError as error:
-                logger.debug("traceback", exc_info=True)
-                click.echo(f"ft: {error}", err=True)
-                failed = True
-                continue
-            for file in result.files.values():
-                click.echo(file)
-            times = f"{result.wall_seconds:.1f} s, {result.times_real_time:.1f} times real time"
-            logger.info("%s: %.1f s of audio in %s", path, result.audio_seconds, times)
-    if failed:
-        sys.exit(1)
+    if verbose or quiet:
+        _set_verbosity(verbose, quiet)
+    if engine is not None and ensemble:
+        raise click.UsageError("--engine and --ensemble contradict each other")
+    if tensorrt:
+        if options.runtime not in ("auto", "tensorrt"):
+            raise click.UsageError(f"--tensorrt and --runtime {options.runtime} contradict each other")
+        options = replace(options, runtime="tensorrt")
+    models = ensemble or ((engine,) if engine is not None else ())
+    code = run_request(
+        Request(
+            inputs=inputs,
+            output=output,
+            options=options,
+            models=models,
+            jobs_file=jobs_file,
+            raw=raw,
+            rate=rate,
+            channels=channels,
+            json=json,
+            quiet=quiet or settings["quiet"],
+        )
+    )
+    if code:
+        sys.exit(code)

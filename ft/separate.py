@@ -6,9 +6,9 @@ mixture whatever the network and the resampling do.
 
 from __future__ import annotations
 
+import functools
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,18 +21,21 @@ from numpy.typing import NDArray
 from engines import load_engine, plan_window, read_config
 from engines.base import Engine
 from engines.runner import Runner, open_runner
-from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, audio_info, read_blocks
+from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, AudioInfo, AudioSource, open_source
 from ft.config import ModelConfig
 from ft.dsp import magnitude
-from ft.errors import AudioError, ConfigError
-from ft.formats import stem_format
+from ft.errors import AudioError, Cancelled, ConfigError
+from ft.files import DEFAULT_MODEL
+from ft.formats import StemFormat, check_bitrate, format_notes
+from ft.inputs import Song, find_songs
 from ft.options import SeparateOptions
+from ft.pictures import Pictures
 from ft.progress import Progress
-from ft.song_files import SeparatedFile, song_folder
+from ft.report import SongRecord
+from ft.separate_files import each_song, separate_song
 from ft.song_stream import SongStream, check_ensemble
-from ft.stem_files import StemWriter
 from ft.stream import Analysis
-from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds
+from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds, window_grids
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +61,9 @@ class Separator:
         Args:
             models: a model file, None or `default` for the shipped one, or an engine, which its owner closes. Several
                 of them are an ensemble, whose masks are combined; they must read the same spectrograms.
-            options: all else that can be chosen; None for the usual. Batch and segment are those of a plan where nothing else is said, and
-                only under `device` auto, and without TensorRT, does another engine go on with the next song where a GPU
-                is lost.
+            options: all else that can be chosen; None for the usual. Batch and segment are those of a plan where
+                nothing else is said. Only under `device` auto, and without TensorRT, does another engine go on with
+                the next song where a GPU is lost.
             changes: fields of `SeparateOptions` by name, in place of those of `options`.
         Raises:
             CheckpointError: no such model, or none of this project.
@@ -72,12 +75,14 @@ class Separator:
         self._models = list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
         if not self._models:
             raise ConfigError("no model; expected at least one")
+        self._told: set[str] = set()
         self._closing = ExitStack()
         with self._closing:
-            configs = [self._config_of(model) for model in self._models]
+            self._configs = configs = [self._config_of(model) for model in self._models]
             self.config = configs[0]
+            check_bitrate(options)
+            self.model = "+".join(map(model_name, self._models))
             check_ensemble(configs)
-            plans = [plan_window(model) for model in self._models if not isinstance(model, Engine)]
             plans = [plan_window(model) for model in self._models if not isinstance(model, Engine)]
             built = next(filter(None, plans), None)
             usual_batch, usual_seconds = built or (1, min(map(usual_segment_seconds, configs)))
@@ -88,8 +93,10 @@ class Separator:
                 OVERLAP if options.overlap is None else options.overlap,
                 audio.sample_rate / audio.hop_length,
             )
+            self._frames = max(grid.frames for grid in window_grids(self.plan, options.windows, options.tta))
             batch_size = usual_batch if options.batch_size is None else options.batch_size
             self._runners = [self._opened(model, batch_size) for model in self._models]
+            SongStream(self._runners, self.plan, options)  # refuses what a model cannot do, before a song is opened
             self._closing = self._closing.pop_all()
 
     def _config_of(self, model: Model | None) -> ModelConfig:
@@ -106,7 +113,7 @@ class Separator:
         items = read_config(model).audio.items_per_window
 
         def load(windows: int, device: str) -> Engine:
-            shape = (windows * items, self.plan.frames)
+            shape = (windows * items, self._frames)
             return load_engine(
                 model, options.threads, runtime=options.runtime, device=device, windows=shape, memory=options.memory
             )
@@ -141,8 +148,11 @@ class Separator:
     def separate(self, mixture: Array, sample_rate: int, progress: Progress | None = None) -> dict[str, Array]:
         """The stems of a whole mixture (channels, samples), full scale at 1, each of the same shape.
 
+        Args:
+            progress: called with the seconds done and those there are; where it gives back False this stops.
         Raises:
             AudioError: no samples, not one or two channels, or values that are not finite.
+            Cancelled: `progress` asked to stop.
             EngineError: the engine failed.
         """
         mixture = np.asarray(mixture)
@@ -155,8 +165,8 @@ class Separator:
             for stem, samples in block.items():
                 stems[stem][:, done : done + samples.shape[1]] = samples
             done += samples.shape[1]
-            if progress is not None:
-                progress(done / sample_rate, mixture.shape[1] / sample_rate)
+            if progress is not None and progress(done / sample_rate, mixture.shape[1] / sample_rate) is False:
+                raise Cancelled(f"cancelled after {done / sample_rate:.1f} s of audio")
         return stems
 
     def track_peak(self, blocks: Iterable[Array], sample_rate: int) -> float | None:
@@ -164,7 +174,7 @@ class Separator:
 
         None, without reading a block, where the model scales each window for itself.
         """
-        if self.config.audio.normalize != "track":
+        if all(config.audio.normalize != "track" for config in self._configs):
             return None
         peak, analysis = 0.0, Analysis(self.config, sample_rate)
         for spec in analysis.frames(blocks):
@@ -173,7 +183,13 @@ class Separator:
         return peak
 
     def stream(
-        self, blocks: Iterable[Array], sample_rate: int, peak: float | None = None
+        self,
+        blocks: Iterable[Array],
+        sample_rate: int,
+        peak: float | None = None,
+        *,
+        eager: bool = False,
+        pictures: Pictures | None = None,
     ) -> Iterator[dict[str, Array]]:
         """Blocks of stems (channels, samples), as blocks of the mixture come in; those may have any sizes.
 
@@ -183,58 +199,100 @@ class Separator:
         Args:
             peak: `track_peak` of the song, for a model that scales by it. Without it such a model scales by the peak
                 of what came so far, up to each window's end.
+            eager: whether a window's stems are given before the one behind it is read, for sound that comes in as it
+                is played. It takes longer.
+            pictures: gets the mask and the spectrograms.
         Raises:
             AudioError: not one or two channels, or values that are not finite.
             EngineError: the engine failed.
         """
         song = SongStream(self._runners, self.plan, self.options)
-        return song.stems(blocks, sample_rate, peak)
+        return song.stems(blocks, sample_rate, peak, eager=eager, pictures=pictures)
 
     def separate_file(
-        self,
-        path: str | Path,
-        output_dir: str | Path = "separated",
-        *,
-        progress: Progress | None = None,
-    ) -> SeparatedFile:
-        """Writes `output_dir/<song>/<stem>.wav` with the sample rate, channels and length of the input.
+        self, path: str | Path, output_dir: str | Path = "separated", *, progress: Progress | None = None
+    ) -> SongRecord:
+        """Writes the stems of one file below `output_dir`, where the template of the options says.
+
+        Wav and flac keep the sample rate, channels and length of the input.
 
         Args:
-            progress: called with the seconds of audio done and those there are.
+            progress: called with the seconds of audio done and those there are; where it gives back False this stops.
         Raises:
             AudioError: the file cannot be read, or the stems cannot be written; none of them is there then.
+            Cancelled: `progress` asked to stop; nothing is there then.
             EngineError: the engine failed, or its device was lost at an earlier file; nothing is written then.
         """
-        start = time.perf_counter()
+        if Path(path).is_dir():
+            raise AudioError(f"{path}: a folder; expected a file. `separate_files` takes folders")
+        (song,) = self.find_songs([path], output_dir)
+        return separate_song(self, song, progress)
+
+    def separate_files(
+        self,
+        paths: Sequence[str | Path],
+        output_dir: str | Path = "separated",
+        *,
+        progress: Callable[[Path, float, float | None], object] | None = None,
+    ) -> Iterator[SongRecord]:
+        """The record of every file, and of every audio file in a folder, once it is written, left out or has failed.
+
+        Args:
+            progress: as for `separate_file`, with the path before the seconds.
+        Raises:
+            AudioError: before anything is read: nothing found, or two inputs that would get one name.
+            Cancelled: `progress` asked to stop; the files of the songs before are there.
+        """
+        songs = self.find_songs(paths, output_dir)
+
+        def separate(song: Song) -> SongRecord:
+            watch = None if progress is None else functools.partial(progress, song.path)
+            return separate_song(self, song, watch)
+
+        return each_song(songs, separate, lambda song: self.record(song.path))
+
+    def find_songs(self, paths: Sequence[str | Path], output_dir: str | Path) -> list[Song]:
+        """The inputs with their output files, as `ft.inputs.find_songs` finds and names them. Raises AudioError."""
+        return find_songs([Path(path) for path in paths], Path(output_dir), self.config.stems, self.options, self.model)
+
+    def open_song(self, song: Song) -> AudioSource:
+        """What the options let be read of a song; its owner closes it. Raises AudioError."""
+        options = self.options
+        return open_source(
+            song.path,
+            track=options.track,
+            start=options.start,
+            duration=options.duration,
+            allow_truncated=options.allow_truncated,
+        )
+
+    def ready(self) -> None:
+        """Goes on with another engine where a device was lost. Raises DeviceLost where none is allowed."""
         for runner in self._runners:
             runner.ready()
-        info = audio_info(Path(path))
-        folder = song_folder(info.path, Path(output_dir), self.config.stems)
-        peak = self.track_peak(read_blocks(info.path), info.sample_rate)
-        format = stem_format(self.options, info)
-        files = {stem: folder / f"{stem}.{format.name}" for stem in self.config.stems}
-        done = 0
-        with StemWriter(files, info.channels, info.sample_rate, format) as writer:
-            for stems in self.stream(read_blocks(info.path), info.sample_rate, peak):
-                writer.write(stems)
-                done += stems["vocals"].shape[1]
-                if progress is not None:
-                    progress(done / info.sample_rate, info.seconds)
-            writer.commit()
-        warnings = []
-        if writer.gain < 1:
-            decibels = 20 * np.log10(writer.gain)
-            warnings.append(
-                f"{path}: {format.bit_depth} bit would clip; all stems were lowered by one gain of {writer.gain:.4f} "
-                f"({decibels:.2f} dB). --bit-depth float keeps the level"
-            )
-        if done != info.samples:
-            found, expected = done / info.sample_rate, info.seconds
-            warnings.append(f"{path}: ends after {found:.1f} s; its header says {expected:.1f} s")
-        for warning in warnings:
-            logger.warning(warning)
-        wall = time.perf_counter() - start
-        return SeparatedFile(writer.files, done / info.sample_rate, wall, writer.gain, tuple(warnings))
+
+    def record(self, path: Path) -> SongRecord:
+        """A record of a song of which nothing is known yet but what separates it."""
+        info = self.engine.describe()
+        return SongRecord(input=path, engine=info.name, device=info.device, precision=info.precision, model=self.model)
+
+    def tell_notes(self, format: StemFormat, info: AudioInfo) -> None:
+        """Says what a format cannot hold of its input, once for all songs of which the same is true."""
+        for note in format_notes(format, self.options, info):
+            if note not in self._told:
+                self._told.add(note)
+                logger.warning("%s: %s", info.path, note)
+
+
+def model_name(model: Model | None) -> str:
+    """What `{model}` stands for in names.
+
+    >>> model_name("models/best.onnx"), model_name(None)
+    ('best', 'default')
+    """
+    if isinstance(model, Engine):
+        return Path(model.describe().model).stem
+    return DEFAULT_MODEL if model is None else Path(model).stem
 
 
 def _cut(mixture: Array) -> Iterator[Array]:

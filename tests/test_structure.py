@@ -32,6 +32,7 @@ ALLOWED = {
     ("ft/cli.py", "bench"),
     ("ft/separate.py", "engines"),
     ("ft/song_stream.py", "engines"),
+    ("ft/separate_command.py", "engines"),
     ("ft/info.py", "engines"),
     ("export/gate.py", "ft.separate"),
     ("export/calibration.py", "ft.separate"),

@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 
 LONGEST_LINE = 1500
+BY_FFMPEG = (".m4a", ".mp4")
+"""Suffixes of inputs that libsndfile is not asked for first, and may read otherwise."""
 LEFT_OVER = 12
 """Files that may be open after a run: the worker's own and those of libraries."""
 
@@ -103,7 +105,7 @@ def _stems(path: Path, files: list[Path]) -> Iterator[str]:
     if len(facts) > 1 or not len(stems[0]):
         yield f"stems of {facts}"
         return
-    mixture = _read(path)
+    mixture = None if path.suffix in BY_FFMPEG else _read(path)
     if mixture is None or files[0].suffix not in (".wav", ".flac"):
         return
     samples, rate = mixture

@@ -1,0 +1,178 @@
+"""From files to files: one song, or many of which some may fail."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+
+from ft.audio import AudioSource
+from ft.errors import AudioError, Cancelled, FtError, one_line
+from ft.formats import StemFormat, stem_format
+from ft.inputs import STDIN, Song, to_do
+from ft.pictures import Pictures
+from ft.pictures import remove_parts as remove_page_parts
+from ft.progress import Progress
+from ft.report import SongRecord
+from ft.stem_files import StemWriter, remove_parts
+from ft.stem_pipe import StemPipe
+from ft.tags import read_tags
+
+if TYPE_CHECKING:
+    from ft.separate import Separator
+
+logger = logging.getLogger(__name__)
+
+Opener = Callable[[Song], AudioSource]
+
+
+def separate_song(
+    separator: Separator, song: Song, progress: Progress | None = None, opener: Opener | None = None
+) -> SongRecord:
+    """Writes the files of one song, all of them or none.
+
+    Args:
+        progress: called with the seconds of audio done and those there are; where it gives back False this stops.
+        opener: gives what is read in place of `song.path`.
+    Raises:
+        AudioError: the song cannot be read, its files cannot be written, or they are there and may not be replaced.
+        Cancelled: `progress` asked to stop.
+        EngineError: the engine failed, or its device was lost at an earlier song.
+    """
+    start = time.perf_counter()
+    options = separator.options
+    if not to_do(song, options):
+        # Of a run that was killed while it replaced them.
+        remove_parts(song.files.values())
+        remove_page_parts(song.images.values())
+        return separator.record(song.path).changed(status="skipped", files=song.files, images=song.images)
+    separator.ready()
+    with (opener or separator.open_song)(song) as source:
+        info = source.info
+        format = stem_format(options, info)
+        separator.tell_notes(format, info)
+        peak = separator.track_peak(_watched(source, progress, 0.0), info.sample_rate) if source.repeatable else None
+        tags = read_tags(song.path) if song.path != STDIN else None
+        done = 0
+        with ExitStack() as stack:
+            writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
+            pictures = stack.enter_context(Pictures(song.images)) if song.images else None
+            for stems in separator.stream(source.blocks(), info.sample_rate, peak, pictures=pictures):
+                writer.write({stem: stems[stem] for stem in song.files})
+                done += next(iter(stems.values())).shape[1]
+                tell(progress, song, done / info.sample_rate, info.seconds)
+            if done == 0:
+                raise AudioError(f"{song.path}: holds no samples; expected at least one")
+            if pictures is not None:
+                pictures.finish()
+            writer.commit()
+            if pictures is not None:
+                pictures.commit()
+    warnings = [*source.warnings, *writer.warnings, *_gain_warning(song, writer.gain, format)]
+    for warning in warnings:
+        logger.warning(warning)
+    return separator.record(song.path).changed(
+        files=song.files,
+        images=song.images,
+        audio_seconds=done / info.sample_rate,
+        wall_seconds=time.perf_counter() - start,
+        gain=writer.gain,
+        warnings=tuple(warnings),
+    )
+
+
+def separate_to_pipe(
+    separator: Separator,
+    song: Song,
+    stream: BinaryIO,
+    stem: str,
+    encoding: Literal["f32le", "s16le"] | None,
+    progress: Progress | None = None,
+    opener: Opener | None = None,
+) -> SongRecord:
+    """Writes one stem to a stream as it is made; an integer format clamps there, since no gain can be known before.
+
+    Args:
+        encoding: f32le or s16le for bare samples; None for WAV in the input's bit depth, or the one asked for.
+    Raises:
+        AudioError: the song cannot be read, or whoever reads the stream went away.
+        EngineError: the engine failed.
+    """
+    start = time.perf_counter()
+    separator.ready()
+    done = 0
+    with (opener or separator.open_song)(song) as source:
+        info = source.info
+        peak = separator.track_peak(source.blocks(), info.sample_rate) if source.repeatable else None
+        kind = encoding or separator.options.bit_depth or info.bit_depth
+        pipe = StemPipe(stream, stem, info.channels, info.sample_rate, kind)
+        for stems in separator.stream(source.blocks(), info.sample_rate, peak, eager=True):
+            pipe.write(stems)
+            done += stems[stem].shape[1]
+            tell(progress, song, done / info.sample_rate, info.seconds)
+        if done == 0:
+            raise AudioError(f"{song.path}: holds no samples; expected at least one")
+    warnings = list(source.warnings)
+    if pipe.clipped:
+        kept = "--raw f32le" if encoding else "--bit-depth float"
+        warnings.append(f"{song.path}: {pipe.clipped} samples of {stem} were clipped; {kept} keeps them")
+    for warning in warnings:
+        logger.warning(warning)
+    return separator.record(song.path).changed(
+        audio_seconds=done / info.sample_rate,
+        wall_seconds=time.perf_counter() - start,
+        clipped=pipe.clipped,
+        warnings=tuple(warnings),
+    )
+
+
+def each_song(
+    songs: Iterable[Song], separate: Callable[[Song], SongRecord], failed: Callable[[Song], SongRecord]
+) -> Iterator[SongRecord]:
+    """The record of every song; one that fails does not keep the others from being done.
+
+    Args:
+        separate: what does one song.
+        failed: gives the record of a song of which nothing is known, for `error` to be put in.
+    """
+    for song in songs:
+        try:
+            yield separate(song)
+        except Cancelled:
+            raise
+        except FtError as error:
+            logger.debug("traceback", exc_info=True)
+            yield failed(song).changed(status="failed", error=str(error))
+        except Exception as error:  # one song of thousands must not end the others, whatever it met
+            logger.debug("traceback", exc_info=True)
+            what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
+            yield failed(song).changed(
+                status="failed", error=f"{song.path}: failed unexpectedly ({what}); -v shows where"
+            )
+
+
+def tell(progress: Progress | None, song: Song, done: float, total: float | None) -> None:
+    """Tells of the progress. Raises Cancelled where that asks to stop."""
+    if progress is not None and progress(done, total) is False:
+        raise Cancelled(f"{song.path}: cancelled after {done:.1f} s of audio")
+
+
+def _watched(source: AudioSource, progress: Progress | None, done: float) -> Iterator[np.ndarray]:
+    """The blocks of a first pass, which may be cancelled too."""
+    for block in source.blocks():
+        if progress is not None and progress(done, source.info.seconds) is False:
+            raise Cancelled(f"{source.info.path}: cancelled before its first second")
+        yield block
+
+
+def _gain_warning(song: Song, gain: float, format: StemFormat) -> Iterator[str]:
+    if gain < 1:
+        depth = f"{format.bit_depth} bit" if format.bit_depth else format.name
+        yield (
+            f"{song.path}: {depth} would clip; all stems were lowered by one gain of {gain:.4f} "
+            f"({20 * np.log10(gain):.2f} dB). --format wav --bit-depth float keeps the level"
+        )

@@ -1,0 +1,220 @@
+"""`ft separate` as a process: pipes, JSON, exit codes, and what a kill leaves."""
+
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 22050
+
+
+@pytest.fixture(scope="session")
+def short(tiny_onnx):
+    """The start of every command here: a real network and short segments."""
+    segments = ["--segment-seconds", "1", "--context-seconds", "0.1", "--threads", "1"]
+    return [sys.executable, "-m", "ft", "separate", "--engine", str(tiny_onnx), *segments]
+
+
+@pytest.fixture
+def songs(example, tmp_path):
+    """A folder of songs cut from the example, one of them in a folder below."""
+    mixture, rate = soundfile.read(example / "mixture.flac", dtype="int16", always_2d=True)
+    assert rate == 2 * RATE
+    folder = tmp_path / "music"
+    for number, name in enumerate(["one.wav", "two.flac", "album/three.wav", "album/vier und fünf.flac"]):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, mixture[number * RATE : (number + 6) * RATE], rate)
+    return folder
+
+
+def run(command, **settings):
+    return subprocess.run([str(word) for word in command], capture_output=True, timeout=120, check=False, **settings)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def records_of(output: bytes) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_a_folder_keeps_its_structure_and_json_has_a_record_for_each(short, songs, tmp_path):
+    result = run([*short, "--json", "-q", songs, "-o", tmp_path / "out"])
+    assert (result.returncode, result.stderr) == (0, b"")
+    *records, summary = records_of(result.stdout)
+    names = {Path(record["input"]).relative_to(songs).as_posix() for record in records}
+    assert names == {"one.wav", "two.flac", "album/three.wav", "album/vier und fünf.flac"}
+    for record in records:
+        assert record["status"] == "done" and record["error"] is None and record["gain"] == 1
+        assert record["audio_seconds"] == pytest.approx(3.0) and record["wall_seconds"] > 0
+        assert record["x_realtime"] == pytest.approx(record["audio_seconds"] / record["wall_seconds"], rel=0.01)
+        assert (record["engine"], record["device"], record["precision"]) == ("onnxruntime", "cpu", "fp32")
+        parent = Path(record["input"]).relative_to(songs).with_suffix("")
+        assert Path(record["files"]["vocals"]) == tmp_path / "out" / parent / "vocals.wav"
+        assert all(Path(file).is_file() for file in record["files"].values())
+    assert summary["done"] == 4 and summary["failed"] == 0 and summary["failures"] == []
+    assert summary["audio_seconds"] == pytest.approx(12.0)
+
+
+def test_a_failure_is_one_line_and_the_others_go_on(short, songs, tmp_path):
+    (songs / "broken.wav").write_bytes(b"RIFF no sound")
+    result = run([*short, "--json", "-q", songs, tmp_path / "nowhere.wav", "-o", tmp_path / "out"])
+    assert result.returncode == 1
+    *records, summary = records_of(result.stdout)
+    failed = {Path(record["input"]).name: record for record in records if record["status"] == "failed"}
+    assert set(failed) == {"broken.wav", "nowhere.wav"} and len(records) == 6
+    lines = result.stderr.decode().splitlines()
+    for name, record in failed.items():
+        assert record["files"] == {} and name in record["error"]
+        assert lines.count(f"ft: {record['error']}") == 1
+    assert [entry["error"] for entry in summary["failures"]] == [record["error"] for record in failed.values()]
+    assert b"Traceback" not in result.stderr
+    assert not (tmp_path / "out" / "broken").exists()
+    assert len(files_below(tmp_path / "out")) == 8 + 1  # and the mark of an output folder
+
+
+def test_what_is_there_is_a_failure_unless_something_else_is_said(short, songs, tmp_path):
+    command = [*short, "-q", "--json", songs / "one.wav", "-o", tmp_path / "out"]
+    assert run(command).returncode == 0
+    vocals = tmp_path / "out/one/vocals.wav"
+    whole = vocals.read_bytes()
+    again = run(command)
+    assert again.returncode == 1
+    assert str(vocals) in again.stderr.decode() and "--force" in again.stderr.decode()
+    skipped = run([*command, "--skip-existing"])
+    assert skipped.returncode == 0 and records_of(skipped.stdout)[0]["status"] == "skipped"
+    vocals.unlink()  # a song of which one file is missing is done again
+    assert records_of(run([*command, "--skip-existing"]).stdout)[0]["status"] == "done"
+    assert vocals.read_bytes() == whole
+    vocals.write_bytes(b"")
+    assert run([*command, "--force"]).returncode == 0 and vocals.read_bytes() == whole
+
+
+def test_killed_at_any_moment_and_started_again_ends_with_the_same_files(short, songs, tmp_path):
+    command = [*short, "-q", songs, "--format", "flac"]
+    begin = time.perf_counter()
+    assert run([*command, "-o", tmp_path / "whole"]).returncode == 0
+    seconds = time.perf_counter() - begin
+    expected = files_below(tmp_path / "whole")
+    chance = random.Random(1)
+    again = [str(word) for word in [*command, "--skip-existing", "-o", tmp_path / "killed"]]
+    for _ in range(6):
+        process = subprocess.Popen(again, stdout=subprocess.DEVNULL)
+        time.sleep(seconds * chance.uniform(0.5, 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for name in files_below(tmp_path / "killed"):
+            if name in expected:
+                assert (tmp_path / "killed" / name).read_bytes() == expected[name]  # no name before it is whole
+    assert run(again).returncode == 0
+    found = files_below(tmp_path / "killed")
+    assert {name: found[name] for name in expected} == expected
+    assert not [name for name in found if ".part" in name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_130_and_leaves_whole_songs_only(short, songs, tmp_path, number):
+    long = np.tile(soundfile.read(songs / "one.wav", dtype="int16")[0], (400, 1))
+    soundfile.write(songs / "zzz.wav", long, 2 * RATE)
+    process = subprocess.Popen(
+        [str(word) for word in [*short, "--json", songs, "-o", tmp_path / "out"]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    for _ in range(4):
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["status"] == "done"
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "out" / "zzz").glob(".*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.decode().splitlines()[-1] == "ft: interrupted" and b"Traceback" not in errors
+    assert json.loads(output.splitlines()[-1])["interrupted"] is True
+    assert not (tmp_path / "out" / "zzz").exists()
+    assert not [name for name in files_below(tmp_path / "out") if ".part" in name]
+
+
+def test_a_pipe_gives_the_samples_of_the_file(short, songs, tmp_path):
+    song = songs / "one.wav"
+    assert run([*short, "-q", song, "--stem", "vocals", "-o", tmp_path / "out"]).returncode == 0
+    expected, _ = soundfile.read(tmp_path / "out/one/vocals.wav", dtype="int16")
+    with song.open("rb") as stdin:
+        result = run([*short, "-q", "-", "--stem", "vocals", "-o", "-"], stdin=stdin)
+    assert (result.returncode, result.stderr) == (0, b"")
+    piped, rate = soundfile.read(io.BytesIO(result.stdout), dtype="int16")
+    assert rate == 2 * RATE
+    np.testing.assert_array_equal(piped, expected)
+    samples, _ = soundfile.read(song, dtype="int16")
+    raw = ["--raw", "s16le", "--rate", "44100", "--channels", "2"]
+    result = run([*short, "-q", "-", "--stem", "vocals", "-o", "-", *raw], input=samples.tobytes())
+    np.testing.assert_array_equal(np.frombuffer(result.stdout, "<i2").reshape(-1, 2), expected)
+
+
+def test_a_pipe_gives_its_first_sound_after_one_segment_and_json_on_stderr(short, songs):
+    samples, _ = soundfile.read(songs / "one.wav", dtype="float32")
+    raw = ["--raw", "f32le", "--rate", "44100", "--channels", "2"]
+    command = [*short, "-q", "--json", "-", "--stem", "instrumental", "-o", "-", *raw]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(samples[: int(1.2 * 44100)].tobytes())  # one segment, the frame behind it, the resampler
+    process.stdin.flush()
+    first = process.stdout.read(8 * 20_000)  # comes while the input is still open
+    assert len(first) == 8 * 20_000
+    rest, errors = process.communicate(samples[int(1.2 * 44100) :].tobytes(), timeout=60)
+    assert len(first) + len(rest) == samples.nbytes
+    record, summary = records_of(errors)
+    assert process.returncode == 0
+    assert record["input"] == "-" and record["audio_seconds"] == pytest.approx(3.0) and summary["done"] == 1
+
+
+def test_clipped_samples_of_a_pipe_are_counted(short, songs, tmp_path):
+    square = np.where(np.arange(3 * RATE) % 100 < 50, 1.2, -1.2).astype("<f4")
+    raw = ["--raw", "f32le", "--rate", "22050", "--channels", "1"]
+    command = [*short, "--json", "-", "--stem", "instrumental", "-o", tmp_path / "out", "--bit-depth", "float", *raw]
+    assert run(command, input=square.tobytes()).returncode == 0
+    stem, _ = soundfile.read(tmp_path / "out/stdin/instrumental.wav", dtype="float32")
+    soundfile.write(tmp_path / "loud.wav", square, RATE, subtype="FLOAT")
+    command = [*short, "-q", "--json", tmp_path / "loud.wav", "--stem", "instrumental", "-o", "-", "--bit-depth", "16"]
+    result = run(command)
+    warning = next(line for line in result.stderr.decode().splitlines() if line.startswith("ft: "))
+    clipped = json.loads(result.stderr.splitlines()[-2])["clipped"]
+    assert clipped == np.count_nonzero(np.abs(stem) > 1) > 0
+    assert f" {clipped} samples" in warning
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["-", "-o", "-"], "--stem"),
+        (["-", "song.wav"], "alone"),
+        (["song.wav", "-o", "-", "--stem", "vocals", "--format", "flac"], "--format flac"),
+        (["song.wav", "--raw", "f32le"], "--raw"),
+        (["-", "--raw", "f32le"], "--rate"),
+        (["song.wav", "--format", "flac", "--bit-depth", "float"], "float"),
+        (["song.wav", "--stem", "drums"], "vocals, instrumental"),
+        (["song.wav", "--skip-existing", "--force"], "--force"),
+        (["song.wav", "--name-template", "{song}.{ext}"], "{stem}"),
+        ([], "no input"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(arguments, text):
+    from click.testing import CliRunner
+
+    from ft.cli import main
+
+    result = CliRunner().invoke(main, ["separate", *arguments])
+    assert result.exit_code == 2
+    assert text in result.stderr and result.stderr.count("ft: ") == 1
