@@ -27,6 +27,8 @@ Source = TypeVar("Source", bound="AudioSource")
 
 BLOCK_SAMPLES = 1 << 16
 MAX_CHANNELS = 2
+LARGEST = 1e15
+"""300 dB above full scale; of more than that squares overflow in single precision, and only damaged files hold it."""
 
 
 def _suffixes(names: str) -> frozenset[str]:
@@ -146,9 +148,9 @@ class AudioSource(ABC):
                     break
                 if self._stop is not None:
                     block = block[:, : self._stop - position]
-                if not (finite := np.isfinite(block)).all():
-                    at = (position + int(finite.all(axis=0).argmin())) / self._rate
-                    raise AudioError(f"{self._path}: values that are not finite after {at:.1f} s; expected none")
+                if (bad := first_bad(block)) is not None:
+                    at, what = (position + bad[0]) / self._rate, bad[1]
+                    raise AudioError(f"{self._path}: {what} after {at:.1f} s; expected none")
                 position += block.shape[1]
                 if block.shape[1]:
                     yield block
@@ -261,6 +263,15 @@ def read_audio(path: Path) -> tuple[Array, int]:
     """The whole file (channels, samples) and its sample rate. Raises AudioError."""
     with open_source(path) as source:
         return np.concatenate(list(source.blocks()), axis=1), source.info.sample_rate
+
+
+def first_bad(block: Array) -> tuple[int, str] | None:
+    """Where in (channels, samples) the first sample is that cannot be sound, and what it is; None where all can."""
+    good = np.abs(block) <= LARGEST
+    if good.all():
+        return None
+    index = int(good.all(axis=0).argmin())
+    return index, f"values beyond {LARGEST:g}" if np.isfinite(block[:, index]).all() else "values that are not finite"
 
 
 def peak_of(block: Array) -> float:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import MAX_CHANNELS
+from ft.audio import MAX_CHANNELS, first_bad
 from ft.config import ModelConfig
 from ft.dsp import StreamingFrames, StreamingIstft, StreamingResampler, StreamingStft
 from ft.errors import AudioError
@@ -89,8 +89,8 @@ class Analysis:
         if block.ndim != 2 or not 1 <= block.shape[0] <= channels or block.shape[0] < self.channels:
             expected = f"{self.channels}, as before" if self.channels else "1 or 2 channels"
             raise AudioError(f"block of shape {block.shape}; expected (channels, samples) with {expected}")
-        if not np.isfinite(block).all():
-            raise AudioError(f"values that are not finite near {self.samples / self.sample_rate:.1f} s")
+        if (bad := first_bad(block)) is not None:
+            raise AudioError(f"{bad[1]} near {self.samples / self.sample_rate:.1f} s")
         return block
 
 

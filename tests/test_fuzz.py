@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import struct
 
+import numpy as np
 import pytest
+import soundfile
 from fuzz.audio_cases import AudioCampaign
 from fuzz.campaign import run_campaign
 from fuzz.cases import MEMORY, Case
 from fuzz.material import audio_files, model_files
 from fuzz.model_cases import DEEP, ModelCampaign
+from stubs import StubEngine, all_ones
 
+from ft.audio import open_source
 from ft.checkpoint import CONFIG_KEY, load_config, load_model, read_header, read_metadata
-from ft.errors import CheckpointError
+from ft.errors import AudioError, CheckpointError
 from ft.info import describe_model
 from ft.onnx_metadata import append_onnx_metadata
+from ft.separate import Separator
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +153,15 @@ def test_other_damaged_metadata_is_refused_where_it_is_read(tmp_path, tiny_onnx,
     append_onnx_metadata(path, {key: value})
     with pytest.raises(CheckpointError, match=rf"model\.onnx: .*{key}"):
         load_model(path) if key == "ft_weights" else describe_model(path)
+
+
+@pytest.mark.parametrize("value", [1e30, -3e38])
+def test_samples_that_would_overflow_are_refused_as_what_they_are(tmp_path, value):
+    samples = np.zeros((1000, 2), np.float32)
+    samples[441, 1] = value
+    path = tmp_path / "song.wav"
+    soundfile.write(path, samples, 44100, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"song\.wav: values beyond 1e\+15 after 0\.0 s"), open_source(path) as source:
+        list(source.blocks())
+    with pytest.raises(AudioError, match="values beyond"), Separator(StubEngine(all_ones)) as separator:
+        separator.separate(samples.T, 44100)
