@@ -29,8 +29,7 @@ def main() -> None:
     sample_rate = soundfile.info(mixture_file).samplerate
     print(save_spectrograms(OUTPUT / "caesium" / "spectrograms.png", arrays, sample_rate))
     print(
-        f"{result.audio_seconds:.1f} s of audio in {result.wall_seconds:.2f} s: "
-        f"{result.x_realtime:.1f} times real time"
+        f"{result.audio_seconds:.1f} s of audio in {result.wall_seconds:.2f} s: {result.x_realtime:.1f} times real time"
     )
     for stem in result.files:
         target = soundfile.read(EXAMPLE / f"{stem}.flac", dtype="float32", always_2d=True)[0].T

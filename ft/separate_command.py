@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -68,16 +68,17 @@ def run_request(request: Request) -> int:
     with _terminating():
         work = _work(request, models)
         report = _Report(request, len(work.songs) + len(work.copies))
-        mark = not request.to_pipe and not request.output.exists()
+        marked = _mark_output(request)
         try:
             for record in _records(request, models, work):
                 report.add(record)
-                if mark and record.status == "done":
-                    (request.output / MARKER).touch()
         except KeyboardInterrupt:
             click.echo("ft: interrupted", err=True)
             report.finish(interrupted=True)
             return report.summary.exit_code
+        finally:
+            if marked:
+                _unmark_empty(request.output)
     report.finish()
     return report.summary.exit_code
 
@@ -122,7 +123,7 @@ class _Report:
             self._say(self.summary.to_json())
         if self.summary.inputs > 1:
             for line in failure_lines(self.summary):
-                click.echo(f"ft: {line}", err=True)
+                click.echo(line, err=True)
 
     def _say(self, text: str | bytes) -> None:
         click.echo(text, err=self.to_stderr)
@@ -191,6 +192,30 @@ def _open_stdin(request: Request, song: Song) -> AudioSource:
         duration=options.duration,
         allow_truncated=options.allow_truncated,
     )
+
+
+def _mark_output(request: Request) -> bool:
+    """Marks a new or empty output folder before anything is in it, so that no later search takes stems for songs.
+
+    Whether it did; a folder that cannot be made is told of by the first song.
+    """
+    output = request.output
+    if request.to_pipe or request.jobs_file is not None:
+        return False
+    with suppress(OSError):
+        if not output.exists() or not any(output.iterdir()):
+            output.mkdir(parents=True, exist_ok=True)
+            (output / MARKER).touch()
+            return True
+    return False
+
+
+def _unmark_empty(output: Path) -> None:
+    """Removes an output folder in which nothing is but its mark."""
+    with suppress(OSError):
+        if [path.name for path in output.iterdir()] == [MARKER]:
+            (output / MARKER).unlink()
+            output.rmdir()
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_a_folder_keeps_its_structure_and_json_has_a_record_for_each(short, song
     for record in records:
         assert record["status"] == "done" and record["error"] is None and record["gain"] == 1
         assert record["audio_seconds"] == pytest.approx(3.0) and record["wall_seconds"] > 0
-        assert record["x_realtime"] == pytest.approx(record["audio_seconds"] / record["wall_seconds"], rel=0.01)
+        assert record["x_realtime"] == pytest.approx(record["audio_seconds"] / record["wall_seconds"], rel=0.05)
         assert (record["engine"], record["device"], record["precision"]) == ("onnxruntime", "cpu", "fp32")
         parent = Path(record["input"]).relative_to(songs).with_suffix("")
         assert Path(record["files"]["vocals"]) == tmp_path / "out" / parent / "vocals.wav"
@@ -167,12 +167,14 @@ def test_a_pipe_gives_its_first_sound_after_one_segment_and_json_on_stderr(short
     samples, _ = soundfile.read(songs / "one.wav", dtype="float32")
     raw = ["--raw", "f32le", "--rate", "44100", "--channels", "2"]
     command = [*short, "-q", "--json", "-", "--stem", "instrumental", "-o", "-", *raw]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(command, bufsize=0, **pipes)
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(samples[: int(1.2 * 44100)].tobytes())  # one segment, the frame behind it, the resampler
     process.stdin.flush()
-    first = process.stdout.read(8 * 20_000)  # comes while the input is still open
-    assert len(first) == 8 * 20_000
+    first = b""
+    while len(first) < 8 * 20_000:  # comes while the input is still open
+        first += process.stdout.read(8 * 20_000 - len(first))
     rest, errors = process.communicate(samples[int(1.2 * 44100) :].tobytes(), timeout=60)
     assert len(first) + len(rest) == samples.nbytes
     record, summary = records_of(errors)

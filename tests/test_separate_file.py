@@ -18,12 +18,15 @@ from click.testing import CliRunner
 from stubs import StubEngine, each_frame_alone, stub_config
 
 import ft.separate
+import ft.separate_command
+import ft.separate_files
 import ft.windows
-from ft.audio import read_audio
+from ft.audio import AudioSource, read_audio
 from ft.cli import main
-from ft.errors import AudioError, ConfigError
+from ft.errors import AudioError, Cancelled, ConfigError
+from ft.inputs import MARKER
+from ft.options import SeparateOptions
 from ft.separate import Separator
-from ft.song_files import check_names, song_folder
 
 RATE = 8000
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
@@ -54,7 +57,8 @@ def separator():
 def command(monkeypatch):
     """Runs `ft separate` with a stub in place of every model."""
     monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: StubEngine(each_frame_alone))
-    monkeypatch.setattr(ft.separate, "read_config", lambda model: stub_config())
+    for module in (ft.separate, ft.separate_command):
+        monkeypatch.setattr(module, "read_config", lambda model: stub_config())
     return lambda *arguments: CliRunner().invoke(main, ["separate", *map(str, arguments)])
 
 
@@ -72,7 +76,7 @@ def test_stems_have_the_form_of_the_input_and_sum_to_it(song, separator, tmp_pat
         total = total + read_audio(file)[0]
     np.testing.assert_allclose(total, read_audio(path)[0], atol=1e-4)
     assert result.audio_seconds == pytest.approx(20_001 / rate) and result.gain == 1 and result.warnings == ()
-    assert result.times_real_time > 0
+    assert result.x_realtime > 0
 
 
 def test_a_file_gives_what_its_array_gives(song, separator, tmp_path):
@@ -157,20 +161,21 @@ def test_a_file_that_is_damaged_on_the_way_leaves_nothing(tmp_path, separator):
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
     path.write_bytes(content)
-    try:
-        result = separator.separate_file(path, tmp_path / "out")
-    except AudioError as error:
-        assert re.search(r"song\.flac: damaged after \d+\.\d s: ", str(error))
-        assert not (tmp_path / "out").exists()
-    else:  # libsndfile went over it with silence
-        assert soundfile.info(result.files["vocals"]).frames == 200_000
+    with pytest.raises(AudioError, match=r"song\.flac: damaged or cut off after \d+\.\d s of 25\.0 s"):
+        separator.separate_file(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_file_shorter_than_its_header_says_gives_a_warning(song, separator, tmp_path, monkeypatch):
-    blocks = ft.separate.read_blocks
-    monkeypatch.setattr(ft.separate, "read_blocks", lambda path: (block[:, :4000] for block in blocks(path)))
-    result = separator.separate_file(song(), tmp_path / "out")
-    assert re.search(r"song\.wav: ends after 0\.5 s; its header says 1\.1 s", result.warnings[0])
+def test_a_file_shorter_than_its_header_says_is_an_error_or_a_warning(song, separator, tmp_path):
+    path = song()
+    path.write_bytes(path.read_bytes()[: 44 + 4 * 4000])
+    with pytest.raises(AudioError, match=r"song\.wav: .*--allow-truncated"):
+        separator.separate_file(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    tolerant = Separator(StubEngine(each_frame_alone), allow_truncated=True, **SHORT)
+    result = tolerant.separate_file(path, tmp_path / "out")
+    (warning,) = result.warnings
+    assert "song.wav" in warning and "0.5 s" in warning and "1.1 s" in warning
     assert soundfile.info(result.files["vocals"]).frames == 4000
 
 
@@ -187,26 +192,6 @@ def test_memory_does_not_grow_with_length(song, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.15 * peaks[0]
-
-
-def test_names_that_would_collide_are_refused(tmp_path):
-    check_names([tmp_path / "a.wav", tmp_path / "b.wav"])
-    for other in ("x/a.flac", "A.wav", "a.wav"):
-        with pytest.raises(AudioError, match=r"a\.wav and .*: both are called '[aA]'"):
-            check_names([tmp_path / "a.wav", tmp_path / other])
-
-
-def test_a_song_is_never_replaced_by_its_own_stem(tmp_path):
-    stems = ("vocals", "instrumental")
-    assert song_folder(tmp_path / "song.wav", tmp_path, stems) == tmp_path / "song"
-    (tmp_path / "vocals").mkdir()
-    for suffix in ("wav", "flac"):
-        (tmp_path / "vocals" / f"vocals.{suffix}").touch()
-    with pytest.raises(AudioError, match="replaced by its own vocals; choose another folder with -o"):
-        song_folder(tmp_path / "vocals" / "vocals.wav", tmp_path, stems)
-    assert song_folder(tmp_path / "vocals" / "vocals.flac", tmp_path, stems) == tmp_path / "vocals"
-    # An album with a folder for each song: the stems go beside the song and replace nothing.
-    assert song_folder(tmp_path / "song" / "song.wav", tmp_path, stems) == tmp_path / "song"
 
 
 @pytest.mark.parametrize("name", ["Übung & 'Zitat', 歌.wav", "two words.wav", "dots.in.name.wav", "-dash.wav"])
@@ -265,18 +250,20 @@ def test_a_bad_file_is_one_line_and_the_others_are_done(song, command, tmp_path)
     assert result.exit_code == 1
     assert [line.endswith(".wav") for line in result.stdout.splitlines()] == [True, True]
     lines = result.stderr.splitlines()
-    assert len(lines) == 4
+    assert lines[-4] == "ft: 3 of 4 inputs failed:"
+    assert [line.strip() for line in lines[-3:]] == [line.removeprefix("ft: ") for line in lines[:3]]
+    assert len(lines) == 3 + 1 + 4
     for line, text in zip(
         lines, ("nowhere.wav: no such file", "notes.txt: not audio", "6 channels; expected 1 or 2"), strict=False
     ):
         assert line.startswith("ft: ") and text in line and "expected" in line
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, "good"]
 
 
 def test_names_that_collide_are_refused_before_the_first_song(song, command, tmp_path):
     first, second = song("a.wav"), song("a.flac")
     result = command(first, second, "-o", tmp_path / "out")
-    assert result.exit_code == 1 and "both are called 'a'" in result.stderr
+    assert result.exit_code == 1 and str(first) in result.stderr and str(second) in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -288,8 +275,8 @@ def test_a_folder_stands_for_the_audio_in_it(song, command, tmp_path):
     single = song("single.wav")
     result = command(tmp_path / "album", single, "-o", tmp_path / "out")
     assert result.exit_code == 0
-    done = [Path(line).parent.name for line in result.stdout.splitlines()]
-    assert done == ["1", "1", "2", "2", "single", "single"]
+    done = [Path(line).parent.relative_to(tmp_path / "out").as_posix() for line in result.stdout.splitlines()]
+    assert done == ["1", "1", "2", "2", "scans/3", "scans/3", "single", "single"]
     result = command(tmp_path / "album" / "scans", "-o", tmp_path / "out")
     assert result.exit_code == 0 and Path(result.stdout.splitlines()[0]).parent.name == "3"
     (tmp_path / "empty").mkdir()
@@ -300,31 +287,33 @@ def test_a_folder_stands_for_the_audio_in_it(song, command, tmp_path):
 
 
 def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
-    made = {}
+    made = []
     create = Separator.__init__
 
-    def spy(self, engine, **options):
-        made.update(options, engine=engine)
-        create(self, engine, **options)
+    def spy(self, models, options):
+        made.append((models, options))
+        create(self, models, options)
 
     monkeypatch.setattr(Separator, "__init__", spy)
     result = command(
         *(song(), "-o", tmp_path / "out", "--engine", "model.onnx", "--batch-size", 3, "--segment-seconds", 4),
-        *("--context-seconds", 0.5, "--overlap", 0.2, "--threads", 1, "--bit-depth", "float"),
+        *("--context-seconds", 0.5, "--overlap", 0.2, "--threads", 1, "--bit-depth", "float", "--tta"),
         *("--device", "cuda:1", "--runtime", "onnxruntime", "--memory", "pycuda"),
     )
     assert result.exit_code == 0
-    assert made == {
-        "engine": "model.onnx",
-        "batch_size": 3,
-        "segment_seconds": 4,
-        "context_seconds": 0.5,
-        "overlap": 0.2,
-        "threads": 1,
-        "device": "cuda:1",
-        "runtime": "onnxruntime",
-        "memory": "pycuda",
-    }
+    chosen = SeparateOptions(
+        batch_size=3,
+        segment_seconds=4.0,
+        context_seconds=0.5,
+        overlap=0.2,
+        threads=1,
+        bit_depth="float",
+        tta=True,
+        device="cuda:1",
+        runtime="onnxruntime",
+        memory="pycuda",
+    )
+    assert made == [(["model.onnx"], chosen)]
     assert soundfile.info(tmp_path / "out" / "song" / "vocals.wav").subtype == "FLOAT"
 
 
@@ -351,12 +340,12 @@ def test_reading_computing_and_writing_each_have_a_thread(song, tmp_path, monkey
         threads["engine"] = threading.current_thread()
         return each_frame_alone(batch)
 
-    def read(path, blocks=ft.separate.read_blocks):
-        for block in blocks(path):
+    def read(self, blocks=AudioSource.blocks):
+        for block in blocks(self):
             threads["reader"] = threading.current_thread()
             yield block
 
-    monkeypatch.setattr(ft.separate, "read_blocks", read)
+    monkeypatch.setattr(AudioSource, "blocks", read)
     Separator(StubEngine(mask), **SHORT).separate_file(song(), tmp_path / "out")
     assert len({threads["engine"], threads["reader"], threading.current_thread()}) == 3
 
@@ -371,7 +360,8 @@ def slow(batch):
     time.sleep(0.2)
     return all_ones(batch)
 ft.separate.load_engine = lambda *_, **__: StubEngine(slow)
-ft.separate.read_config = lambda model: stub_config()
+import ft.separate_command
+ft.separate.read_config = ft.separate_command.read_config = lambda model: stub_config()
 from ft.cli import main
 main()
 """
@@ -383,7 +373,7 @@ main()
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1])))},
     )
-    while not (out / "song" / "vocals.wav.part").exists():
+    while not list(out.rglob("*.part")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -394,9 +384,13 @@ main()
 
 def test_help_states_the_real_defaults():
     text = " ".join(CliRunner().invoke(main, ["separate", "--help"]).stdout.split())
-    for option in ("segment-seconds", "context-seconds", "overlap"):
-        value = getattr(ft.windows, option.replace("-", "_").upper())
-        assert re.search(rf"--{option} FLOAT [^\[]*\[default: {value:g}[],]", text)
+    defaults = {
+        "segment-seconds": ft.windows.WINDOW_SECONDS,
+        "context-seconds": ft.windows.CONTEXT_SECONDS,
+        "overlap": ft.windows.OVERLAP,
+    }
+    for option, value in defaults.items():
+        assert re.search(rf"--{option} [A-Z]+ [^\[]*\[default: {value:g}[],]", text)
 
 
 def test_a_real_process_with_a_real_network_needs_no_torch(song, tiny_onnx, tmp_path):
@@ -412,3 +406,54 @@ def test_a_real_process_with_a_real_network_needs_no_torch(song, tiny_onnx, tmp_
     assert result.returncode == 0, result.stderr
     files = [read_audio(Path(line))[0] for line in result.stdout.splitlines()]
     np.testing.assert_allclose(files[0] + files[1], read_audio(path)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", ["window", "track"])
+def test_a_callback_that_gives_false_cancels_and_nothing_is_left(song, tmp_path, normalize):
+    engine = StubEngine(each_frame_alone, stub_config(normalize=normalize))
+    path = song(waveform=noise(60_000))
+    calls = []
+
+    def stop_in_the_middle(done, total):
+        calls.append((done, total))
+        return done < 2
+
+    with Separator(engine, **SHORT) as separator:
+        with pytest.raises(Cancelled, match="cancelled after 2"):
+            separator.separate_file(path, tmp_path / "out", progress=stop_in_the_middle)
+        assert not (tmp_path / "out").exists()
+        assert {total for _, total in calls} == {7.5} and 2 <= calls[-1][0] < 3
+        with pytest.raises(Cancelled):
+            separator.separate(noise(60_000), RATE, progress=lambda done, total: False)
+        assert separator.separate_file(path, tmp_path / "out").files["vocals"].is_file()
+
+
+def test_many_files_give_a_record_each_and_one_that_fails_is_among_them(song, tmp_path):
+    for name in ("a.wav", "album/b.flac"):
+        (tmp_path / "music" / name).parent.mkdir(parents=True, exist_ok=True)
+        song(f"music/{name}")
+    (tmp_path / "music" / "c.wav").write_bytes(b"")
+    watched = []
+    with Separator(StubEngine(each_frame_alone), **SHORT) as separator:
+        records = list(
+            separator.separate_files(
+                [tmp_path / "music"], tmp_path / "out", progress=lambda path, done, total: watched.append(path.name)
+            )
+        )
+    assert {Path(record.input).name: record.status for record in records} == {
+        "a.wav": "done",
+        "b.flac": "done",
+        "c.wav": "failed",
+    }
+    assert set(watched) == {"a.wav", "b.flac"}
+    assert (tmp_path / "out/album/b/vocals.wav").is_file()
+    with pytest.raises(AudioError, match="a folder; expected a file"):
+        separator.separate_file(tmp_path / "music", tmp_path / "out")
+
+
+def test_an_error_nobody_expected_fails_one_song_in_one_line(song, command, tmp_path, monkeypatch):
+    first, second = song("first.wav"), song("second.wav")
+    monkeypatch.setattr(ft.separate_files, "read_tags", lambda path: 1 / 0 if path == first else None)
+    result = command(first, second, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and len(result.stdout.splitlines()) == 2
+    assert f"ft: {first}: failed unexpectedly (ZeroDivisionError" in result.stderr and "Traceback" not in result.stderr
