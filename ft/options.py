@@ -16,6 +16,8 @@ BitDepth = Literal["16", "24", "float"]
 
 LOSSLESS = ("wav", "flac")
 TEMPLATE = "{song}/{stem}.{ext}"
+_MOST = {"batch_size": 1024, "threads": 1024, "bitrate": 512, "track": 1024}
+"""Far beyond what is of use, and below what would exhaust a machine before anybody could say why."""
 TEMPLATE_NAMES = ("folder", "song", "stem", "model", "ext")
 
 
@@ -129,10 +131,10 @@ class SeparateOptions:
                 raise ConfigError(f"{flag(item.name)} {value}: expected {', '.join(choices)}")
         self._check_output()
         self._check_input()
-        for name in ("batch_size", "threads", "bitrate", "track"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{flag(name)} {value}: expected 1 or more")
+            if value is not None and not 1 <= value <= most:
+                raise ConfigError(f"{flag(name)} {value}: expected 1 to {most}")
         if self.windows == "original":
             for name in ("segment_seconds", "context_seconds", "overlap"):
                 if getattr(self, name) is not None:

@@ -146,7 +146,10 @@ def each_song(
             raise
         except FtError as error:
             logger.debug("traceback", exc_info=True)
-            yield failed(song).changed(status="failed", error=str(error))
+            text = str(error)  # of an engine, which knows of no song
+            yield failed(song).changed(
+                status="failed", error=text if text.startswith(str(song.path)) else f"{song.path}: {text}"
+            )
         except Exception as error:  # one song of thousands must not end the others, whatever it met
             logger.debug("traceback", exc_info=True)
             what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")

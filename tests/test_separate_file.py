@@ -457,3 +457,19 @@ def test_an_error_nobody_expected_fails_one_song_in_one_line(song, command, tmp_
     result = command(first, second, "-o", tmp_path / "out")
     assert result.exit_code == 1 and len(result.stdout.splitlines()) == 2
     assert f"ft: {first}: failed unexpectedly (ZeroDivisionError" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_model_that_returns_nan_fails_its_song_and_the_next_one_is_done(song, command, tmp_path, monkeypatch):
+    def broken_once(batch):
+        mask = each_frame_alone(batch)
+        return mask * np.float32(np.nan) if not done.append(1) and len(done) == 1 else mask
+
+    done = []
+    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: StubEngine(broken_once))
+    first, second = song("first.wav"), song("second.wav")
+    result = command(first, second, "-q", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    line, *summary = result.stderr.splitlines()
+    assert line.startswith(f"ft: {first}: ") and "not finite" in line
+    assert summary == ["ft: 1 of 2 inputs failed:", f"  {line.removeprefix('ft: ')}"]
+    assert [path.parent.name for path in (tmp_path / "out").rglob("*.wav")] == ["second"] * 2
