@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 
 RATE = 22050
+STEMS = ("vocals", "instrumental")
 
 
 @pytest.fixture(scope="session")
@@ -220,3 +222,36 @@ def test_wrong_usage_is_one_line_and_2(arguments, text):
     result = CliRunner().invoke(main, ["separate", *arguments])
     assert result.exit_code == 2
     assert text in result.stderr and result.stderr.count("ft: ") == 1
+
+
+def odd_sounds(rate: int) -> dict[str, np.ndarray]:
+    time = np.arange(3 * rate) / rate
+    return {
+        "silence": np.zeros((3 * rate, 2)),
+        "one-sample": np.full((1, 2), 0.5),
+        "dc": np.full((3 * rate, 2), 0.7),
+        "square": np.where(np.sin(2 * np.pi * 220 * time) >= 0, 1.0, -1.0)[:, None].repeat(2, 1),
+        "rumble": (0.9 * np.sin(2 * np.pi * time))[:, None],
+        "click": np.eye(1, 3 * rate, rate).T,
+        "black": np.zeros((600 * 8000, 1)),
+    }
+
+
+@pytest.mark.parametrize("normalize", ["window", "track"])
+def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, normalize):
+    from ft.checkpoint import load_config, load_model, save_checkpoint
+    from ft.separate import Separator
+
+    sounds = odd_sounds(44100)
+    for name, sound in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", sound, 8000 if name == "black" else 44100, subtype="FLOAT")
+    config = load_config(tiny_checkpoint)
+    scaled = replace(config, audio=replace(config.audio, normalize=normalize))
+    save_checkpoint(tmp_path / "model.safetensors", load_model(tiny_checkpoint).state_dict(), scaled)
+    with Separator(tmp_path / "model.safetensors") as separator:
+        records = list(separator.separate_files([tmp_path / f"{name}.wav" for name in sounds], tmp_path / "out"))
+    assert [(record.status, record.error) for record in records] == [("done", None)] * len(sounds)
+    for name, sound in sounds.items():
+        stems = [soundfile.read(tmp_path / "out" / name / f"{stem}.wav", always_2d=True)[0] for stem in STEMS]
+        assert stems[0].shape == stems[1].shape == sound.shape
+        np.testing.assert_allclose(stems[0] + stems[1], sound, atol=1e-6)
