@@ -7,10 +7,11 @@ from typing import Any, BinaryIO
 
 
 class FileView(io.RawIOBase):
-    """The first `size` bytes of a file behind a few others; nothing that a damaged header asks of it raises."""
+    """A file from `begin` up to `end`, behind a few other bytes; nothing that a damaged header asks of it raises."""
 
-    def __init__(self, file: BinaryIO, size: int, before: bytes = b"") -> None:
-        self._file, self._size, self._before, self._at = file, size + len(before), before, 0
+    def __init__(self, file: BinaryIO, end: int, before: bytes = b"", begin: int = 0) -> None:
+        self._file, self._before, self._at = file, before, 0
+        self._size, self._shift = end - begin + len(before), begin - len(before)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
@@ -31,7 +32,7 @@ class FileView(io.RawIOBase):
         data = self._before[self._at : self._at + len(view)]
         if not data:
             try:
-                self._file.seek(self._at - len(self._before))
+                self._file.seek(self._at + self._shift)
                 data = self._file.read(max(0, min(len(view), self._size - self._at)))
             except OSError:
                 return 0

@@ -18,6 +18,7 @@ from ft.audio import BLOCK_SAMPLES, INSTALL_MEDIA, READABLE, Array, AudioSource,
 from ft.errors import AudioError
 from ft.file_length import Extent, extent, ogg_end, ogg_is_chain
 from ft.file_view import FileView
+from ft.mpeg_audio import APPENDED, count_frames, counting_frame, first_frame, says_its_frames, tags_begin
 from ft.options import BitDepth
 from ft.quiet import quiet
 from ft.wav_header import WavHeaderError, read_wav_header
@@ -35,10 +36,11 @@ _UNKNOWN_FRAMES = (1 << 63) - 1
 """libsndfile's SF_COUNT_MAX, for a FLAC whose header leaves the count open."""
 _CONVERT = "Others can be converted first, e.g. ffmpeg -i FILE song.wav"
 _ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError, OSError)  # TypeError: a .raw file, without a header
-_MP3_FRONT = 4_096
-"""Bytes in which the count of an MP3's frames stands, once what tells of its title is skipped."""
-_APPENDED = 1 << 14
-"""Bytes behind the sound that may be tags."""
+_LOST = {False: 5 * 1152, True: 40 * 1152}
+"""Samples of an MP3 that may be missing from its frames, by whether it has a count of its own, which is checked: the
+encoder's delay, and what is lost where a damaged frame is skipped."""
+_LOST_MORE = (0.02, 1.0)
+"""How much more, as a share of the sound and in seconds at most, for each damaged frame may take others with it."""
 
 
 def open_sound_file(
@@ -135,13 +137,16 @@ class SoundFile(AudioSource):
             depth = _SUBTYPES.get(file.subtype, "16")
             log = file.extra_info
         total: int | None = frames
-        counts, complete = _counts_frames(path) if kind == "MP3" else (True, False)
+        counts, complete = True, False
+        if kind == "MP3":
+            with path.open("rb") as raw:
+                counts, complete = says_its_frames(raw)
         if frames >= _UNKNOWN_FRAMES or frames < 0 or not counts:
             total = None
         if complete:  # some encoders count the frame of the tag, or one that no decoder gives
             self._slack = 2 * 1152
         if kind == "MP3" and total is None and re.search(r"layer\s*: 3\b", log):
-            self._mp3_tag = _mp3_tag(rate, channels)
+            self._mp3_tag = counting_frame(rate, channels)
         super().__init__(path, rate, channels, depth, total, **chosen)
         if found is not None and found.cut:
             if kind == "SDS":  # the one whose count libsndfile takes from the header
@@ -166,8 +171,9 @@ class SoundFile(AudioSource):
             name = str(self._file_path) if sys.platform == "win32" else os.fsencode(self._file_path)
             return stack.enter_context(_Forward(name))
         raw = stack.enter_context(self._file_path.open("rb"))
-        size = raw.seek(0, io.SEEK_END) if self._ogg is None else self._ogg
-        return stack.enter_context(_Forward(FileView(raw, size, self._mp3_tag)))
+        if self._ogg is not None:
+            return stack.enter_context(_Forward(FileView(raw, self._ogg)))
+        return stack.enter_context(_Forward(FileView(raw, tags_begin(raw), self._mp3_tag, first_frame(raw))))
 
     def _decode(self, first: int) -> Generator[Array, None, None]:
         with ExitStack() as stack:
@@ -177,6 +183,7 @@ class SoundFile(AudioSource):
             except _ERRORS as error:
                 raise Broken(reason(error)) from error
             skip = 0 if self._goes_to(file, first) else first
+            done = 0
             while True:
                 # What stays NaN was not decoded: the count of FLAC's samples before damage is not given otherwise.
                 block = np.full((BLOCK_SAMPLES, file.channels), np.nan, np.float32)
@@ -185,15 +192,38 @@ class SoundFile(AudioSource):
                         block = file.read(out=block)
                 except _ERRORS as error:
                     missing = np.isnan(block).any(axis=1)
-                    decoded = int(missing.argmax()) if skip == 0 and missing.any() and file.format == "FLAC" else 0
-                    if decoded:
-                        yield np.ascontiguousarray(block[:decoded].T)
+                    partly = file.format == "MP3" or (file.format == "FLAC" and skip == 0)
+                    decoded = int(missing.argmax()) if partly and missing.any() else 0
+                    if decoded > skip:
+                        yield np.ascontiguousarray(block[skip:decoded].T)
+                    if file.format == "MP3" and self._total is None:
+                        self._check_frames(done + decoded)
+                        return
                     raise Broken(reason(error)) from error
                 if len(block) == 0:
+                    if file.format == "MP3" and (self._total is None or done >= self._total - self._slack):
+                        self._check_frames(done)
                     return
+                done += len(block)
                 dropped, skip = min(skip, len(block)), max(0, skip - len(block))
                 if dropped < len(block):
                     yield np.ascontiguousarray(block[dropped:].T)
+
+    def _check_frames(self, done: int) -> None:
+        """Complains of an MP3 with frames that were not decoded, or with a large part in which there are none.
+
+        Args:
+            done: samples that were decoded, from the beginning.
+        """
+        with self._file_path.open("rb") as raw:
+            frames, length = count_frames(raw), raw.seek(0, io.SEEK_END)
+        counted = self._total is not None
+        there = frames.seconds * self._rate
+        more = min(_LOST_MORE[0] * there, _LOST_MORE[1] * self._rate)
+        if there - done > _LOST[counted] + more:
+            self._truncated(f"damaged: {done / self._rate:.1f} s of about {frames.seconds:.1f} s can be decoded")
+        elif not counted and frames.behind > max(APPENDED, length // 10):
+            self._truncated(f"damaged or cut off after {done / self._rate:.1f} s ({frames.behind} bytes without sound)")
 
     def _goes_to(self, file: soundfile.SoundFile, first: int) -> bool:
         """Whether the next sample is `first`, exactly as it is when all before it was read.
@@ -221,47 +251,3 @@ def _logged(log: str) -> int:
     """The count of frames in a header that libsndfile's log tells of (AVR, AIFF, SDS and others); 0 of others."""
     found = re.search(r"^\s*Frames\s*:\s*(\d{1,12})\s*$", log, re.MULTILINE)
     return int(found[1]) if found else 0
-
-
-def _counts_frames(path: Path) -> tuple[bool, bool]:
-    """Whether an MP3 says how many frames it has, in a tag of Xing or LAME, or of Fraunhofer (VBRI); and whether the
-    bytes that the tag tells of, if it does, are there.
-
-    Without it libsndfile's count is an estimate by the size of the file. A tag of one that others were appended to
-    does not count: libsndfile would end behind the first.
-    """
-    with path.open("rb") as file:
-        head = file.read(10)
-        while head[:3] == b"ID3" and len(head) == 10:
-            size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-            file.seek(size + (10 if head[5] & 0x10 else 0), io.SEEK_CUR)
-            head = file.read(10)
-        begin = file.tell() - len(head)
-        front = head + file.read(_MP3_FRONT)
-        rest = file.seek(0, io.SEEK_END) - begin
-    at = max(front.find(b"Xing"), front.find(b"Info"))
-    if at < 0:
-        return b"VBRI" in front, True
-    tag = front[at : at + 16].ljust(16, b"\0")
-    noted = int.from_bytes(tag[12:16], "big") if tag[7] & 3 == 3 else 0
-    appended = noted > 0 and rest - noted > max(_APPENDED, rest // 10)
-    return bool(tag[7] & 1) and not appended, rest >= noted
-
-
-def _mp3_tag(rate: int, channels: int) -> bytes:
-    """A frame of layer III that holds no sound, but a Xing tag with a count that no file reaches.
-
-    Source: ISO/IEC 11172-3 and 13818-3 (headers); Xing's VBR header SDK.
-    """
-    version, index = next(
-        (version, list(rates).index(rate))
-        for version, rates in ((3, (44100, 48000, 32000)), (2, (22050, 24000, 16000)), (0, (11025, 12000, 8000)))
-        if rate in rates
-    )
-    # Bit rate 9 is 128 kbit/s of version 1, and 80 kbit/s of the others, whose frames are half as long.
-    size = 144 * 128_000 // rate if version == 3 else 72 * 80_000 // rate
-    mode = 3 if channels == 1 else 0
-    header = bytes([0xFF, 0xE0 | version << 3 | 1 << 1 | 1, 9 << 4 | index << 2, mode << 6])
-    side = {(3, 2): 32, (3, 1): 17, (2, 2): 17, (2, 1): 9}[max(version, 2), channels]
-    tag = b"Xing" + (1).to_bytes(4, "big") + (1 << 30).to_bytes(4, "big")
-    return (header + bytes(side) + tag).ljust(size, b"\0")
