@@ -71,32 +71,32 @@ def _resident(pid: int) -> int:
 
 @click.command()
 @click.option("--engine", "model", help="A model file. [default: the shipped one, in int8 on a CPU]")
-@click.option("--format", "format_", default="wav", show_default=True, help="Of the stems.")
+@click.option("--format", "format_", help="Of the stems. [default: wav]")
 @click.option("--seconds", "lengths", multiple=True, default=(120, 3600), show_default=True, type=int)
-def main(model: str | None, format_: str, lengths: tuple[int, ...]) -> None:
+def main(model: str | None, format_: str | None, lengths: tuple[int, ...]) -> None:
     """Prints the peak for each length and the ratio of the longest to the shortest."""
-    peaks, sizes = [], []
+    peaks = []
     with tempfile.TemporaryDirectory() as folder:
         for seconds in sorted(lengths):
             song = Path(folder) / f"{seconds}.flac"
             repeat_example(song, seconds)
-            command = [sys.executable, "-m", "ft", "separate", str(song), "-o", folder, "--format", format_]
+            command = [sys.executable, "-m", "ft", "separate", str(song), "-o", folder]
+            command += [] if format_ is None else ["--format", format_]
             command += [] if model is None else ["--engine", model]
             start = time.perf_counter()
             peaks.append(peak_mb(command))
             took = time.perf_counter() - start
             expected = soundfile.info(song).frames
             song.unlink()
+            made = ""
             for file in (Path(folder) / str(seconds)).iterdir():
-                sizes.append(file.stat().st_size)
                 found = soundfile.info(file)
                 if found.frames != expected:
                     raise SystemExit(f"{file.name}: {found.frames} samples, expected {expected}")
+                made = f", {found.format} of {file.stat().st_size / 1e9:.2f} GB"
                 file.unlink()
-            print(
-                f"{seconds:>6} s of audio: {peaks[-1]:.0f} MB (limit {LIMIT_MB}), {seconds / took:.0f} times real time, "
-                f"{found.format} of {sizes[-1] / 1e9:.2f} GB"
-            )
+            speed = f"{seconds / took:.0f} times real time"
+            print(f"{seconds:>6} s of audio: {peaks[-1]:.0f} MB (limit {LIMIT_MB}), {speed}{made}")
     ratio = peaks[-1] / peaks[0]
     print(f"ratio {ratio:.3f} (limit {LIMIT_RATIO})")
     print(json.dumps({"seconds": sorted(lengths), "peak_mb": np.round(peaks, 1).tolist(), "ratio": round(ratio, 4)}))

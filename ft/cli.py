@@ -45,10 +45,18 @@ class _Group(click.Group):
             sys.exit(1)
 
 
+class _OneLine(logging.Formatter):
+    """Messages in one line, whatever the names of files hold; tracebacks keep theirs."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def _set_verbosity(verbose: bool, quiet: bool) -> None:
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("ft: %(message)s"))
+    handler.setFormatter(_OneLine("ft: %(message)s"))
     for name in ("ft", "export", "engines", "bench"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
@@ -343,7 +351,18 @@ def bench(
 @grouped_option(
     "--jobs-file", type=click.Path(path_type=Path), help="JSON of what goes where, no INPUT.", group="Input"
 )
-@grouped_option("--raw", type=click.Choice(["f32le", "s16le"]), help="Pipes hold bare samples, not WAV.", group="Input")
+@grouped_option(
+    "--raw",
+    type=click.Choice(["f32le", "s16le"]),
+    help="Pipes hold bare samples, not WAV: standard input with --rate, and -o -.",
+    group="Input",
+)
+@grouped_option(
+    "--raw-output",
+    type=click.Choice(["f32le", "s16le", "wav"]),
+    help="Of -o -. [default: as --raw]",
+    group="Output",
+)
 @grouped_option("--rate", type=click.IntRange(1), metavar="HZ", help="Of bare samples that come in.", group="Input")
 @grouped_option(
     "--channels", type=click.IntRange(1, 2), metavar="N", help="Of bare samples that come in.", group="Input"
@@ -372,6 +391,7 @@ def separate(
     json: bool,
     jobs_file: Path | None,
     raw: Literal["f32le", "s16le"] | None,
+    raw_output: Literal["f32le", "s16le", "wav"] | None,
     rate: int | None,
     channels: int | None,
     engine: str | None,
@@ -390,6 +410,9 @@ def separate(
 
     if verbose or quiet:
         _set_verbosity(verbose, quiet)
+    source = click.get_current_context().get_parameter_source("output")
+    if jobs_file is not None and source is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("-o and --jobs-file contradict each other: jobs say where their files go")
     if engine is not None and ensemble:
         raise click.UsageError("--engine and --ensemble contradict each other")
     if tensorrt:
@@ -405,6 +428,7 @@ def separate(
             models=models,
             jobs_file=jobs_file,
             raw=raw,
+            raw_output=raw_output,
             rate=rate,
             channels=channels,
             json=json,

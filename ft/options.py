@@ -5,8 +5,9 @@ line makes its flags of it (`ft/cli_options.py`).
 from __future__ import annotations
 
 import math
+import re
 import string
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from ft.errors import ConfigError
@@ -18,6 +19,7 @@ LOSSLESS = ("wav", "flac")
 TEMPLATE = "{song}/{stem}.{ext}"
 _MOST = {"batch_size": 1024, "threads": 1024, "bitrate": 512, "track": 1024}
 """Far beyond what is of use, and below what would exhaust a machine before anybody could say why."""
+_MOST_SECONDS = 600.0
 TEMPLATE_NAMES = ("folder", "song", "stem", "model", "ext")
 
 
@@ -38,6 +40,8 @@ def _option(
 @dataclass(frozen=True, kw_only=True)
 class SeparateOptions:
     """What can be chosen; every field has a flag of the same name at `ft separate`, with - in place of _.
+
+    What comes in and goes out concerns files; arrays and blocks are separated whole, into all stems.
 
     Raises:
         ConfigError: a value out of range, or two that contradict each other.
@@ -65,7 +69,7 @@ class SeparateOptions:
         metavar="TEXT",
         shown=TEMPLATE,
     )
-    skip_existing: bool = _option(False, "Leave out inputs whose files are all there.", "Output")
+    skip_existing: bool = _option(False, "Leave out inputs whose files are all there, whatever is in them.", "Output")
     force: bool = _option(False, "Replace files that are there.", "Output")
     images: bool = _option(False, "Draw the mask and the spectrograms of the stems too (PNG).", "Output")
 
@@ -126,15 +130,19 @@ class SeparateOptions:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            choices, value = item.metadata["choices"], getattr(self, item.name)
-            if choices and value is not None and value not in choices:
-                raise ConfigError(f"{flag(item.name)} {value}: expected {', '.join(choices)}")
+            _check_type(item, getattr(self, item.name))
+        if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
+            raise ConfigError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
         self._check_output()
         self._check_input()
         for name, most in _MOST.items():
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
                 raise ConfigError(f"{flag(name)} {value}: expected 1 to {most}")
+        for name in ("segment_seconds", "context_seconds"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= _MOST_SECONDS:
+                raise ConfigError(f"{flag(name)} {value:g}: expected at most {_MOST_SECONDS:g}")
         if self.windows == "original":
             for name in ("segment_seconds", "context_seconds", "overlap"):
                 if getattr(self, name) is not None:
@@ -166,6 +174,21 @@ class SeparateOptions:
             raise ConfigError(f"--start {self.start:g}: expected seconds, 0 or more")
         if self.duration is not None and not 0 < self.duration < math.inf:
             raise ConfigError(f"--duration {self.duration:g}: expected seconds above 0")
+
+
+def _check_type(item: Field[Any], value: Any) -> None:
+    """Raises ConfigError where a field does not hold what its annotation or its choices say."""
+    choices, default = item.metadata["choices"], item.default
+    if value is None and default is None:
+        return
+    if choices:
+        if value not in choices:
+            raise ConfigError(f"{flag(item.name)} {value}: expected {', '.join(choices)}")
+        return
+    annotation = str(item.type).removesuffix(" | None")
+    kinds: tuple[type, ...] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[annotation]
+    if not isinstance(value, kinds) or (annotation != "bool" and isinstance(value, bool)):
+        raise ConfigError(f"{flag(item.name)} {value!r}: expected {annotation}")
 
 
 def flag(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
+_NO_ENCODING = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, breaks of lines, turns of direction, and the surrogates that stand for bytes of no encoding."""
 
@@ -166,11 +167,11 @@ def _line(values: Mapping[str, Any]) -> str:
 def _plain(name: str, value: Any) -> Any:
     """The value as JSON has it: paths and text printable, numbers to a millisecond or six digits, no NaN."""
     if isinstance(value, Mapping):
-        return {printable(key): _plain(key, each) for key, each in value.items()}
+        return {str(_plain(key, key)): _plain(key, each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(name, each) for each in value]
     if isinstance(value, float):
         return round(value, 6 if name == "gain" else 3) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int):
         return value
-    return printable(value)
+    return _NO_ENCODING.sub(lambda found: _escape(found.group()), str(value))

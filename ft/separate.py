@@ -24,7 +24,7 @@ from engines.runner import Runner, open_runner
 from ft.audio import BLOCK_SAMPLES, MAX_CHANNELS, AudioInfo, AudioSource, open_source
 from ft.config import ModelConfig
 from ft.dsp import magnitude
-from ft.errors import AudioError, Cancelled, ConfigError
+from ft.errors import AudioError, ConfigError
 from ft.files import DEFAULT_MODEL
 from ft.formats import StemFormat, check_bitrate, format_notes
 from ft.inputs import Song, find_songs
@@ -32,7 +32,7 @@ from ft.options import SeparateOptions
 from ft.pictures import Pictures
 from ft.progress import Progress
 from ft.report import SongRecord
-from ft.separate_files import each_song, separate_song
+from ft.separate_files import each_song, first_pass, separate_song, tell, watched
 from ft.song_stream import SongStream, check_ensemble
 from ft.stream import Analysis
 from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds, window_grids
@@ -80,6 +80,8 @@ class Separator:
         with self._closing:
             self._configs = configs = [self._config_of(model) for model in self._models]
             self.config = configs[0]
+            if options.stem is not None and options.stem not in self.config.stems:
+                raise ConfigError(f"--stem {options.stem}: the model has {', '.join(self.config.stems)}")
             check_bitrate(options)
             self.model = "+".join(map(model_name, self._models))
             check_ensemble(configs)
@@ -158,15 +160,15 @@ class Separator:
         mixture = np.asarray(mixture)
         if mixture.ndim != 2 or not 1 <= mixture.shape[0] <= MAX_CHANNELS or mixture.shape[1] == 0:
             raise AudioError(f"mixture of shape {mixture.shape}; expected (channels, samples) of 1 or 2 channels")
-        peak = self.track_peak(_cut(mixture), sample_rate)
+        seconds = mixture.shape[1] / sample_rate if sample_rate > 0 else None
+        peak = self.track_peak(first_pass(_cut(mixture), progress, "mixture", seconds), sample_rate)
         stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.stems}
         done = 0
         for block in self.stream(_cut(mixture), sample_rate, peak):
             for stem, samples in block.items():
                 stems[stem][:, done : done + samples.shape[1]] = samples
             done += samples.shape[1]
-            if progress is not None and progress(done / sample_rate, mixture.shape[1] / sample_rate) is False:
-                raise Cancelled(f"cancelled after {done / sample_rate:.1f} s of audio")
+            tell(progress, "mixture", done / sample_rate, seconds)
         return stems
 
     def track_peak(self, blocks: Iterable[Array], sample_rate: int) -> float | None:
@@ -246,7 +248,7 @@ class Separator:
         songs = self.find_songs(paths, output_dir)
 
         def separate(song: Song) -> SongRecord:
-            watch = None if progress is None else functools.partial(progress, song.path)
+            watch = watched(None if progress is None else functools.partial(progress, song.path))
             return separate_song(self, song, watch)
 
         return each_song(songs, separate, lambda song: self.record(song.path))

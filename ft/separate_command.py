@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -13,19 +15,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import BinaryIO, Literal, TextIO
 
 import click
 
 from engines import read_config
 from ft.audio import AudioSource
-from ft.errors import ConfigError
-from ft.inputs import MARKER, STDIN, Song, find_songs
+from ft.errors import AudioError, ConfigError, FtError
+from ft.inputs import STDIN, Song, find_songs
 from ft.jobs import Work, copy_song, read_jobs, work_of
-from ft.options import SeparateOptions
+from ft.options import SeparateOptions, flag
 from ft.pipe_source import RawFormat, open_pipe
 from ft.progress import seconds_bar
-from ft.report import SongRecord, Summary, failure_lines, printable
+from ft.report import EXIT_FAILED, SongRecord, Summary, failure_lines, printable
 from ft.separate import Separator, model_name
 from ft.separate_files import each_song, separate_song, separate_to_pipe
 
@@ -44,7 +46,9 @@ class Request:
     """None of them stands for the shipped model."""
     jobs_file: Path | None = None
     raw: Literal["f32le", "s16le"] | None = None
-    """Bare samples in standard input and output; None for WAV."""
+    """Bare samples, in standard input where `rate` is given, and in standard output; None for WAV."""
+    raw_output: Literal["f32le", "s16le", "wav"] | None = None
+    """Of standard output, in place of `raw`."""
     rate: int | None = None
     """Of bare samples in standard input, in Hz."""
     channels: int | None = None
@@ -54,6 +58,11 @@ class Request:
     @property
     def to_pipe(self) -> bool:
         return self.output == STDIN
+
+    @property
+    def encoding(self) -> Literal["f32le", "s16le"] | None:
+        """Of bare samples in standard output; None for WAV."""
+        return self.raw if self.raw_output is None else None if self.raw_output == "wav" else self.raw_output
 
 
 def run_request(request: Request) -> int:
@@ -65,22 +74,24 @@ def run_request(request: Request) -> int:
     """
     _check(request)
     models: list[str] | None = list(request.models) or None
-    with _terminating():
-        work = _work(request, models)
-        report = _Report(request, len(work.songs) + len(work.copies))
-        marked = _mark_output(request)
-        try:
+    report = _Report(request)
+    try:
+        with _terminating():
+            work = _work(request, models)
+            report.summary = Summary(len(work.songs) + len(work.copies))
             for record in _records(request, models, work):
                 report.add(record)
-        except KeyboardInterrupt:
-            click.echo("ft: interrupted", err=True)
-            report.finish(interrupted=True)
-            return report.summary.exit_code
-        finally:
-            if marked:
-                _unmark_empty(request.output)
+    except KeyboardInterrupt:
+        click.echo("ft: interrupted", err=True)
+        report.summary.interrupted = True
+    except FtError as error:
+        if request.json and error.exit_code == EXIT_FAILED:  # nothing could be begun, and JSON says so too
+            for path in request.inputs or filter(None, [request.jobs_file]):
+                report.add(SongRecord(input=str(path), status="failed", error=str(error)), said=True)
+            report.finish()
+        raise
     report.finish()
-    return report.summary.exit_code
+    return report.exit_code
 
 
 def _records(request: Request, models: Sequence[str] | None, work: Work) -> Iterator[SongRecord]:
@@ -96,12 +107,18 @@ def _records(request: Request, models: Sequence[str] | None, work: Work) -> Iter
 class _Report:
     """Tells of each input as it is done, and of all in the end."""
 
-    def __init__(self, request: Request, inputs: int) -> None:
+    def __init__(self, request: Request) -> None:
         self.json, self.to_stderr = request.json, request.to_pipe
-        self.summary = Summary(inputs)
+        self.summary = Summary()
         self._start = time.perf_counter()
+        self._lost = False
 
-    def add(self, record: SongRecord) -> None:
+    @property
+    def exit_code(self) -> int:
+        return self.summary.exit_code or (EXIT_FAILED if self._lost else 0)
+
+    def add(self, record: SongRecord, said: bool = False) -> None:
+        """`said`: whether the error is told elsewhere."""
         self.summary.add(record)
         if self.json:
             self._say(record.to_json())
@@ -109,16 +126,16 @@ class _Report:
             for file in (*record.files.values(), *record.images.values()):
                 self._say(bytes(file))
         if record.error is not None:
-            click.echo(f"ft: {printable(record.error)}", err=True)
+            if not said:
+                click.echo(f"ft: {printable(record.error)}", err=True)
         elif record.status == "done":
             times = f"{record.wall_seconds:.1f} s, {record.x_realtime:.1f} times real time"
-            logger.info("%s: %.1f s of audio in %s", printable(record.input), record.audio_seconds, times)
+            logger.info("%s: %.1f s of audio in %s", record.input, record.audio_seconds, times)
         else:
-            logger.info("%s: %s", printable(record.input), record.status)
+            logger.info("%s: %s", record.input, record.status)
 
-    def finish(self, interrupted: bool = False) -> None:
+    def finish(self) -> None:
         self.summary.wall_seconds = time.perf_counter() - self._start
-        self.summary.interrupted = interrupted
         if self.json:
             self._say(self.summary.to_json())
         if self.summary.inputs > 1:
@@ -126,7 +143,16 @@ class _Report:
                 click.echo(line, err=True)
 
     def _say(self, text: str | bytes) -> None:
-        click.echo(text, err=self.to_stderr)
+        """A line of results. Where nobody takes them the songs are still done, and the exit code tells."""
+        if self._lost:
+            return
+        try:
+            click.echo(text, err=self.to_stderr)
+        except OSError as error:
+            self._lost = True
+            click.echo(f"ft: stdout: cannot be written ({error.strerror}); the songs are done without it", err=True)
+            with suppress(OSError, ValueError):  # what is left in its buffer would fail once more at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check(request: Request) -> None:
@@ -138,12 +164,18 @@ def _check(request: Request) -> None:
         raise ConfigError("-: standard input goes alone; expected no other input")
     if request.raw is not None and not stdin and not request.to_pipe:
         raise ConfigError("--raw is for pipes; expected - as the input, or -o -")
-    if request.raw is not None and stdin and (request.rate is None or request.channels is None):
-        raise ConfigError(
-            f"--raw {request.raw}: bare samples say nothing of themselves; expected --rate and --channels"
-        )
-    if (request.raw is None or not stdin) and (request.rate, request.channels) != (None, None):
+    if (request.rate is None) != (request.channels is None):
+        raise ConfigError("--rate and --channels belong together; expected both, for bare samples in standard input")
+    if request.rate is None and request.raw is not None and not request.to_pipe:
+        raise ConfigError(f"--raw {request.raw}: bare samples do not say what they are; expected --rate and --channels")
+    if request.rate is not None and (request.raw is None or not stdin):
         raise ConfigError("--rate and --channels are for - with --raw; other inputs say theirs")
+    if request.raw_output is not None and not request.to_pipe:
+        raise ConfigError("--raw-output is for standard output; expected -o -")
+    if stdin and options.track is not None:
+        raise ConfigError("--track: a pipe has one; expected a file")
+    if options.ensemble_by != "mean" and len(request.models) < 2:
+        raise ConfigError(f"--ensemble-by {options.ensemble_by}: expected several --ensemble MODEL")
     if not request.to_pipe:
         return
     if len(request.inputs) != 1 or request.inputs[0].is_dir():
@@ -152,8 +184,11 @@ def _check(request: Request) -> None:
         raise ConfigError("-o -: a pipe holds one stem; expected --stem vocals or --stem instrumental")
     if options.format != "wav":
         raise ConfigError(f"-o - --format {options.format}: a pipe gets WAV, or bare samples with --raw")
-    if options.images:
-        raise ConfigError("-o - --images: pictures need a folder; expected -o FOLDER")
+    if options.bit_depth is not None and request.encoding is not None:
+        raise ConfigError(f"--bit-depth {options.bit_depth}: {request.encoding} has its own; expected one of them")
+    for name in ("images", "skip_existing", "force", "name_template"):
+        if getattr(options, name) != getattr(SeparateOptions, name):
+            raise ConfigError(f"-o - {flag(name)}: a pipe has no names; expected -o FOLDER")
 
 
 def _work(request: Request, models: Sequence[str] | None) -> Work:
@@ -176,17 +211,25 @@ def _separate(request: Request, separator: Separator, song: Song) -> SongRecord:
         if request.to_pipe:
             stem = request.options.stem
             assert stem is not None
-            return separate_to_pipe(separator, song, sys.stdout.buffer, stem, request.raw, progress, opener)
+            return separate_to_pipe(
+                separator, song, _binary(sys.stdout, "output"), stem, request.encoding, progress, opener
+            )
         return separate_song(separator, song, progress, opener)
 
 
 def _open_stdin(request: Request, song: Song) -> AudioSource:
     options, raw = request.options, None
-    if request.raw is not None:
-        assert request.rate is not None and request.channels is not None
+    stream = _binary(sys.stdin, "input")
+    if request.rate is not None:
+        assert request.raw is not None and request.channels is not None
         raw = RawFormat(request.raw, request.rate, request.channels)
+        front = stream.peek(12)[:12] if isinstance(stream, io.BufferedReader) else b""
+        if front[:4] in (b"RIFF", b"RF64") and front[8:] == b"WAVE":
+            raise AudioError(
+                "-: begins with the header of a WAV file; expected bare samples, or no --rate and --channels"
+            )
     return open_pipe(
-        sys.stdin.buffer,
+        stream,
         raw,
         start=options.start,
         duration=options.duration,
@@ -194,33 +237,15 @@ def _open_stdin(request: Request, song: Song) -> AudioSource:
     )
 
 
-def _mark_output(request: Request) -> bool:
-    """Marks a new or empty output folder before anything is in it, so that no later search takes stems for songs.
-
-    Whether it did; a folder that cannot be made is told of by the first song.
-    """
-    output = request.output
-    if request.to_pipe or request.jobs_file is not None:
-        return False
-    with suppress(OSError):
-        if not output.exists() or not any(output.iterdir()):
-            output.mkdir(parents=True, exist_ok=True)
-            (output / MARKER).touch()
-            return True
-    return False
-
-
-def _unmark_empty(output: Path) -> None:
-    """Removes an output folder in which nothing is but its mark."""
-    with suppress(OSError):
-        if [path.name for path in output.iterdir()] == [MARKER]:
-            (output / MARKER).unlink()
-            output.rmdir()
+def _binary(stream: TextIO | None, name: str) -> BinaryIO:
+    if stream is None:
+        raise AudioError(f"-: standard {name} is closed; expected a pipe or a file")
+    return stream.buffer
 
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Makes SIGTERM end this like Ctrl-C: nothing half done is left."""
+    """Makes SIGTERM and a closed terminal end this like Ctrl-C: nothing half done is left."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -228,8 +253,13 @@ def _terminating() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] == signal.SIG_DFL:  # nohup ignores one of them
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

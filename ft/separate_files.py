@@ -6,9 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ft.audio import AudioSource
 from ft.errors import AudioError, Cancelled, FtError, one_line
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ft.separate import Separator
 
 logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float32]
 
 Opener = Callable[[Song], AudioSource]
 
@@ -55,7 +59,11 @@ def separate_song(
         info = source.info
         format = stem_format(options, info)
         separator.tell_notes(format, info)
-        peak = separator.track_peak(_watched(source, progress, 0.0), info.sample_rate) if source.repeatable else None
+        peak = (
+            separator.track_peak(first_pass(source.blocks(), progress, song.path, info.seconds), info.sample_rate)
+            if source.repeatable
+            else None
+        )
         tags = read_tags(song.path) if song.path != STDIN else None
         done = 0
         with ExitStack() as stack:
@@ -64,7 +72,7 @@ def separate_song(
             for stems in separator.stream(source.blocks(), info.sample_rate, peak, pictures=pictures):
                 writer.write({stem: stems[stem] for stem in song.files})
                 done += next(iter(stems.values())).shape[1]
-                tell(progress, song, done / info.sample_rate, info.seconds)
+                tell(progress, song.path, done / info.sample_rate, info.seconds)
             if done == 0:
                 raise AudioError(f"{song.path}: holds no samples; expected at least one")
             if pictures is not None:
@@ -107,13 +115,17 @@ def separate_to_pipe(
     done = 0
     with (opener or separator.open_song)(song) as source:
         info = source.info
-        peak = separator.track_peak(source.blocks(), info.sample_rate) if source.repeatable else None
+        peak = (
+            separator.track_peak(first_pass(source.blocks(), progress, song.path, info.seconds), info.sample_rate)
+            if source.repeatable
+            else None
+        )
         kind = encoding or separator.options.bit_depth or info.bit_depth
         pipe = StemPipe(stream, stem, info.channels, info.sample_rate, kind)
         for stems in separator.stream(source.blocks(), info.sample_rate, peak, eager=True):
             pipe.write(stems)
             done += stems[stem].shape[1]
-            tell(progress, song, done / info.sample_rate, info.seconds)
+            tell(progress, song.path, done / info.sample_rate, info.seconds)
         if done == 0:
             raise AudioError(f"{song.path}: holds no samples; expected at least one")
     warnings = list(source.warnings)
@@ -140,35 +152,59 @@ def each_song(
         failed: gives the record of a song of which nothing is known, for `error` to be put in.
     """
     for song in songs:
+        start = time.perf_counter()
         try:
-            yield separate(song)
+            record = separate(song)
         except Cancelled:
             raise
         except FtError as error:
             logger.debug("traceback", exc_info=True)
             text = str(error)  # of an engine, which knows of no song
-            yield failed(song).changed(
-                status="failed", error=text if text.startswith(str(song.path)) else f"{song.path}: {text}"
-            )
+            text = text if text.startswith(str(song.path)) else f"{song.path}: {text}"
+            record = failed(song).changed(status="failed", error=text)
+        except WatchFailed as error:
+            raise (error.__cause__ or error) from None
         except Exception as error:  # one song of thousands must not end the others, whatever it met
             logger.debug("traceback", exc_info=True)
             what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-            yield failed(song).changed(
+            record = failed(song).changed(
                 status="failed", error=f"{song.path}: failed unexpectedly ({what}); -v shows where"
             )
+        yield record if record.wall_seconds is not None else record.changed(wall_seconds=time.perf_counter() - start)
 
 
-def tell(progress: Progress | None, song: Song, done: float, total: float | None) -> None:
+class WatchFailed(Exception):
+    """What a caller's callback raised, which is not the song's fault; its `__cause__` has it."""
+
+
+def watched(progress: Progress | None) -> Progress | None:
+    """The callback, with what it raises set apart from what a song meets."""
+    if progress is None:
+        return None
+
+    def call(done: float, total: float | None) -> object:
+        try:
+            return progress(done, total)
+        except Exception as error:
+            raise WatchFailed from error
+
+    return call
+
+
+def tell(progress: Progress | None, path: Path | str, done: float, total: float | None) -> None:
     """Tells of the progress. Raises Cancelled where that asks to stop."""
-    if progress is not None and progress(done, total) is False:
-        raise Cancelled(f"{song.path}: cancelled after {done:.1f} s of audio")
+    if progress is not None:
+        answer = progress(done, total)
+        if isinstance(answer, bool | np.bool_) and not answer:
+            raise Cancelled(f"{path}: cancelled after {done:.1f} s of audio")
 
 
-def _watched(source: AudioSource, progress: Progress | None, done: float) -> Iterator[np.ndarray]:
-    """The blocks of a first pass, which may be cancelled too."""
-    for block in source.blocks():
-        if progress is not None and progress(done, source.info.seconds) is False:
-            raise Cancelled(f"{source.info.path}: cancelled before its first second")
+def first_pass(
+    blocks: Iterable[Array], progress: Progress | None, path: Path | str, total: float | None
+) -> Iterator[Array]:
+    """The blocks of a pass that only looks, which may be cancelled too."""
+    for block in blocks:
+        tell(progress, path, 0.0, total)
         yield block
 
 

@@ -5,6 +5,7 @@ What the network reads and what its mask means is decided here: the scale, mono 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ class Analysis:
         self, config: ModelConfig, sample_rate: int, io: Literal["magnitude", "waveform"] = "magnitude"
     ) -> None:
         """`io`: whether frames are spectra (channels, frames, bins) or samples (channels, frames, n_fft)."""
-        if sample_rate <= 0:
+        if not 0 < sample_rate < math.inf:
             raise AudioError(f"sample rate: {sample_rate}, expected a number of Hz above 0")
         self.config = config
         self.sample_rate = sample_rate

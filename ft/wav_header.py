@@ -17,7 +17,7 @@ from ft.options import BitDepth
 
 UNKNOWN_SIZE = 0xFFFF_FFFF
 """What ffmpeg and others write where a size is not known."""
-UNKNOWN_SIZES = (0, UNKNOWN_SIZE, 0x7FFF_F000, 0x8000_0000)
+UNKNOWN_SIZES = (0, UNKNOWN_SIZE, 0xFFFF_FFF0, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000)
 """What stands for a size that is not known: nothing at all, ffmpeg's, sox's, and that of arecord."""
 _WRAP = 1 << 32
 

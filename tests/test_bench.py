@@ -15,7 +15,8 @@ from stubs import StubEngine, all_ones, stub_config
 from bench import context, memory, speed
 from bench.report import check_report
 from bench.runners import Spec
-from ft import dsp, separate
+from ft import dsp, separate, song_stream
+from ft.audio import AudioSource
 from ft.files import INT8_MODEL, model_path
 
 
@@ -83,8 +84,8 @@ def test_shares_are_of_all_that_a_separation_takes(stub_separator, tmp_path):
 WRAPPED = [
     (dsp.StreamingStft, "push"),
     (dsp.StreamingIstft, "finish"),
-    (separate, "read_blocks"),
-    (separate, "cut_windows"),
+    (AudioSource, "blocks"),
+    (song_stream, "cut_windows"),
 ]
 
 
