@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -13,13 +13,12 @@ from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, READABLE
 from ft.errors import AudioError
 from ft.names import Identity, Names, check_outputs, identity
 from ft.options import SeparateOptions
+from ft.output_mark import MARKER as MARKER
+from ft.output_mark import OUTPUT_FOLDER, MarkPlaces, is_output
 
 logger = logging.getLogger(__name__)
 
 STDIN = Path("-")
-MARKER = ".ft-output"
-"""An empty file in a folder that was made for stems, so that a later search leaves the folder out."""
-OUTPUT_FOLDER = "separated"
 SUFFIXES = AUDIO_SUFFIXES | MEDIA_SUFFIXES
 
 
@@ -35,6 +34,8 @@ class Song:
     """The file of each stem."""
     images: dict[str, Path] = field(default_factory=dict)
     """With `options.images` the picture of the mask, as "mask", and that of each stem."""
+    marks: tuple[Path, ...] = ()
+    """Folders that `ft.output_mark.marking` marks while the files are written."""
     error: str | None = None
     """Why it cannot be separated, as far as the search knows: a folder that may not be read."""
 
@@ -69,7 +70,16 @@ def find_songs(
     names = Names.of(options, stems, model)
     songs = [with_files(song, output_dir, names) for song in inputs]
     doubles = check_outputs([(song.path, song.outputs) for song in songs])
-    return [song for number, song in enumerate(songs) if number not in doubles]
+    return with_marks([(song, output_dir) for number, song in enumerate(songs) if number not in doubles])
+
+
+def with_marks(songs: Sequence[tuple[Song, Path]]) -> list[Song]:
+    """The songs of one call, each given with its output folder, with the folders to mark for their files."""
+    inputs = [song.path for song, _ in songs if song.path != STDIN]
+    places = MarkPlaces(inputs, (file for song, _ in songs for file in song.files.values()), SUFFIXES)
+    return [
+        replace(song, marks=places.of(folder, song.files.values())) if song.files else song for song, folder in songs
+    ]
 
 
 def with_files(song: Song, output_dir: Path, names: Names) -> Song:
@@ -200,6 +210,4 @@ def _is_song(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_output(folder: Path, this: Identity | None, output: Identity | None) -> bool:
-    if this is not None and this == output:
-        return True
-    return OUTPUT_FOLDER in (folder.name, folder.resolve().name) or os.path.lexists(folder / MARKER)
+    return (this is not None and this == output) or is_output(folder)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ft.errors import AudioError, ConfigError, one_line
 from ft.files import move_into_place
-from ft.inputs import STDIN, Song, to_do, with_files
+from ft.inputs import STDIN, Song, to_do, with_files, with_marks
 from ft.names import MASK, Names, check_outputs
 from ft.options import SeparateOptions
 from ft.report import SongRecord
@@ -92,22 +92,21 @@ def work_of(jobs: Sequence[Job], stems: Sequence[str], options: SeparateOptions,
     """
     names = Names.of(options, stems, model, TEMPLATE, TITLES)
     title = TITLES[COPIED_STEM] if names.template == TEMPLATE else COPIED_STEM
-    songs, copies = list[Song](), list[Song]()
+    songs, copies = list[tuple[Song, Path]](), list[tuple[Song, Path]]()
     for job in jobs:
-        songs += [with_files(Song(path), job.output, names) for path in job.convert]
+        songs += [(with_files(Song(path), job.output, names), job.output) for path in job.convert]
         for path in job.copy:
             file = names.file(path.stem, PurePath(), title, path.suffix[1:])
             if not path.suffix:
                 file = file.with_name(file.name.rstrip("."))
             elif file.suffix != path.suffix:  # that of the template
                 file = file.with_name(file.name + path.suffix)
-            copies.append(Song(path, files={COPIED_STEM: job.output / file}))
-    doubles = check_outputs([(song.path, song.outputs) for song in (*songs, *copies)])
-    kept = [number not in doubles for number in range(len(songs) + len(copies))]
-    return Work(
-        [song for song, keep in zip(songs, kept[: len(songs)], strict=True) if keep],
-        [song for song, keep in zip(copies, kept[len(songs) :], strict=True) if keep],
-    )
+            copies.append((Song(path, files={COPIED_STEM: job.output / file}), job.output))
+    doubles = check_outputs([(song.path, song.outputs) for song, _ in (*songs, *copies)])
+    kept = [each for number, each in enumerate((*songs, *copies)) if number not in doubles]
+    separated = sum(number not in doubles for number in range(len(songs)))
+    marked = with_marks(kept)
+    return Work(marked[:separated], marked[separated:])
 
 
 def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
