@@ -11,8 +11,10 @@ import soundfile
 from fuzz.audio_cases import AudioCampaign
 from fuzz.campaign import run_campaign
 from fuzz.cases import MEMORY, Case
+from fuzz.judge_streams import judge_listing, judge_pipe
 from fuzz.material import audio_files, model_files
 from fuzz.model_cases import DEEP, ModelCampaign
+from fuzz.pipe_cases import PipeCampaign
 from stubs import StubEngine, all_ones
 
 from ft.audio import open_source
@@ -43,6 +45,12 @@ def test_damaged_models_give_stems_or_one_line(models, audio):
     report = run_campaign(ModelCampaign(models, audio["wav"][0]), range(100), workers=2)
     assert not report.findings, json.dumps(report.findings[0], indent=1)
     assert report.cases == 100
+
+
+def test_damaged_sounds_through_pipes_give_a_stem_or_one_line(audio, tiny_onnx):
+    report = run_campaign(PipeCampaign(audio, tiny_onnx), range(48), workers=2)
+    assert not report.findings, json.dumps(report.findings[0], indent=1)
+    assert report.cases == 48
 
 
 class Program:
@@ -77,6 +85,7 @@ FAILS = "import sys, os; sys.stderr.write('ft: song.wav: is empty\\n'); "
         (FAILS + "open('out/vocals.wav', 'w').write('x'); sys.exit(0)", "vocals.wav cannot be read"),
         (FAILS + "open('out/vocals.wav.part', 'w'); sys.exit(1)", "left behind: vocals.wav.part"),
         (FAILS + "sys.exit(3)", "exit code 3"),
+        (FAILS * 2 + "sys.exit(1)", "2 lines on stderr for one input"),
         ("import os; os.abort()", "died: SIGABRT"),
         ("import time; time.sleep(9)", "did not end within"),
         ("bytearray(1 << 33)", "not caught: MemoryError"),
@@ -95,6 +104,47 @@ def test_what_must_not_be_is_seen(code, problem):
     report = run_campaign(campaign, range(2))
     assert [finding["seeds"] for finding in report.findings] == [[1]]
     assert any(problem in found for found in report.findings[0]["problems"]), report.findings
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, ""),
+        ({"audio_seconds": 0.6}, "0.6 s"),
+        ({"files": {}}, "names other files"),
+        ({"status": "failed", "error": "song.wav: is empty", "files": {}}, "not the line on stderr"),
+        ({"input": "else.wav"}, "not one line for each input"),
+        ({"error": float("nan")}, "NaN is no JSON"),
+        ({"done": 0, "failed": 1}, "the summary has {'inputs': 1, 'done': 0"),
+        ({"failures": [{"input": "song.wav", "error": "x"}]}, "other failures"),
+    ],
+)
+def test_a_report_that_does_not_agree_is_seen(tmp_path, change, problem):
+    file = tmp_path / "vocals.wav"
+    soundfile.write(file, np.zeros(4000), 8000)
+    song = {"type": "song", "input": "song.wav", "status": "done", "files": {"vocals": str(file)}, "error": None}
+    song |= {"audio_seconds": 0.5, "wall_seconds": 1.0, "x_realtime": 0.5, "warnings": []}
+    summary = {"type": "summary", "inputs": 1, "done": 1, "failed": 0, "skipped": 0, "copied": 0, "left": 0}
+    summary |= {"interrupted": False, "failures": []}
+    lines = [{key: change.get(key, value) for key, value in record.items()} for record in (song, summary)]
+    job = {"arguments": ["--json"], "inputs": [{"path": "song.wav", "files": [str(file)]}]}
+    result = {"code": 0, "stdout": "".join(json.dumps(line) + "\n" for line in lines), "stderr": ""}
+    found = list(judge_listing(job, result))
+    assert any(problem in each for each in found) if problem else not found, found
+
+
+@pytest.mark.parametrize(
+    ("raw", "written", "problem"),
+    [(None, 4000, ""), (None, 3999, "a stem of"), ("s16le", 4000, ""), ("s16le", 3999, "bytes of bare samples")],
+)
+def test_a_stem_in_a_pipe_that_lacks_something_is_seen(tmp_path, raw, written, problem):
+    kind = "WAV" if raw is None else "RAW"
+    song = tmp_path / ("song.wav" if raw is None else "song.raw")
+    for path, samples in ((song, 4000), (tmp_path / "stdout", written)):
+        soundfile.write(path, np.full(samples, 0.1), 8000, format=kind, subtype="PCM_16")
+    job = {"inputs": [{"name": "-", "path": str(song), "must": "done"}], "folder": str(tmp_path), "pipe": {"raw": raw}}
+    found = list(judge_pipe(job, {"code": 0, "error": ""}))
+    assert any(problem in each for each in found) if problem else not found, found
 
 
 def safetensors(header: object, size: int | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""python -m tests.fuzz audio|models: see `tests/fuzz/__init__.py`."""
+"""python -m tests.fuzz audio|pipes|models: see `tests/fuzz/__init__.py`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .campaign import run_campaign
 from .cases import Campaign
 from .material import audio_files, model_files, tiny_models
 from .model_cases import ModelCampaign
+from .pipe_cases import PipeCampaign
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Damaged files through the command line.")
-    parser.add_argument("what", choices=("audio", "models"))
+    parser.add_argument("what", choices=("audio", "pipes", "models"))
     parser.add_argument("--count", type=int, default=1000, help="Cases. [1000]")
     parser.add_argument("--seed", type=int, default=0, help="Of the first case; the next has the next number. [0]")
     parser.add_argument("--only", type=int, help="Run this seed alone and print what it said.")
@@ -52,6 +53,8 @@ def _campaign(what: str, folder: Path, formats: str) -> Campaign:
     audio = audio_files(folder / "audio")
     if what == "audio":
         return AudioCampaign({kind: paths for kind, paths in audio.items() if not wanted or kind in wanted}, onnx)
+    if what == "pipes":
+        return PipeCampaign(audio, onnx)
     models = model_files(folder / "models", checkpoint, onnx)
     return ModelCampaign({kind: path for kind, path in models.items() if not wanted or kind in wanted}, audio["wav"][0])
 

@@ -14,6 +14,8 @@ STEMS = ("vocals", "instrumental")
 OTHER_SUFFIXES = ("wav", "flac", "ogg", "opus", "mp3", "m4a", "aiff", "w64", "raw", "txt", "mp4")
 OPEN_ENDED = ("mp3", "m4a")
 """Formats of which a file may be cut so that nothing shows it."""
+JSON = 0.3
+"""Share of the runs that report as JSON."""
 OUTPUTS = (
     ("--bit-depth", "float"),
     ("--bit-depth", "16"),
@@ -81,6 +83,8 @@ class AudioCampaign:
         ]
         arguments = ["-q", "separate", *(item["path"] for item in inputs), "-o", str(out), "--engine", str(self.model)]
         arguments += ["--device", "cpu", "--threads", "1", "--segment-seconds", "1", "--context-seconds", "0.1"]
+        if generator("listing", cases[0].seed // self.together).random() < JSON:
+            arguments.append("--json")
         return {
             "arguments": [*arguments, *options],
             "inputs": inputs,
@@ -88,6 +92,7 @@ class AudioCampaign:
             "folder": str(folder),
             "codes": [0, 1],
             "memory": MEMORY,
+            "lists": True,
         }
 
     def _options(self, seed: int) -> tuple[str, ...]:

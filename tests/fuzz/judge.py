@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from .judge_streams import judge_errors, judge_listing, judge_pipe, read_whole
+
 LONGEST_LINE = 1500
 BY_FFMPEG = (".m4a", ".mp4")
 """Suffixes of inputs that libsndfile is not asked for first, and may read otherwise."""
+ESTIMATE = 1152
+"""Samples by which libsndfile's estimate of an MP3 without a count may be too high."""
 LEFT_OVER = 12
 """Files that may be open after a run: the worker's own and those of libraries."""
 
@@ -21,7 +25,8 @@ def judge(job: dict[str, Any], result: dict[str, Any]) -> list[str]:
 
     Args:
         job: `inputs`, each with `name`, `path`, `must` (done, fail or empty) and `files`, those promised; `output`,
-            the folder; `forbidden`, a file that must not be there; `codes`, the exit codes that are right.
+            the folder; `forbidden`, a file that must not be there; `codes`, the exit codes that are right; `lists`,
+            whether stdout lists the files; `pipe`, where a stem went there.
         result: of `worker.run`.
     """
     problems = list(_streams(job, result))
@@ -31,7 +36,14 @@ def judge(job: dict[str, Any], result: dict[str, Any]) -> list[str]:
         problems.append(f"{result['files']} files are open")
     if job.get("forbidden") and Path(job["forbidden"]).exists():
         problems.append("code from the file was run")
-    failed = [item for item in job["inputs"] if not _input(item, result, problems)]
+    if job.get("pipe"):
+        problems += judge_pipe(job, result)
+        failed = job["inputs"] if result["code"] else []
+    else:
+        failed = [item for item in job["inputs"] if not _input(item, result, problems)]
+    problems += judge_errors(job, result, [item["name"] for item in failed])
+    if job.get("lists") and not result["error"]:
+        problems += judge_listing(job, result)
     if not result["error"] and job["inputs"] and (result["code"] == 0) != (not failed):
         problems.append(f"exit code {result['code']} with {len(failed)} of {len(job['inputs'])} inputs without files")
     result["failed"] = [item["name"] for item in failed]
@@ -105,32 +117,23 @@ def _stems(path: Path, files: list[Path]) -> Iterator[str]:
     if len(facts) > 1 or not len(stems[0]):
         yield f"stems of {facts}"
         return
-    mixture = None if path.suffix in BY_FFMPEG else _read(path)
-    if mixture is None or files[0].suffix not in (".wav", ".flac"):
+    mixture = None if path.suffix in BY_FFMPEG else read_whole(path)
+    if mixture is None:
         return
     samples, rate = mixture
-    longer = path.suffix == ".mp3" or not len(samples)  # counts in MP3 and lengths of 0 are not believed
-    if longer and all(fact[1] > len(samples) for fact in facts):
+    ((rate_out, length, channels),) = facts
+    lossy = files[0].suffix not in (".wav", ".flac")
+    expected = round(len(samples) * rate_out / rate) if lossy else len(samples)
+    if not len(samples) or (path.suffix == ".mp3" and length != expected):  # counts and lengths of 0 are not believed
+        if length < expected - ESTIMATE * rate_out / rate:
+            yield f"stems of {length} samples, the input has {expected}"
         return
-    if facts != {(rate, *samples.shape)}:
+    if (abs(length - expected) > lossy, channels) != (False, samples.shape[1]) or (rate_out != rate and not lossy):
         yield f"stems of {facts}, the input has {(rate, *samples.shape)}"
-    elif len(stems) > 1:
+    elif len(stems) > 1 and not lossy:
         total = sum(stems)
         power = float(np.vdot(samples, samples))
         gain = float(np.vdot(total, samples)) / power if power > 1e-9 else 1.0
         error = float(np.abs(total - gain * samples).max())
         if error > 4 / 32768 + 1e-4 * abs(gain) * float(np.abs(samples).max()):
             yield f"stems do not sum to the input: {error:.3g} off"
-
-
-def _read(path: Path) -> tuple[np.ndarray, int] | None:
-    """The input as libsndfile gives it; None where it does not give all it promised."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            promised = file.frames
-            if promised > 1 << 24:
-                return None
-            samples, rate = file.read(dtype="float64", always_2d=True), file.samplerate
-    except Exception:
-        return None
-    return (samples, rate) if len(samples) == promised else None

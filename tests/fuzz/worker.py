@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from .judge import judge
+
+PIECE = 5_001
+"""Bytes that come through the pipe at once, no whole number of samples."""
 
 
 def serve() -> None:
@@ -30,7 +34,7 @@ def serve() -> None:
     limited = False
     for line in sys.stdin:
         job = json.loads(line)
-        result = run(job["arguments"], Path(job["folder"]), job.get("program"))
+        result = run(job["arguments"], Path(job["folder"]), job.get("program"), job.get("stdin"))
         result["problems"] = judge(job, result)
         if not limited and job["memory"]:
             limited = True
@@ -38,13 +42,17 @@ def serve() -> None:
         print(json.dumps(result), file=reply, flush=True)
 
 
-def run(arguments: list[str], folder: Path, program: str | None = None) -> dict[str, Any]:
-    """One call of `ft`, or of the text of another program, which stands in its place in `folder`."""
+def run(arguments: list[str], folder: Path, program: str | None = None, stdin: str | None = None) -> dict[str, Any]:
+    """One call of `ft`, or of the text of another program, which stands in its place in `folder`.
+
+    Args:
+        stdin: a file that comes in through a pipe; nothing comes otherwise.
+    """
     from ft.cli import main
 
     code, error = 0, ""
     start = time.perf_counter()
-    with _captured(folder) as (out, err):
+    with _captured(folder) as (out, err), _piped(stdin):
         try:
             if program is None:
                 main(arguments, prog_name="ft", standalone_mode=True)
@@ -67,6 +75,28 @@ def run(arguments: list[str], folder: Path, program: str | None = None) -> dict[
         "files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+@contextlib.contextmanager
+def _piped(path: str | None) -> Iterator[None]:
+    """Python's standard input is a pipe into which a thread writes the file; the descriptor 0 stays the one of jobs."""
+    data, kept = Path(path).read_bytes() if path else b"", sys.stdin
+    reader, writer = os.pipe()
+
+    def feed() -> None:
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "wb", buffering=0) as file:
+            for start in range(0, len(data), PIECE):
+                file.write(data[start : start + PIECE])
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    sys.stdin = os.fdopen(reader, "r", encoding="utf-8")
+    try:
+        yield
+    finally:
+        sys.stdin.close()
+        sys.stdin = kept
+        thread.join()
 
 
 @contextlib.contextmanager
