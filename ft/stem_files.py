@@ -8,7 +8,8 @@ length is that of the song at their rate, rounded. The same stems give the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,8 +24,11 @@ from ft.audio import reason
 from ft.errors import AudioError
 from ft.files import move_into_place
 from ft.formats import StemFormat
-from ft.stem_part import StemPart, part_paths, remove
+from ft.parts import remove, remove_parts
+from ft.stem_part import StemPart
 from ft.tags import Tags, write_tags
+
+__all__ = ["StemWriter", "remove_parts"]
 
 Array = NDArray[np.float32]
 
@@ -63,12 +67,13 @@ class StemWriter:
         self.warnings: list[str] = []
         """What a user should know, after `commit`."""
         self._stems = {stem: StemPart(path, channels, sample_rate, format) for stem, path in self.files.items()}
-        self._made: list[Path] = []
-        self._placed: list[Path] = []
+        self._placed: list[StemPart] = []
 
     def __enter__(self) -> Self:
+        """Claims the files. Raises AudioError where another run is writing one of them, or it cannot be made."""
+        remove_parts(self.files.values())
         try:
-            for stem in self._stems.values():
+            for stem in self._in_order():
                 with _told(stem.path):
                     _check_place(stem.path)
                 self._open(stem)
@@ -114,23 +119,21 @@ class StemWriter:
         for stem in self._stems.values():
             with _told(stem.path):
                 _check_place(stem.path)
+                if stem.claim is not None:
+                    stem.claim.permit_rename()
                 move_into_place(stem.part, stem.path)
-            self._placed.append(stem.path)
-        self._placed, self._made = [], []
+            self._placed.append(stem)
+        self._placed = []
+
+    def _in_order(self) -> list[StemPart]:
+        """The same in every run, so that of two runs that want the same files one gets them all."""
+        return sorted(self._stems.values(), key=lambda stem: stem.path)
 
     def _open(self, stem: StemPart) -> None:
-        folder = stem.path.parent
-        for attempt in range(3):
-            try:
-                self._made += _missing_folders(folder)
-                folder.mkdir(parents=True, exist_ok=True)
-                stem.open()
-                return
-            except FileNotFoundError as error:  # another song that failed took away the folder it had made
-                if attempt == 2:
-                    raise AudioError(f"{folder}: cannot write there: {reason(error)}") from error
-            except OSError as error:
-                raise AudioError(f"{folder}: cannot write there: {reason(error)}") from error
+        try:
+            stem.open()
+        except OSError as error:
+            raise AudioError(f"{stem.path.parent}: cannot write there: {reason(error)}") from error
 
     def _make(self, stem: StemPart) -> None:
         with _told(stem.path):
@@ -165,19 +168,12 @@ class StemWriter:
 
     def _clean(self) -> None:
         with ExitStack() as stack:
-            for path in self._made:
-                stack.callback(remove, path)
-            for path in self._placed:
-                stack.callback(remove, path)
-            for stem in self._stems.values():
+            for stem in self._in_order():  # the first claim last, which made the folders
                 stack.callback(stem.discard)
-
-
-def remove_parts(files: Iterable[Path]) -> None:
-    """Removes what a killed run left of these files. No other run may be writing them."""
-    for path in files:
-        for part in part_paths(path):
-            remove(part)
+            for stem in self._placed:
+                if os.name == "nt" or (stem.claim is not None and stem.claim.is_at(stem.path)):
+                    stack.callback(remove, stem.path)
+            self._placed = []
 
 
 @contextmanager
@@ -197,8 +193,3 @@ def _check_place(path: Path) -> None:
         return
     if path.is_dir():
         raise AudioError(f"{path}: is a folder; expected to write a file there. Rename it, or choose another with -o")
-
-
-def _missing_folders(folder: Path) -> list[Path]:
-    """A folder and those above it, outermost first, as far as they do not exist."""
-    return [path for path in (*reversed(folder.parents), folder) if not path.exists()]

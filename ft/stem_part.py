@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import zlib
@@ -20,6 +19,7 @@ from ft.dsp import StreamingResampler
 from ft.errors import AudioError, Cancelled, EngineError
 from ft.formats import StemFormat, encoder_settings
 from ft.ogg import set_serial
+from ft.parts import Claim, part_name, remove
 from ft.wav_file import WavFile, quantised
 
 Array = NDArray[np.float32]
@@ -35,6 +35,7 @@ class StemPart:
     def __init__(self, path: Path, channels: int, sample_rate: int, format: StemFormat) -> None:
         self.path, self.channels, self.format = path, channels, format
         self.part, self.raw = part_paths(path)
+        self.claim: Claim | None = None
         self.peak = 0.0
         self.samples = 0
         """In the file."""
@@ -46,6 +47,8 @@ class StemPart:
         self._wav: WavFile | None = None
 
     def open(self) -> None:
+        """Claims the file, before anything is written. Raises AudioError where another run is writing it."""
+        self.claim = Claim(self.part, self.path)
         if self.format.clips:
             self._raw = self.raw.open("w+b")
         else:
@@ -123,14 +126,16 @@ class StemPart:
             self._raw = None
 
     def discard(self) -> None:
-        """Removes the parts, where there are any."""
+        """Removes the parts, where there are any, and ends the claim."""
         if self._wav is not None:
             self._wav.close()
         if self._raw is not None:
             with suppress(OSError):  # that what is buffered cannot be written does not matter any more
                 self._raw.close()
-        remove(self.part)
-        remove(self.raw)
+            remove(self.raw)
+            self._raw = None
+        if self.claim is not None:
+            self.claim.drop()
 
     def _append(self, block: Array) -> None:
         if block.shape[1] == 0:
@@ -157,13 +162,11 @@ class StemPart:
 def part_paths(path: Path) -> tuple[Path, Path]:
     """Where a file grows until it gets its name, and where its raw sound does: beside it, under short hidden names.
 
-    A name as long as the file system allows has room for no suffix.
-
     >>> [part.name for part in part_paths(Path("song/vocals.wav"))]
     ['.ft-3b77e4cea6b1.part', '.ft-3b77e4cea6b1.raw.part']
     """
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-    return path.with_name(f".ft-{digest}.part"), path.with_name(f".ft-{digest}.raw.part")
+    name = part_name(path)
+    return path.with_name(f"{name}.part"), path.with_name(f"{name}.raw.part")
 
 
 def require_room(part: Path) -> None:
@@ -185,12 +188,3 @@ def require_room(part: Path) -> None:
 def _name(path: Path) -> str | bytes:
     """A path as soundfile takes it, names that are no text included."""
     return str(path) if os.name == "nt" else os.fsencode(path)
-
-
-def remove(path: Path) -> None:
-    """Removes a file, or a folder where it is empty."""
-    with suppress(OSError):
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()

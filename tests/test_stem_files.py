@@ -1,6 +1,8 @@
 """Stem files: what is written, and that nothing is left half done."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ft.parts
 import ft.stem_files
 import ft.wav_file
 from ft.audio import AudioInfo, read_audio
@@ -20,7 +23,8 @@ from ft.errors import AudioError, Cancelled, EngineError
 from ft.formats import stem_format
 from ft.ogg import set_serial
 from ft.options import SeparateOptions
-from ft.stem_files import StemWriter, part_paths, remove_parts
+from ft.stem_files import StemWriter, remove_parts
+from ft.stem_part import part_paths
 from ft.tags import Tags
 
 ROOT = Path(__file__).parents[1]
@@ -194,14 +198,14 @@ def test_one_stem_alone_can_be_written(tmp_path):
 def test_parts_grow_beside_the_final_place_and_names_come_at_the_end(tmp_path):
     folder = tmp_path / "song"
     block = noise(100_000)
-    for bit_depth, kept in (("16", 1), ("float", 0)):
+    for bit_depth, kept in (("16", 2), ("float", 1)):
         with writer_of(folder, bit_depth=bit_depth) as writer:
-            parts = sorted(part_paths(path)[kept].name for path in writer.files.values())
+            parts = sorted(part.name for path in writer.files.values() for part in part_paths(path)[:kept])
             sizes = []
             for _ in range(3):
                 writer.write({"vocals": block, "instrumental": block})
                 assert [name for name in names(folder) if name not in ("vocals.wav", "instrumental.wav")] == parts
-                sizes.append((folder / parts[0]).stat().st_size)
+                sizes.append((folder / parts[kept - 1]).stat().st_size)
             assert sizes == sorted(sizes) and sizes[0] < sizes[2]
             writer.commit()
         assert names(folder) == ["instrumental.wav", "vocals.wav"]
@@ -419,9 +423,9 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
-    for folder in (tmp_path / "a", tmp_path / "b"):
+    for folder, count in ((tmp_path / "a", 4), (tmp_path / "b", 2)):
         left = names(folder)
-        assert len(left) == 2 and all(name.startswith(".ft-") and name.endswith(".part") for name in left)
+        assert len(left) == count and all(name.startswith(".ft-") and name.endswith(".part") for name in left)
         (folder / "mine.part").touch()
         (folder / "vocals.wav").touch()
         remove_parts([folder / "vocals.wav", folder / "instrumental.wav"])
@@ -536,3 +540,126 @@ def test_other_programs_read_float_wav_and_rf64(tmp_path, monkeypatch):
         with av.open(str(path)) as file:
             blocks = [frame.to_ndarray().reshape(-1, 2).T for frame in file.decode(audio=0)]
         assert np.array_equal(np.concatenate(blocks, axis=1), waveform)
+
+
+# ----------------------------------------------------------------------------------------- several runs with one output
+
+OTHER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_stem_files import noise, writer_of
+from ft.errors import AudioError
+
+writer = writer_of(Path(sys.argv[1]), sys.argv[2], sys.argv[3] or None, rate=48000)
+try:
+    with writer:
+        print("begun", flush=True)
+        sys.stdin.readline()
+        writer.write({{"vocals": noise(5000, seed=2), "instrumental": noise(5000, seed=3)}})
+        writer.commit()
+except AudioError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("name", "bit_depth"), [("wav", "16"), ("wav", "float"), ("flac", "16"), ("opus", None)])
+@pytest.mark.parametrize("other_first", [True, False])
+def test_of_two_processes_that_write_the_same_files_one_is_told_and_one_wins(tmp_path, name, bit_depth, other_first):
+    """At whatever moment the second comes: at once, or when the first has written sound."""
+    folder, sound = tmp_path / "song", {"vocals": noise(5000), "instrumental": noise(5000, seed=1)}
+    expected = [{"vocals": noise(5000, seed=2), "instrumental": noise(5000, seed=3)}, sound][not other_first]
+    wanted = written(writer_of(tmp_path / "alone", name, bit_depth, rate=48000), expected)
+    command = [sys.executable, "-c", OTHER.format(tests=str(Path(__file__).parent)), folder, name, bit_depth or ""]
+
+    def start() -> tuple[subprocess.Popen, str]:
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        return process, process.stdout.readline()
+
+    line = rf"instrumental\.{name}: another run is writing it; wait for it, or choose another -o\n?$"
+    if other_first:
+        process, said = start()
+        assert said == "begun\n"
+        before = names(folder)
+        with pytest.raises(AudioError, match=line), writer_of(folder, name, bit_depth, rate=48000):
+            pass
+        remove_parts([folder / "vocals.x"])  # which leaves alone what is in use
+        assert names(folder) == before
+        process.communicate("\n", timeout=30)
+    else:
+        with writer_of(folder, name, bit_depth, rate=48000) as writer:
+            writer.write({stem: block[:, :3000] for stem, block in sound.items()})
+            process, said = start()
+            assert re.search(line, said)
+            process.communicate(timeout=30)
+            writer.write({stem: block[:, 3000:] for stem, block in sound.items()})
+            writer.commit()
+    assert names(folder) == sorted(path.name for path in wanted.values())
+    for path in wanted.values():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "bit_depth"), [("wav", "float"), ("flac", "16")])
+def test_of_threads_that_write_the_same_files_one_wins_whole(tmp_path, monkeypatch, name, bit_depth):
+    """All begin at once, and none ends before all have."""
+    monkeypatch.setattr(ft.parts, "_PAUSE", 0.001)
+    folder, won, told = tmp_path / "new" / "song", [], []
+    begun, tried = threading.Barrier(4), threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        begun.wait(10)
+        writer = writer_of(folder, name, bit_depth, stems=STEMS[:: 1 if seed % 2 else -1])
+        try:
+            with writer:
+                tried.wait(10)
+                writer.write({"vocals": noise(9000, seed=seed), "instrumental": noise(9000, seed=9 * seed)})
+                writer.commit()
+            won.append(seed)
+        except AudioError as error:
+            told.append(str(error))
+            tried.wait(10)
+
+    for turn in range(10):
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(won), len(told)) == (turn + 1, 3 * (turn + 1))
+        assert names(folder) == [f"instrumental.{name}", f"vocals.{name}"]
+        np.testing.assert_allclose(read_audio(folder / f"vocals.{name}")[0], noise(9000, seed=won[-1]), atol=2**-15)
+    assert all("another run is writing it" in line for line in told)
+
+
+def test_who_fails_takes_away_nothing_of_who_came_after(tmp_path, monkeypatch):
+    """A run that fails between two names removes the file it gave one, but not another run's of the same name."""
+    move, later = ft.stem_files.move_into_place, {"vocals": noise(50, seed=7)}
+
+    def fails(part, path):
+        if path.name.startswith("instrumental"):
+            monkeypatch.undo()
+            written(writer_of(tmp_path, stems=("vocals",)), later)
+            raise OSError(5, "Input/output error")
+        move(part, path)
+
+    monkeypatch.setattr(ft.stem_files, "move_into_place", fails)
+    with pytest.raises(AudioError, match="Input/output"):
+        written(writer_of(tmp_path), {"vocals": noise(10), "instrumental": noise(10)})
+    assert names(tmp_path) == ["vocals.wav"]
+    np.testing.assert_allclose(read_audio(tmp_path / "vocals.wav")[0], later["vocals"], atol=2**-15)
+
+
+def test_where_there_are_no_locks_songs_are_written_and_parts_of_others_stay(tmp_path, monkeypatch, caplog):
+    def refuses(descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(ft.parts, "_lock", refuses)
+    other = tmp_path / ".ft-0123456789ab.part"
+    other.write_bytes(b"of a run that may be alive")
+    with caplog.at_level("DEBUG", "ft"):
+        written(writer_of(tmp_path), {"vocals": noise(10), "instrumental": noise(10)})
+    assert names(tmp_path) == [other.name, "instrumental.wav", "vocals.wav"]
+    assert other.read_bytes() == b"of a run that may be alive"
+    assert "cannot be locked" in caplog.text
