@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,8 +20,9 @@ from ft.files import move_into_place
 from ft.inputs import STDIN, Song, to_do, with_files, with_marks
 from ft.names import MASK, Names, check_outputs
 from ft.options import SeparateOptions
+from ft.parts import Claim, remove_parts
 from ft.report import SongRecord
-from ft.stem_part import part_paths, remove
+from ft.stem_part import part_paths
 
 KEYS = ("output", "convert", "copy")
 EXPECTED = "an object of output, convert and copy"
@@ -119,21 +121,18 @@ def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
     (target,) = song.files.values()
     part, _ = part_paths(target)
     record = SongRecord(input=song.path, status="copied", files=song.files)
-    if not to_do(song, options):
-        remove(part)  # of a run that was killed while it replaced the file
+    is_wanted = to_do(song, options)
+    remove_parts([target])  # of runs that were killed
+    if not is_wanted:
         return record.changed(status="skipped")
-    folders: list[Path] = []
     try:
-        folders += [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(song.path, part)
-        move_into_place(part, target)
-    except BaseException as error:
-        remove(part)
-        for folder in folders:
-            remove(folder)
-        if not isinstance(error, OSError):
-            raise
+        with closing(Claim(part, target)) as claim:
+            if not to_do(song, options):  # another run ended meanwhile
+                return record.changed(status="skipped")
+            shutil.copyfile(song.path, part)
+            claim.permit_rename()
+            move_into_place(part, target)
+    except OSError as error:
         reason = error.strerror or one_line(error)
         raise AudioError(f"{song.path}: cannot be copied to {target}: {reason}; nothing was written") from error
     return record.changed(wall_seconds=time.perf_counter() - start)

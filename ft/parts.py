@@ -60,7 +60,7 @@ class Claim:
                 raise AudioError(f"{path}: another run is writing it; wait for it, or choose another -o")
             os.ftruncate(self._descriptor, 0)
         except BaseException:
-            self.drop()
+            self.close()
             raise
 
     def is_at(self, path: Path) -> bool:
@@ -70,16 +70,16 @@ class Claim:
     def permit_rename(self) -> None:
         """To be called before the part gets its name: Windows renames no open file. Elsewhere the claim goes on."""
         if os.name == "nt":
-            self._close()
+            self._let_go()
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Ends the claim: removes the part unless it got its name, and the folders made for it where they are empty."""
         is_there = self.is_at(self.part)
         if os.name == "nt":
-            self._close()
+            self._let_go()
         if is_there:
             remove(self.part)
-        self._close()
+        self._let_go()
         for folder in reversed(self._made):
             remove(folder)
 
@@ -102,7 +102,7 @@ class Claim:
                 return descriptor
         return None
 
-    def _close(self) -> None:
+    def _let_go(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

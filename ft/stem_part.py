@@ -135,7 +135,7 @@ class StemPart:
             remove(self.raw)
             self._raw = None
         if self.claim is not None:
-            self.claim.drop()
+            self.claim.close()
 
     def _append(self, block: Array) -> None:
         if block.shape[1] == 0:

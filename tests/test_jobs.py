@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ft.jobs
 from ft.errors import AudioError, ConfigError
 from ft.jobs import Job, copy_song, read_jobs, work_of
 from ft.options import SeparateOptions
+from ft.parts import Claim
 from ft.stem_part import part_paths
 
 STEMS = ("vocals", "instrumental")
@@ -265,3 +268,30 @@ def test_a_failed_copy_keeps_what_was_there(copy_of, monkeypatch):
     with pytest.raises(AudioError):
         copy_song(song, SeparateOptions(force=True))
     assert target.stat().st_size > 0 and below(target.parent) == [target.name]
+
+
+def test_a_copy_that_another_run_is_writing_is_left_to_it(copy_of, monkeypatch):
+    """Begun while the other copies, it is refused; what the other ended while this one began is skipped."""
+    song, copyfile = copy_of(), shutil.copyfile
+    refused = []
+
+    def copies_while_another_tries(source, part):
+        copyfile(source, part)
+        with pytest.raises(AudioError) as error:
+            copy_song(song, SeparateOptions(force=True))
+        refused.append(str(error.value))
+
+    monkeypatch.setattr(shutil, "copyfile", copies_while_another_tries)
+    target = song.files["instrumental"]
+    assert copy_song(song, SeparateOptions()).status == "copied"
+    assert refused == [f"{target}: another run is writing it; wait for it, or choose another -o"]
+    assert target.read_bytes() == song.path.read_bytes() and below(target.parent) == [target.name]
+    target.unlink()
+
+    def other_run_ends(part, path):
+        path.write_bytes(b"of the other run")
+        return Claim(part, path)
+
+    monkeypatch.setattr(ft.jobs, "Claim", other_run_ends)
+    assert copy_song(song, SeparateOptions(skip_existing=True)).status == "skipped"
+    assert target.read_bytes() == b"of the other run" and below(target.parent) == [target.name]
