@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 STDIN = Path("-")
 SUFFIXES = AUDIO_SUFFIXES | MEDIA_SUFFIXES
+_EMPTY = f": no audio files in this folder, output folders left out; expected {READABLE}"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Song:
     marks: tuple[Path, ...] = ()
     """Folders that `ft.output_mark.marking` marks while the files are written."""
     error: str | None = None
-    """Why it cannot be separated, as far as the search knows: a folder that may not be read."""
+    """Why it cannot be separated, as far as the search knows: a folder without audio, or one that may not be read."""
 
     @property
     def outputs(self) -> list[Path]:
@@ -58,10 +60,15 @@ def find_songs(
         stems: those of the model; `options.stem` may choose one of them.
         model: what stands for {model} in the names.
     Raises:
-        AudioError: a folder without audio, two songs that would get the same file, or a file in place of an input.
+        AudioError: nothing but folders without audio, two songs that would get the same file, or a file in place of an
+            input.
         ConfigError: the model has no such stem, or the template of names leads out of `output_dir`.
     """
     inputs = list(_unique(_found(paths, output_dir)))
+    empty = [song for song in inputs if song.error is not None and song.error.endswith(_EMPTY)]
+    if inputs and len(empty) == len(inputs):
+        said = _EMPTY if len(empty) == 1 else _EMPTY.replace("this folder", "these folders")
+        raise AudioError(f"{', '.join(str(song.path) for song in empty)}{said}")
     if not inputs:
         raise AudioError(
             f"{', '.join(map(str, paths))}: nothing to separate: output folders ('{OUTPUT_FOLDER}', the one of -o and "
@@ -99,6 +106,8 @@ def with_files(song: Song, output_dir: Path, names: Names) -> Song:
 def existing(song: Song) -> Literal["none", "some", "all"]:
     """How many of a song's files and images are there; of an image in pages, its first.
 
+    An empty file, which no song and no image is, counts as missing. What others hold is not looked at.
+
     Raises:
         AudioError: one of them is a folder or cannot be looked at, or the song itself is known to be unreadable.
     """
@@ -127,7 +136,8 @@ def _is_there(song: Song, path: Path) -> bool:
     try:
         if path.is_dir():
             raise AudioError(f"{song.path}: {path} is a folder; expected a file or nothing. Choose another -o")
-        return path.exists()
+        status = path.stat()
+        return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
     except PermissionError as error:
         raise AudioError(f"{song.path}: {path}: {error.strerror}; choose another -o") from error
     except OSError:  # too long a name, or a file where a folder should be: the writer says so
@@ -151,7 +161,7 @@ def _unique(songs: Iterator[Song]) -> Iterator[Song]:
 def _found(paths: Sequence[Path], output_dir: Path) -> Iterator[Song]:
     output = identity(output_dir)
     for path in paths:
-        if path == STDIN or not path.is_dir():
+        if path == STDIN or not _is_folder(path):
             yield Song(path)
             continue
         if _is_output(path, identity(path), output):
@@ -159,7 +169,7 @@ def _found(paths: Sequence[Path], output_dir: Path) -> Iterator[Song]:
             continue
         songs = _search(path, output)
         if not songs:
-            raise AudioError(f"{path}: no audio files in this folder, output folders left out; expected {READABLE}")
+            yield Song(path, error=f"{path}{_EMPTY}")
         yield from songs
 
 
@@ -194,10 +204,10 @@ def _search(root: Path, output: Identity | None) -> list[Song]:
     return sorted(found, key=lambda song: song.path.parts)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: Path | os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # a link to itself, a name beyond all length, or behind a folder that may not be entered
         return False
 
 

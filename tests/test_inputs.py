@@ -93,6 +93,26 @@ def test_a_folder_without_audio_is_an_error(library):
         found(root)
 
 
+def test_a_folder_without_audio_among_others_fails_alone(library, tmp_path):
+    root = library("a/x.wav")
+    for name in ("empty", "void"):
+        (tmp_path / name).mkdir()
+    empty, named, song = found(tmp_path / "empty", tmp_path / "missing.wav", root)
+    assert (song.path, song.error, named.error) == (root / "a/x.wav", None, None)
+    assert empty.files == {} and empty.marks == ()
+    with pytest.raises(AudioError, match="empty: no audio files in this folder") as error:
+        to_do(empty, SeparateOptions(force=True))
+    assert str(error.value) == empty.error
+    with pytest.raises(AudioError, match=r"empty, .*void: no audio files in these folders") as error:
+        found(tmp_path / "empty", tmp_path / "void")
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_no_file_can_have_is_told_of_when_it_is_opened(library):
+    name = Path("x" * 300)
+    assert [song.path.name for song in found(name, library("a.wav"))] == [name.name, "a.wav"]
+
+
 def test_links_in_circles_end_and_songs_keep_their_real_place(library):
     root = library("album/one.wav", "zoo/two.wav")
     (root / "album/up").symlink_to(root)
@@ -324,14 +344,25 @@ def test_what_is_there_decides_what_is_done(tmp_path):
     song = Song(tmp_path / "a.wav", files={stem: tmp_path / f"{stem}.wav" for stem in STEMS})
     kept, forced, plain = SeparateOptions(skip_existing=True), SeparateOptions(force=True), SeparateOptions()
     assert existing(song) == "none" and to_do(song, plain) and to_do(song, kept) and to_do(song, forced)
-    song.files["instrumental"].touch()
+    song.files["instrumental"].write_bytes(b"sound")
     assert existing(song) == "some" and to_do(song, kept) and to_do(song, forced)
     with pytest.raises(AudioError, match=r"instrumental\.wav is there already; --force"):
         to_do(song, plain)
     song.files["vocals"].touch()
+    assert existing(song) == "some" and to_do(song, kept)  # an empty file is no stem
+    song.files["vocals"].write_bytes(b"sound")
     assert existing(song) == "all" and not to_do(song, kept) and to_do(song, forced)
     song.images["mask"] = tmp_path / "mask.png"
     assert existing(song) == "some"
+
+
+def test_what_is_no_file_is_not_replaced_although_it_has_no_size(tmp_path):
+    song = Song(Path("a.wav"), files={"vocals": tmp_path / "vocals.wav"})
+    (tmp_path / "vocals.wav").symlink_to("nowhere")
+    assert existing(song) == "none"
+    (tmp_path / "vocals.wav").unlink()
+    os.mkfifo(tmp_path / "vocals.wav")
+    assert existing(song) == "all"
 
 
 def test_an_output_that_is_a_folder_is_an_error_of_its_song(tmp_path):
