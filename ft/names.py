@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import get_args
 
 from ft.errors import AudioError, ConfigError
-from ft.options import TEMPLATE, Format, SeparateOptions
+from ft.options import TEMPLATE, SeparateOptions
 
 MASK = "mask"
 IMAGE = "png"
-FORMATS = get_args(Format)
 _SEPARATORS = r"[/\\]" if os.name == "nt" else "/"
 
 Identity = tuple[int, int]
@@ -60,7 +58,8 @@ class Names:
             ConfigError: the model has no such stem, or the template leads out of the output folder.
         """
         if options.stem is not None and options.stem not in stems:
-            raise ConfigError(f"--stem {options.stem}: the model has {', '.join(stems)}")
+            named = options.stem or "''"
+            raise ConfigError(f"--stem {named}: the model has {', '.join(stems)}")
         if options.name_template != TEMPLATE:
             template, titles = options.name_template, None
         chosen = stems if options.stem is None else (options.stem,)
@@ -86,7 +85,7 @@ class Names:
             if len({*files.values(), *images.values()}) < len(files) + len(images):
                 raise ConfigError(f"{problem} {{stem}}; files would collide")
             for file in files.values():
-                if file.suffix.lower()[1:] in FORMATS and file.suffix.lower() != f".{self.ext}":
+                if file.suffix.lower() != f".{self.ext}":
                     raise ConfigError(f"{problem} .{{ext}} at the end; --format is {self.ext}")
 
     def of_song(self, title: str, folder: PurePath) -> tuple[dict[str, PurePath], dict[str, PurePath]]:

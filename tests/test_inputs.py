@@ -200,7 +200,8 @@ def test_folders_keep_their_structure(library):
         ("{stem}/{song}.{ext}", "a/b/vocals/song.wav"),
         ("{stem}/{folder}/{song}.{ext}", "vocals/a/b/song.wav"),
         ("{folder}/{model}/{song} - {stem}.{ext}", "a/b/net/song - vocals.wav"),
-        ("x-{folder}-{song}-{stem}", "x-a/b-song-vocals"),
+        ("x-{folder}-{song}-{stem}.{ext}", "x-a/b-song-vocals.wav"),
+        ("{song}/{stem}.WAV", "a/b/song/vocals.WAV"),
     ],
 )
 def test_a_template_names_the_files(library, template, name):
@@ -218,20 +219,20 @@ def test_without_a_folder_its_place_in_the_template_closes(library):
 @pytest.mark.parametrize(
     "template",
     [
-        "../{song}/{stem}",
-        "{song}/../../{stem}",
-        "/tmp/{song}{stem}",
-        "C:/{song}{stem}",
-        "c:{song}{stem}",
-        "{song}//{stem}",
+        "../{song}/{stem}.{ext}",
+        "{song}/../../{stem}.{ext}",
+        "/tmp/{song}{stem}.{ext}",
+        "C:/{song}{stem}.{ext}",
+        "c:{song}{stem}.{ext}",
+        "{song}//{stem}.{ext}",
         "{song}/{stem}/",
-        "./{song}/{stem}",
-        "{folder}../{song}{stem}",
-        "{folder}{folder}/{song}{stem}",
-        "{song:/>9}{stem}",
-        "{song!r}{stem}",
-        "{song}{stem:.0}",
-        "{song}{stem}\0",
+        "./{song}/{stem}.{ext}",
+        "{folder}../{song}{stem}.{ext}",
+        "{folder}{folder}/{song}{stem}.{ext}",
+        "{song:/>9}{stem}.{ext}",
+        "{song!r}{stem}.{ext}",
+        "{song}{stem:.0}.{ext}",
+        "{song}{stem}\0.{ext}",
         "{song}.{stem}.flac",
     ],
 )
@@ -239,6 +240,24 @@ def test_a_template_that_leads_astray_is_wrong_usage(library, template):
     with pytest.raises(ConfigError, match=r"--name-template .*(expected|not below)") as error:
         found(library("a.wav"), name_template=template)
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{song}{stem}",
+        "{song}.{stem}",
+        "{song}{stem}{ext}",
+        "{stem}/{song}/.{ext}",
+        "{song}{stem}.{ext} ",
+        "{stem}.{song}",
+    ],
+)
+def test_a_file_without_the_suffix_of_its_format_is_wrong_usage(library, template):
+    with pytest.raises(ConfigError, match=r"expected \.{ext} at the end; --format is mp3"):
+        found(library("a.wav"), name_template=template, format="mp3")
+    with pytest.raises(ConfigError, match=r"expected \.{ext} at the end"):
+        found(library("a.wav"), name_template="{song}", stem="vocals")
 
 
 def test_a_format_in_the_template_is_taken_where_it_is_true(library):
@@ -250,7 +269,9 @@ def test_a_format_in_the_template_is_taken_where_it_is_true(library):
     st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
         lambda name: name not in (".", "..")
     ),
-    st.sampled_from(["{song}/{stem}.{ext}", "{song}{stem}", "{stem}/{song}", "{model}/{folder}/{song}/{stem}"]),
+    st.sampled_from(
+        ["{song}/{stem}.{ext}", "{song}{stem}.wav", "{stem}/{song}.{ext}", "{model}/{folder}/{song}/{stem}.{ext}"]
+    ),
 )
 def test_no_song_leads_out_of_the_output_folder(name, template):
     names = Names.of(SeparateOptions(name_template=template, images=True), STEMS, "../net")
@@ -274,8 +295,9 @@ def test_one_stem_alone_needs_no_stem_in_its_name(library):
     (song,) = found(library("a.wav"), stem="vocals", name_template="{song}.{ext}", images=True)
     assert song.files == {"vocals": Path("out/a.wav")}
     assert song.images == {"mask": Path("out/a.mask.png"), "vocals": Path("out/a.vocals.png")}
-    with pytest.raises(ConfigError, match="--stem drums: the model has vocals, instrumental"):
-        found(library("a.wav"), stem="drums")
+    for stem, said in (("drums", "drums"), ("", "''")):
+        with pytest.raises(ConfigError, match=f"--stem {said}: the model has vocals, instrumental"):
+            found(library("a.wav"), stem=stem)
 
 
 def test_images_stand_beside_the_stems(library):
@@ -315,15 +337,15 @@ def test_songs_of_two_folders_collide_and_those_of_one_do_not(library):
 
 
 def test_a_stem_of_one_song_collides_with_another_stem_of_another(library):
-    options = SeparateOptions(name_template="{song}{stem}")
-    with pytest.raises(AudioError, match="both would become out/ass"):
+    options = SeparateOptions(name_template="{song}{stem}.{ext}")
+    with pytest.raises(AudioError, match=r"both would become out/ass\.wav"):
         find_songs([library("a.wav", "as.wav")], Path("out"), ("s", "ss"), options, "net")
 
 
 def test_a_file_of_one_song_cannot_be_a_folder_of_another(library):
-    root = library("a.wav", "a.vocals/b.wav")
+    root = library("a.wav", "a.vocals.wav/b.wav")
     with pytest.raises(AudioError, match="a file of one and a folder of the other"):
-        found(root, name_template="{song}.{stem}")
+        found(root, name_template="{song}.{stem}.{ext}")
 
 
 def test_an_input_is_never_replaced(library):
