@@ -16,8 +16,8 @@ BY_FFMPEG = (".m4a", ".mp4")
 """Suffixes of inputs that libsndfile is not asked for first, and may read otherwise."""
 ESTIMATE = 1152
 """Samples by which libsndfile's estimate of an MP3 without a count may be too high."""
-LEFT_OVER = 12
-"""Files that may be open after a run: the worker's own and those of libraries."""
+LEFT_OVER = 16
+"""Files that may be open after a run: the worker's own and those of libraries, such as ONNX Runtime's data base."""
 
 
 def judge(job: dict[str, Any], result: dict[str, Any]) -> list[str]:
