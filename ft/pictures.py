@@ -11,11 +11,10 @@ itself: so memory does not grow with the song.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,9 @@ from numpy.typing import NDArray
 
 from ft.errors import AudioError, ConfigError
 from ft.files import move_into_place
+from ft.parts import Claim, part_name, remove, remove_parts
+
+__all__ = ["Pictures", "remove_parts"]
 
 Array = NDArray[np.float32]
 Spec = NDArray[np.complex64]
@@ -43,7 +45,8 @@ class Pictures:
     """Draws pictures while a song is separated; they get their names together, when all of them are whole.
 
     What a page needs before its highest value is known waits in unnamed files beside the pictures. Left without
-    `commit`, nothing remains; what a killed process left goes when the same pictures are begun again.
+    `commit`, nothing remains; what a killed process left goes when pictures are begun in the same folder. The part of a
+    first page is the claim on all pages.
     """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
@@ -63,11 +66,25 @@ class Pictures:
         """Of each picture, in order; they are there after `commit`."""
         self._waiting: dict[str, IO[bytes]] = {}
         """The values of the page, float32 (frames, 1 or 2 channels, bins)."""
-        self._parts: list[tuple[Path, Path]] = []
-        self._made: list[Path] = []
+        self._claims: dict[str, Claim] = {}
+        self._parts: list[tuple[str, Path, Path]] = []
+        """Of pages that are drawn: the picture, where they are, and where they will be."""
+        self._placed: list[tuple[str, Path]] = []
         self._frames = self._channels = self._bins = 0
 
     def __enter__(self) -> Self:
+        """Claims the pictures. Raises AudioError where another run is drawing one of them, or it cannot be made."""
+        remove_parts(self.files.values())
+        try:
+            for name, path in sorted(self.files.items(), key=lambda item: item[1]):
+                try:
+                    self._claims[name] = Claim(_part(path, 1), path)
+                    self._waiting[name] = tempfile.TemporaryFile(dir=path.parent)
+                except OSError as error:
+                    raise _cannot_write(path, error) from error
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -89,64 +106,78 @@ class Pictures:
             self._write(mask[:, :count], spec[:, :count])
             self._frames += count
             if self._frames == PAGE_FRAMES:
-                self._draw_page()
+                self._draw_page(_nothing)
             mask, spec = mask[:, count:], spec[:, count:]
 
-    def finish(self) -> None:
-        """Draws what is left, so that the pictures only lack their names. Raises AudioError."""
-        if self._frames:
-            self._draw_page()
+    def finish(self, check: Callable[[], None] | None = None) -> None:
+        """Draws what is left, so that the pictures only lack their names. Raises AudioError.
 
-    def commit(self) -> None:
-        """Finishes and gives all pictures their names, first pages last. Raises AudioError."""
-        self.finish()
-        for part, path in reversed(self._parts):
+        Args:
+            check: called again and again meanwhile; what it raises ends this.
+        """
+        if self._frames:
+            self._draw_page(check or _nothing)
+
+    def commit(self, check: Callable[[], None] | None = None) -> None:
+        """Finishes and gives all pictures their names, first pages last.
+
+        Pages beyond the last, of a longer song that these replace, go.
+
+        Raises:
+            AudioError: a page cannot be written; none of these is there then.
+        """
+        self.finish(check)
+        while self._parts:
+            name, part, path = self._parts[-1]
             try:
+                if path == self.files[name]:
+                    _remove_later_pages(path, len(self.pages[name]))
+                    self._claims[name].permit_rename()
                 move_into_place(part, path)
             except OSError as error:
                 raise _cannot_write(path, error) from error
-        self._parts.clear()
+            self._placed.append((name, path))
+            self._parts.pop()
+        self._placed.clear()
         self.close()
 
     def close(self) -> None:
         """Removes what was not committed, and the folders made for it."""
         with ExitStack() as stack:
-            for folder in self._made:
-                stack.callback(_remove_empty, folder)
-            for part, _ in self._parts:
-                stack.callback(part.unlink, missing_ok=True)
+            for claim in self._claims.values():  # the first one last, which made the folders
+                stack.callback(claim.close)
+            for name, path in self._placed:
+                if os.name == "nt" or self._claims[name].is_at(self.files[name]) or self._is_claimed(name):
+                    stack.callback(remove, path)
+            for name, part, _ in self._parts:
+                if self._is_claimed(name):
+                    stack.callback(remove, part)
             for file in self._waiting.values():
                 stack.callback(_close, file)
-            self._made, self._parts, self._waiting = [], [], {}
+            self._claims, self._parts, self._placed, self._waiting = {}, [], [], {}
+
+    def _is_claimed(self, name: str) -> bool:
+        """Whether the first page of a picture has no name yet, so that all parts are still this run's."""
+        return self._claims[name].is_at(_part(self.files[name], 1))
 
     def _write(self, mask: Array, spec: Spec) -> None:
         self._channels, _, self._bins = mask.shape
         for name, path in self.files.items():
             values = mask if name == MASK else _power(spec * (mask if name == "instrumental" else 1 - mask))
             try:
-                if name not in self._waiting:
-                    self._waiting[name] = self._opened(path)
                 self._waiting[name].write(np.ascontiguousarray(values.swapaxes(0, 1), np.float32).data)
             except OSError as error:
                 raise _cannot_write(path, error) from error
 
-    def _opened(self, path: Path) -> IO[bytes]:
-        """An unnamed file in the folder of a picture."""
-        self._made += [folder for folder in reversed(path.parents) if not folder.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_parts([path])
-        return tempfile.TemporaryFile(dir=path.parent)
-
-    def _draw_page(self) -> None:
+    def _draw_page(self, check: Callable[[], None]) -> None:
         """Draws the frames that wait, and begins a new page."""
         for name, first in self.files.items():
             number = len(self.pages[name]) + 1
-            path = first if number == 1 else first.with_name(f"{first.stem}.{number}{first.suffix}")
-            part = first.with_name(f"{_part_name(first)}.{number}.part")
+            path, part = _page(first, number), _part(first, number)
             self.pages[name].append(path)
-            self._parts.append((part, path))
+            self._parts.append((name, part, path))
             try:
-                image = self._levels(self._waiting[name], name)
+                image = self._levels(self._waiting[name], name, check)
                 self._waiting[name].seek(0)
                 self._waiting[name].truncate()
                 self._image(image).save(part, format="PNG")
@@ -154,16 +185,16 @@ class Pictures:
                 raise _cannot_write(path, error) from error
         self._frames = 0
 
-    def _levels(self, file: IO[bytes], name: str) -> Levels:
+    def _levels(self, file: IO[bytes], name: str, check: Callable[[], None]) -> Levels:
         """The picture (bins, frames, 3) of the values that wait."""
         lowest, highest = 0.0, 1.0
         if name != MASK:
-            bounds = [(block.min(), block.max()) for block in self._blocks(file)]
+            bounds = [(block.min(), block.max()) for block in self._blocks(file, check)]
             lowest, highest = float(min(low for low, _ in bounds)), float(max(high for _, high in bounds))
         span = highest - lowest if highest > lowest else math.inf
         image = np.zeros((self._bins, self._frames, 3), np.uint8)
         done = 0
-        for block in self._blocks(file):
+        for block in self._blocks(file, check):
             values = (block.astype(np.float64) - lowest) * 255 / span  # of which the highest is 255 to the last digit
             levels = values.astype(np.uint8).transpose(2, 0, 1)
             left, right = levels[..., 0], levels[..., -1]
@@ -173,24 +204,38 @@ class Pictures:
             done += len(block)
         return image
 
-    def _blocks(self, file: IO[bytes]) -> Iterator[Array]:
+    def _blocks(self, file: IO[bytes], check: Callable[[], None]) -> Iterator[Array]:
         """What waits, from its start: (frames, channels, bins)."""
         file.seek(0)
         frame = self._channels * self._bins
         while block := file.read(_READ_FRAMES * frame * 4):
+            check()
             yield np.frombuffer(block, np.float32).reshape(-1, self._channels, self._bins)
 
 
-def remove_parts(files: Iterable[Path]) -> None:
-    """Removes what a killed run left of the pictures whose first pages these are."""
-    for path in files:
-        for part in path.parent.glob(f"{_part_name(path)}.*.part"):
-            part.unlink(missing_ok=True)
+def _page(first: Path, number: int) -> Path:
+    """The page of this number, from 1 on, of the picture whose first page this is."""
+    return first if number == 1 else first.with_name(f"{first.stem}.{number}{first.suffix}")
 
 
-def _part_name(path: Path) -> str:
-    """Of unfinished pages: short, and always the same for the same picture."""
-    return ".ft-" + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12] + ".page"
+def _part(first: Path, number: int) -> Path:
+    """Where a page grows of the picture whose first page this is."""
+    return first.with_name(f"{part_name(first)}.page.{number}.part")
+
+
+def _remove_later_pages(first: Path, last: int) -> None:
+    """Removes the pages that a longer picture of this name had, which the new one replaces."""
+    if not first.exists():
+        return
+    number = last + 1
+    while _page(first, number).is_file():
+        number += 1
+    for later in range(number - 1, last, -1):  # from the last, so that one who is killed here leaves no gap
+        _page(first, later).unlink()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _power(spec: Spec) -> Array:
@@ -201,11 +246,6 @@ def _power(spec: Spec) -> Array:
 def _close(file: IO[bytes]) -> None:
     with suppress(OSError):  # of a full disk, which takes the rest no more
         file.close()
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _cannot_write(path: Path, error: OSError) -> AudioError:

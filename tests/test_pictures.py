@@ -10,7 +10,7 @@ import soundfile
 
 from ft import pictures
 from ft.dsp import stft
-from ft.errors import AudioError, ConfigError
+from ft.errors import AudioError, Cancelled, ConfigError
 from ft.pictures import Pictures, remove_parts
 
 NAMES = ("mask", "vocals", "instrumental")
@@ -131,7 +131,7 @@ KILLED = """
 import os, sys, pathlib, numpy
 from ft import pictures
 pictures.PAGE_FRAMES = 4
-made = pictures.Pictures({"mask": pathlib.Path(sys.argv[1])})
+made = pictures.Pictures({"mask": pathlib.Path(sys.argv[1])}).__enter__()
 made.add(numpy.ones((2, 9, 5), numpy.float32), numpy.ones((2, 9, 5), numpy.complex64))
 os._exit(9)
 """
@@ -179,3 +179,77 @@ def test_without_pillow_the_message_is_the_line_that_installs_it(monkeypatch, tm
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ConfigError, match=r"pip install 'frame-transformer\[plots\]'"):
         Pictures({"mask": tmp_path / "mask.png"})
+
+
+def test_pictures_that_another_run_is_drawing_are_left_to_it(frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "PAGE_FRAMES", 150)
+    alone = drawn(tmp_path / "alone", *frames)
+    folder = tmp_path / "song"
+    files = {name: folder / f"{name}.png" for name in NAMES}
+    mask, spec = frames
+    with Pictures(files) as made:
+        for part in (slice(0, 200), slice(200, None)):
+            made.add(mask[:, part], spec[:, part])
+            with (
+                pytest.raises(AudioError, match=r"instrumental\.png: another run is writing it; wait for it"),
+                Pictures(files),
+            ):
+                pass
+            remove_parts(files.values())  # which leaves alone what is in use
+        made.commit()
+    expected = {path.name: path.read_bytes() for pages in alone.pages.values() for path in pages}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected and len(expected) > 3
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_pages_of_a_longer_song_before_go_with_it_and_no_others(frames, tmp_path, monkeypatch, is_whole):
+    monkeypatch.setattr(pictures, "PAGE_FRAMES", 100)
+    mask, spec = frames
+    pages = len(drawn(tmp_path, mask, spec).pages["mask"])
+    assert pages == 4
+    others = {"mask.0.png", "mask.02.png", "mask.2.jpg", "mask2.2.png", "Mask.2.png", "mask.9.png", "mask.x.2.png"}
+    for name in others:
+        (tmp_path / name).touch()
+    with Pictures({name: tmp_path / f"{name}.png" for name in NAMES}) as made:
+        made.add(mask[:, :150], spec[:, :150])
+        made.finish()
+        if is_whole:
+            made.commit()
+    left = {path.name for path in tmp_path.iterdir()} - others
+    numbers = ("", ".2") if is_whole else ("", ".2", ".3", ".4")
+    assert left == {f"{name}{number}.png" for name in NAMES for number in numbers}
+    assert all((tmp_path / name).exists() for name in others)
+
+
+def test_drawing_can_be_stopped(frames, tmp_path):
+    """At any block, and nothing is left then."""
+    calls = 0
+
+    def stops() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == limit:
+            raise Cancelled("stop")
+
+    for limit in (1, 2, 3, 5):
+        calls = 0
+        with pytest.raises(Cancelled), Pictures({name: tmp_path / "new" / f"{name}.png" for name in NAMES}) as made:
+            made.add(*frames)
+            made.finish(stops)
+        assert calls == limit and not list(tmp_path.iterdir())
+
+
+def test_a_name_that_cannot_be_given_leaves_no_page(frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "PAGE_FRAMES", 150)
+    move, moved = pictures.move_into_place, []
+
+    def fails(part, path):
+        if len(moved) == 7:
+            raise OSError(5, "Input/output error")
+        move(part, path)
+        moved.append(path)
+
+    monkeypatch.setattr(pictures, "move_into_place", fails)
+    with pytest.raises(AudioError, match="Input/output error"):
+        drawn(tmp_path / "new", *frames)
+    assert len(moved) == 7 and not list(tmp_path.iterdir())
