@@ -9,9 +9,11 @@ length is that of the song at their rate, rounded. The same stems give the same 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,16 +23,18 @@ import soundfile
 from numpy.typing import NDArray
 
 from ft.audio import reason
-from ft.errors import AudioError
+from ft.errors import AudioError, Cancelled
 from ft.files import move_into_place
 from ft.formats import StemFormat
 from ft.parts import remove, remove_parts
-from ft.stem_part import StemPart
+from ft.stem_part import StemPart, StemSound
 from ft.tags import Tags, write_tags
 
 __all__ = ["StemWriter", "remove_parts"]
 
 Array = NDArray[np.float32]
+
+_CHECK_SECONDS = 0.05
 
 
 class StemWriter:
@@ -67,6 +71,9 @@ class StemWriter:
         self.warnings: list[str] = []
         """What a user should know, after `commit`."""
         self._stems = {stem: StemPart(path, channels, sample_rate, format) for stem, path in self.files.items()}
+        self._sounds = {name: stem.sound for name, stem in self._stems.items()}
+        """Of these, and of stems that are not written."""
+        self._new_sound = partial(StemSound, channels=channels, sample_rate=sample_rate, format=format)
         self._placed: list[StemPart] = []
 
     def __enter__(self) -> Self:
@@ -89,11 +96,14 @@ class StemWriter:
 
     @property
     def peaks(self) -> dict[str, float]:
-        """The largest absolute value of each stem so far, at the rate of the files."""
-        return {name: stem.peak for name, stem in self._stems.items()}
+        """The largest absolute value of each stem so far, written or not, at the rate of the files."""
+        return {name: sound.peak for name, sound in self._sounds.items()}
 
     def write(self, stems: Mapping[str, Array]) -> None:
         """Appends one block (channels, samples) of each stem.
+
+        Stems without a file may be among them. They count for the gain, so that a stem has the same level whichever
+        others are written.
 
         Raises:
             AudioError: a file cannot be written.
@@ -102,20 +112,39 @@ class StemWriter:
         for name, stem in self._stems.items():
             with _told(stem.path):
                 stem.write(stems[name])
+        if self.format.clips:
+            for name in stems.keys() - self._stems.keys():
+                if name not in self._sounds:
+                    self._sounds[name] = self._new_sound(name)
+                self._sounds[name].push(stems[name])
 
-    def commit(self) -> None:
-        """Makes the files and gives them their names. Raises AudioError; then none of them is there."""
-        for stem in self._stems.values():
-            with _told(stem.path):
-                stem.finish()
+    def commit(self, check: Callable[[], None] | None = None) -> None:
+        """Makes the files and gives them their names.
+
+        Args:
+            check: called from this thread again and again until the first file gets its name, at least with every block
+                or ten times a second; what it raises ends this.
+        Raises:
+            AudioError: a file cannot be written; then none of them is there.
+        """
+        check = check or _nothing
+        for name, sound in self._sounds.items():
+            check()
+            if name not in self._stems:
+                sound.finish()
+                continue
+            with _told(self._stems[name].path):
+                self._stems[name].finish()
         peak = max(self.peaks.values(), default=0.0)
         if self.format.clips and peak > 1:
             self.gain = 1 / peak
         if self.format.bit_depth is None:
-            self._make_at_once()
+            self._make_at_once(check)
         else:
             for stem in self._stems.values():
+                stem.go_on = check
                 self._make(stem)
+        check()
         for stem in self._stems.values():
             with _told(stem.path):
                 _check_place(stem.path)
@@ -144,17 +173,26 @@ class StemWriter:
             stem.remove_raw()
             stem.settle()  # now, so that little time passes between the first name and the last
 
-    def _make_at_once(self) -> None:
+    def _make_at_once(self, check: Callable[[], None]) -> None:
         """Lossy encoders take a thirtieth of the song's length for each stem; each gets a thread."""
-        stems = list(self._stems.values())
-        with ThreadPoolExecutor(len(stems), "encoder") as pool:
-            made = [pool.submit(self._make, stem) for stem in stems]
+        is_over = threading.Event()
+
+        def go_on() -> None:
+            if is_over.is_set():
+                raise Cancelled("not written, as another stem failed or the process is to end")
+
+        for stem in self._stems.values():
+            stem.go_on = go_on
+        with ThreadPoolExecutor(max(len(self._stems), 1), "encoder") as pool:
             try:
-                for each in as_completed(made):
-                    each.result()
+                waiting = {pool.submit(self._make, stem) for stem in self._stems.values()}
+                while waiting:
+                    check()
+                    done, waiting = wait(waiting, _CHECK_SECONDS, FIRST_COMPLETED)
+                    for each in done:
+                        each.result()
             except BaseException:
-                for stem in stems:
-                    stem.stopped = True
+                is_over.set()
                 raise
 
     def _tag(self, stem: StemPart, tags: Tags) -> None:
@@ -183,6 +221,10 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except (OSError, soundfile.LibsndfileError) as error:
         raise AudioError(f"{path}: cannot write: {reason(error)}") from error
+
+
+def _nothing() -> None:
+    pass
 
 
 def _check_place(path: Path) -> None:

@@ -1,11 +1,11 @@
-"""One stem file on its way: from blocks of sound to a part that is whole and only lacks its name."""
+"""One stem on its way: from blocks of sound to a part that is whole and only lacks its name."""
 
 from __future__ import annotations
 
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ft.audio import BLOCK_SAMPLES, peak_of
 from ft.dsp import StreamingResampler
-from ft.errors import AudioError, Cancelled, EngineError
+from ft.errors import AudioError, EngineError
 from ft.formats import StemFormat, encoder_settings
 from ft.ogg import set_serial
 from ft.parts import Claim, part_name, remove
@@ -29,6 +29,43 @@ _ENCODER_SAMPLES = 4096
 """Given to an encoder at once; libvorbis takes its memory from the stack."""
 
 
+class StemSound:
+    """The sound of one stem at the rate of the files, whether or not it becomes one, and its highest value."""
+
+    def __init__(self, name: str, channels: int, sample_rate: int, format: StemFormat) -> None:
+        """
+        Args:
+            name: for errors.
+        """
+        self.name, self.channels = name, channels
+        self.peak = 0.0
+        self.samples = 0
+        """At the rate of the files."""
+        self._came = 0
+        self._resampler = StreamingResampler(sample_rate, format.sample_rate, channels)
+
+    def push(self, block: Array) -> Array:
+        """The samples that a block (channels, samples) completes. Raises EngineError where some are not finite."""
+        self._came += block.shape[1]
+        return self._measured(self._resampler.push(block))
+
+    def finish(self) -> Array:
+        """The rest: there are as many samples as the song has at the rate of the files, rounded, but at least one."""
+        rest = self._measured(self._resampler.finish())
+        if self._came and not self.samples:  # soxr gives as many, but none for a single sample to a quarter of its rate
+            rest = self._measured(np.zeros((self.channels, 1), np.float32))
+        return rest
+
+    def _measured(self, block: Array) -> Array:
+        if block.shape[1]:
+            peak = peak_of(block)
+            if not math.isfinite(peak):
+                raise EngineError(f"{self.name}: values that are not finite came; the model or its engine is broken")
+            self.peak = max(self.peak, peak)
+            self.samples += block.shape[1]
+        return block
+
+
 class StemPart:
     """One file on its way: its parts, and what is known of it. All methods but `discard` may raise OSError."""
 
@@ -36,13 +73,9 @@ class StemPart:
         self.path, self.channels, self.format = path, channels, format
         self.part, self.raw = part_paths(path)
         self.claim: Claim | None = None
-        self.peak = 0.0
-        self.samples = 0
-        """In the file."""
-        self.stopped = False
-        """Set from another thread, so that `encode` gives up."""
-        self._came = 0
-        self._resampler = StreamingResampler(sample_rate, format.sample_rate, channels)
+        self.sound = StemSound(str(path), channels, sample_rate, format)
+        self.go_on: Callable[[], None] = _go_on
+        """Called before each block is encoded; what it raises ends that."""
         self._raw: BinaryIO | None = None
         self._wav: WavFile | None = None
 
@@ -54,17 +87,18 @@ class StemPart:
         else:
             self._wav = WavFile(self.part, self.channels, self.format.sample_rate, "float")
 
+    @property
+    def samples(self) -> int:
+        """In the file."""
+        return self.sound.samples
+
     def write(self, block: Array) -> None:
         """Appends a block (channels, samples). Raises EngineError where it holds values that are not finite."""
-        self._came += block.shape[1]
-        self._append(self._resampler.push(block))
+        self._append(self.sound.push(block))
 
     def finish(self) -> None:
-        """Completes the sound: as many samples as the song has at the rate of the file, rounded, but at least one."""
-        self._append(self._resampler.finish())
-        # soxr gives as many, but none for a single sample to a quarter of its rate.
-        if self._came and not self.samples:
-            self._append(np.zeros((self.channels, 1), np.float32))
+        """Completes the sound."""
+        self._append(self.sound.finish())
 
     def encode(self, gain: float) -> None:
         """Makes the part that becomes the file."""
@@ -140,21 +174,15 @@ class StemPart:
     def _append(self, block: Array) -> None:
         if block.shape[1] == 0:
             return
-        peak = peak_of(block)
-        if not math.isfinite(peak):
-            raise EngineError(f"{self.path}: values that are not finite came; the model or its engine is broken")
-        self.peak = max(self.peak, peak)
         if self._wav is not None:
             self._wav.write(block)
         elif self._raw is not None:
             self._raw.write(np.ascontiguousarray(block.T, dtype=np.float32).data)
-        self.samples += block.shape[1]
 
     def _frames(self, raw: BinaryIO, samples: int, gain: float) -> Iterator[Array]:
         """The sound (samples, channels) in blocks."""
         while len(values := np.fromfile(raw, np.float32, samples * self.channels)):
-            if self.stopped:
-                raise Cancelled(f"{self.path}: not written, as another stem failed or the process is to end")
+            self.go_on()
             values *= np.float32(gain)
             yield values.reshape(-1, self.channels)
 
@@ -167,6 +195,10 @@ def part_paths(path: Path) -> tuple[Path, Path]:
     """
     name = part_name(path)
     return path.with_name(f"{name}.part"), path.with_name(f"{name}.raw.part")
+
+
+def _go_on() -> None:
+    pass
 
 
 def require_room(part: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import ft.parts
 import ft.stem_files
 import ft.wav_file
-from ft.audio import AudioInfo, read_audio
+from ft.audio import BLOCK_SAMPLES, AudioInfo, read_audio
 from ft.errors import AudioError, Cancelled, EngineError
 from ft.formats import stem_format
 from ft.ogg import set_serial
@@ -187,12 +187,48 @@ def test_values_that_are_not_finite_never_become_a_file(tmp_path, value, name, b
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_stem_alone_can_be_written(tmp_path):
-    stems = {"vocals": noise(100), "instrumental": 9 * noise(100)}
-    writer = writer_of(tmp_path, stems=("vocals",))
-    written(writer, stems)
-    assert names(tmp_path) == ["vocals.wav"]
-    assert writer.gain == 1
+@pytest.mark.parametrize(
+    ("name", "bit_depth", "rate"), [("wav", "16", 8000), ("flac", "24", 8000), ("opus", None, 44100)]
+)
+def test_a_stem_alone_is_the_file_that_it_is_beside_the_other(tmp_path, name, bit_depth, rate):
+    """At the level that both get, where the other one would clip: so the stems of two runs make up the mixture."""
+    stems = {"vocals": noise(20_000), "instrumental": np.tile(np.repeat(np.float32([1, -1]), 50), (2, 200))}
+    if rate == 8000:
+        stems["instrumental"] *= 1.5
+    both = writer_of(tmp_path / "both", name, bit_depth, rate=rate)
+    together = written(both, stems)
+    assert both.gain < 0.99 and both.peaks["vocals"] < 1
+    for stem, path in together.items():
+        alone = writer_of(tmp_path / stem, name, bit_depth, rate=rate, stems=(stem,))
+        assert written(alone, stems)[stem].read_bytes() == path.read_bytes()
+        assert names(tmp_path / stem) == [f"{stem}.{name}"]
+        assert (alone.gain, alone.peaks) == (both.gain, both.peaks)
+
+
+@pytest.mark.parametrize(("name", "bit_depth"), [("wav", "16"), ("wav", "24"), ("flac", "16"), ("mp3", None)])
+def test_writing_can_be_stopped_at_any_moment(tmp_path, name, bit_depth):
+    """Before each block of each stem, from the thread that asked for the files; nothing is left then."""
+    calls, limit, threads = 0, -1, set()
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        threads.add(threading.current_thread())
+        if calls == limit:
+            raise Cancelled("stop")
+
+    block = {stem: noise(4 * BLOCK_SAMPLES) for stem in STEMS}
+    with writer_of(tmp_path / "whole", name, bit_depth, rate=48000) as writer:
+        writer.write(block)
+        writer.commit(check)
+    assert calls >= (4 if name == "mp3" else 10) and threads == {threading.current_thread()}
+    for last in (1, 2, 3, calls if name != "mp3" else 4):
+        calls, limit = 0, last
+        with writer_of(tmp_path / "new" / "song", name, bit_depth, rate=48000) as writer:
+            writer.write(block)
+            with pytest.raises(Cancelled):
+                writer.commit(check)
+        assert names(tmp_path) == ["whole"]
 
 
 def test_parts_grow_beside_the_final_place_and_names_come_at_the_end(tmp_path):
