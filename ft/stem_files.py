@@ -27,7 +27,7 @@ from ft.errors import AudioError, Cancelled
 from ft.files import move_into_place
 from ft.formats import StemFormat
 from ft.parts import remove, remove_parts
-from ft.stem_part import StemPart, StemSound
+from ft.stem_part import StemPart, StemSound, cause
 from ft.tags import Tags, write_tags
 
 __all__ = ["StemWriter", "remove_parts"]
@@ -220,7 +220,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{path}: cannot write: {reason(error)}") from error
+        raise AudioError(f"{path}: cannot write: {cause(error)}") from error
 
 
 def _nothing() -> None:

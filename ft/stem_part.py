@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ft.audio import BLOCK_SAMPLES, peak_of
+from ft.audio import BLOCK_SAMPLES, peak_of, reason
 from ft.dsp import StreamingResampler
 from ft.errors import AudioError, EngineError
 from ft.formats import StemFormat, encoder_settings
@@ -27,6 +27,7 @@ Array = NDArray[np.float32]
 _TAIL_SAMPLES = 4096
 _ENCODER_SAMPLES = 4096
 """Given to an encoder at once; libvorbis takes its memory from the stack."""
+_SYSTEM_ERROR = 2
 
 
 class StemSound:
@@ -195,6 +196,19 @@ def part_paths(path: Path) -> tuple[Path, Path]:
     """
     name = part_name(path)
     return path.with_name(f"{name}.part"), path.with_name(f"{name}.raw.part")
+
+
+def cause(error: OSError | soundfile.LibsndfileError) -> str:
+    """Why a file cannot be written, without its name.
+
+    libsndfile says no more than "System error" where the system refused. Its number is the last one of this thread that
+    was kept for calls of libsndfile.
+    """
+    if isinstance(error, soundfile.LibsndfileError) and error.code == _SYSTEM_ERROR:
+        number = getattr(getattr(soundfile, "_ffi", None), "errno", 0)
+        if number:
+            return os.strerror(number)
+    return reason(error)
 
 
 def _go_on() -> None:

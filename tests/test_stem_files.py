@@ -351,6 +351,42 @@ for first, limits, tags in (
 """
 
 
+REFUSED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_stem_files import noise, writer_of, written
+import ft.stem_part
+from ft.errors import AudioError
+
+ft.stem_part.require_room = lambda part: None  # as where another process made room just then
+encode, (_, hard) = ft.stem_part.StemPart.encode, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+def limited(part, gain):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    encode(part, gain)
+
+ft.stem_part.StemPart.encode = limited
+for name in ("flac", "ogg", "opus", "mp3"):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        writer = writer_of(Path(sys.argv[1]) / "new", name, None, 2, 48000)
+        written(writer, {{"vocals": noise(60_000), "instrumental": noise(60_000)}})
+    except AudioError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
+def test_what_the_system_says_is_told_where_libsndfile_does_not(tmp_path):
+    script = REFUSED.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and all(line.endswith(": cannot write: File too large") for line in lines)
+    assert done.stderr == "" and names(tmp_path) == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
 @pytest.mark.parametrize(("name", "bit_depth"), KINDS)
 def test_a_disk_that_fills_up_leaves_one_line_and_nothing_else(tmp_path, name, bit_depth):
