@@ -32,7 +32,7 @@ from ft.options import SeparateOptions
 from ft.pictures import Pictures
 from ft.progress import Progress
 from ft.report import SongRecord
-from ft.separate_files import each_song, first_pass, separate_song, tell, watched
+from ft.separate_files import each_song, separate_song, tell, watched
 from ft.song_stream import SongStream, check_ensemble
 from ft.stream import Analysis
 from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds, window_grids
@@ -161,7 +161,7 @@ class Separator:
         if mixture.ndim != 2 or not 1 <= mixture.shape[0] <= MAX_CHANNELS or mixture.shape[1] == 0:
             raise AudioError(f"mixture of shape {mixture.shape}; expected (channels, samples) of 1 or 2 channels")
         seconds = mixture.shape[1] / sample_rate if sample_rate > 0 else None
-        peak = self.track_peak(first_pass(_cut(mixture), progress, "mixture", seconds), sample_rate)
+        peak = self.track_peak(_watched(_cut(mixture), progress, "mixture", seconds), sample_rate)
         stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.stems}
         done = 0
         for block in self.stream(_cut(mixture), sample_rate, peak):
@@ -183,6 +183,13 @@ class Separator:
             peak = max(peak, float(magnitude(spec).max(initial=0)))
             analysis.drop()
         return peak
+
+    def peak_of_song(self, source: AudioSource, progress: Progress | None = None) -> float | None:
+        """The same of a file, which is read for it; None of a pipe, which can be read once only."""
+        if not source.repeatable:
+            return None
+        info = source.info
+        return self.track_peak(_watched(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
 
     def stream(
         self,
@@ -300,3 +307,12 @@ def model_name(model: Model | None) -> str:
 def _cut(mixture: Array) -> Iterator[Array]:
     for start in range(0, mixture.shape[1], BLOCK_SAMPLES):
         yield mixture[:, start : start + BLOCK_SAMPLES]
+
+
+def _watched(
+    blocks: Iterable[Array], progress: Progress | None, path: Path | str, total: float | None
+) -> Iterator[Array]:
+    """The blocks of a pass that only looks, which may be cancelled too."""
+    for block in blocks:
+        tell(progress, path, 0.0, total)
+        yield block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +17,12 @@ from ft.audio import AudioSource
 from ft.errors import AudioError, Cancelled, FtError, one_line
 from ft.formats import StemFormat, stem_format
 from ft.inputs import STDIN, Song, to_do
+from ft.output_mark import marking
+from ft.parts import remove_parts
 from ft.pictures import Pictures
-from ft.pictures import remove_parts as remove_page_parts
 from ft.progress import Progress
 from ft.report import SongRecord
-from ft.stem_files import StemWriter, remove_parts
+from ft.stem_files import StemWriter
 from ft.stem_pipe import StemPipe
 from ft.tags import read_tags
 
@@ -49,37 +51,37 @@ def separate_song(
     """
     start = time.perf_counter()
     options = separator.options
-    if not to_do(song, options):
-        # Of a run that was killed while it replaced them.
-        remove_parts(song.files.values())
-        remove_page_parts(song.images.values())
-        return separator.record(song.path).changed(status="skipped", files=song.files, images=song.images)
+    skipped = separator.record(song.path).changed(status="skipped", files=song.files, images=song.images)
+    wanted = to_do(song, options)
+    remove_parts(song.outputs)  # of runs that were killed
+    if not wanted:
+        return skipped
     separator.ready()
-    with (opener or separator.open_song)(song) as source:
+    with ExitStack() as stack:
+        source = stack.enter_context((opener or separator.open_song)(song))
         info = source.info
         format = stem_format(options, info)
         separator.tell_notes(format, info)
-        peak = (
-            separator.track_peak(first_pass(source.blocks(), progress, song.path, info.seconds), info.sample_rate)
-            if source.repeatable
-            else None
-        )
         tags = read_tags(song.path) if song.path != STDIN else None
+        stack.enter_context(marking(song))
+        writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
+        if not to_do(song, options):  # another run did it meanwhile
+            return skipped
+        pictures = stack.enter_context(Pictures(song.images)) if song.images else None
+        peak = separator.peak_of_song(source, progress)
         done = 0
-        with ExitStack() as stack:
-            writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
-            pictures = stack.enter_context(Pictures(song.images)) if song.images else None
-            for stems in separator.stream(source.blocks(), info.sample_rate, peak, pictures=pictures):
-                writer.write({stem: stems[stem] for stem in song.files})
-                done += next(iter(stems.values())).shape[1]
-                tell(progress, song.path, done / info.sample_rate, info.seconds)
-            if done == 0:
-                raise AudioError(f"{song.path}: holds no samples; expected at least one")
-            if pictures is not None:
-                pictures.finish()
-            writer.commit()
-            if pictures is not None:
-                pictures.commit()
+        for stems in separator.stream(source.blocks(), info.sample_rate, peak, pictures=pictures):
+            writer.write(stems)
+            done += next(iter(stems.values())).shape[1]
+            tell(progress, song.path, done / info.sample_rate, info.seconds)
+        if done == 0:
+            raise AudioError(f"{song.path}: holds no samples; expected at least one")
+        check = functools.partial(tell, progress, song.path, done / info.sample_rate, info.seconds)
+        if pictures is not None:
+            pictures.finish(check)
+        writer.commit()
+        if pictures is not None:
+            pictures.commit()
     warnings = [*source.warnings, *writer.warnings, *_gain_warning(song, writer.gain, format)]
     for warning in warnings:
         logger.warning(warning)
@@ -115,11 +117,7 @@ def separate_to_pipe(
     done = 0
     with (opener or separator.open_song)(song) as source:
         info = source.info
-        peak = (
-            separator.track_peak(first_pass(source.blocks(), progress, song.path, info.seconds), info.sample_rate)
-            if source.repeatable
-            else None
-        )
+        peak = separator.peak_of_song(source, progress)
         kind = encoding or separator.options.bit_depth or info.bit_depth
         pipe = StemPipe(stream, stem, info.channels, info.sample_rate, kind)
         for stems in separator.stream(source.blocks(), info.sample_rate, peak, eager=True):
@@ -197,15 +195,6 @@ def tell(progress: Progress | None, path: Path | str, done: float, total: float 
         answer = progress(done, total)
         if isinstance(answer, bool | np.bool_) and not answer:
             raise Cancelled(f"{path}: cancelled after {done:.1f} s of audio")
-
-
-def first_pass(
-    blocks: Iterable[Array], progress: Progress | None, path: Path | str, total: float | None
-) -> Iterator[Array]:
-    """The blocks of a pass that only looks, which may be cancelled too."""
-    for block in blocks:
-        tell(progress, path, 0.0, total)
-        yield block
 
 
 def _gain_warning(song: Song, gain: float, format: StemFormat) -> Iterator[str]:

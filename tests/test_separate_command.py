@@ -124,7 +124,7 @@ def test_killed_at_any_moment_and_started_again_ends_with_the_same_files(short, 
     assert not [name for name in found if ".part" in name]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_is_130_and_leaves_whole_songs_only(short, songs, tmp_path, number):
     long = np.tile(soundfile.read(songs / "one.wav", dtype="int16")[0], (400, 1))
     soundfile.write(songs / "zzz.wav", long, 2 * RATE)
@@ -207,6 +207,16 @@ def test_clipped_samples_of_a_pipe_are_counted(short, songs, tmp_path):
         (["song.wav", "-o", "-", "--stem", "vocals", "--format", "flac"], "--format flac"),
         (["song.wav", "--raw", "f32le"], "--raw"),
         (["-", "--raw", "f32le"], "--rate"),
+        (["-", "--raw", "f32le", "--rate", "8000"], "--channels"),
+        (["-", "--track", "2"], "--track"),
+        (["song.wav", "--raw-output", "f32le"], "-o -"),
+        (["song.wav", "-o", "-", "--stem", "vocals", "--force"], "--force"),
+        (["song.wav", "-o", "-", "--stem", "vocals", "--raw", "f32le", "--bit-depth", "16"], "--bit-depth"),
+        (["song.wav", "--ensemble-by", "median"], "--ensemble"),
+        (["song.wav", "--device", "gpu"], "--device gpu"),
+        (["song.wav", "--segment-seconds", "1e9"], "--segment-seconds"),
+        (["song.wav", "--segment-seconds", "nan"], "--segment-seconds"),
+        (["song.wav", "--threads", "100000000"], "--threads"),
         (["song.wav", "--format", "flac", "--bit-depth", "float"], "float"),
         (["song.wav", "--stem", "drums"], "vocals, instrumental"),
         (["song.wav", "--skip-existing", "--force"], "--force"),
@@ -255,3 +265,110 @@ def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, normalize):
         stems = [soundfile.read(tmp_path / "out" / name / f"{stem}.wav", always_2d=True)[0] for stem in STEMS]
         assert stems[0].shape == stems[1].shape == sound.shape
         np.testing.assert_allclose(stems[0] + stems[1], sound, atol=1e-6)
+
+
+def test_each_side_of_a_pipe_may_be_bare(short, songs):
+    wav = (songs / "one.wav").read_bytes()
+    samples, _ = soundfile.read(songs / "one.wav", dtype="int16")
+    pipe = [*short, "-q", "-", "--stem", "vocals", "-o", "-"]
+    bare = ["--raw", "s16le", "--rate", "44100", "--channels", "2"]
+    expected, _ = soundfile.read(io.BytesIO(run(pipe, input=wav).stdout), dtype="int16")
+    assert len(expected) == len(samples)
+    from_wav = run([*pipe, "--raw", "s16le"], input=wav)
+    assert from_wav.stdout == expected.tobytes() and from_wav.stderr == b""
+    to_wav = run([*pipe, *bare, "--raw-output", "wav", "--bit-depth", "16"], input=samples.tobytes())
+    np.testing.assert_array_equal(soundfile.read(io.BytesIO(to_wav.stdout), dtype="int16")[0], expected)
+    wrong = run([*pipe, *bare], input=wav)  # its header would be heard as a click
+    assert (wrong.returncode, wrong.stdout) == (1, b"") and b"header of a WAV file" in wrong.stderr
+
+
+def test_songs_are_done_though_nobody_takes_the_results(short, songs, tmp_path):
+    with Path("/dev/full").open("wb") as full:
+        command = [str(word) for word in [*short, "-q", songs, "-o", tmp_path / "out"]]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert result.returncode == 1
+    assert result.stderr.decode().splitlines() == [
+        "ft: stdout: cannot be written (No space left on device); the songs are done without it"
+    ]
+    assert len(list((tmp_path / "out").rglob("*.wav"))) == 8
+
+
+def test_a_closed_stdin_is_one_line(short, tmp_path):
+    command = " ".join([*short, "-q", "-", "-o", str(tmp_path / "out"), "<&-"])
+    result = subprocess.run(command, shell=True, capture_output=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (1, b"ft: -: standard input is closed; expected a pipe or a file\n")
+
+
+@pytest.fixture
+def invoke(tiny_onnx):
+    """Runs the command in this process, with the same network."""
+    from click.testing import CliRunner
+
+    from ft.cli import main
+
+    segments = ["--engine", tiny_onnx, "--segment-seconds", 1, "--context-seconds", 0.1]
+    return lambda *words: CliRunner().invoke(main, ["separate", *map(str, (*segments, *words))])
+
+
+def test_json_has_its_records_though_nothing_could_begin(songs, invoke):
+    result = invoke("--json", songs / "one.wav", songs / "two.flac", "--engine", "nowhere.onnx")
+    assert result.exit_code == 1
+    *records, summary = records_of(result.stdout.encode())
+    assert [(Path(record["input"]).name, record["status"]) for record in records] == [
+        ("one.wav", "failed"),
+        ("two.flac", "failed"),
+    ]
+    assert summary["failed"] == 2 and result.stderr.count("nowhere.onnx: no such file") == 3  # one of it, two in all
+
+
+def test_names_with_line_breaks_stay_in_one_line_and_json_has_them_as_they_are(songs, invoke, tmp_path):
+    loud, rate = soundfile.read(songs / "one.wav")
+    path = tmp_path / "two\nlines \x1b[31m.wav"
+    soundfile.write(path, np.clip(loud * 20, -1, 1), rate)
+    result = invoke("--json", path, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    record, _ = records_of(result.stdout.encode())
+    assert record["input"] == str(path) and Path(record["files"]["vocals"]).is_file()
+    assert record["gain"] < 1 and len(record["warnings"]) == 1
+    assert all(line.startswith("ft: ") for line in result.stderr.splitlines()) and "\x1b" not in result.stderr
+
+
+def test_what_opus_cannot_hold_is_said_once(songs, invoke, tmp_path):
+    result = invoke("-q", songs, "-o", tmp_path / "out", "--format", "opus", "--stem", "vocals")
+    assert result.exit_code == 0
+    assert len([line for line in result.stderr.splitlines() if "44100 Hz" in line and "48000 Hz" in line]) == 1
+    files = list((tmp_path / "out").rglob("vocals.opus"))
+    assert len(files) == 4 and {soundfile.info(file).samplerate for file in files} == {48000}
+
+
+def test_a_part_of_a_song_with_pictures_by_an_ensemble(songs, invoke, tiny_onnx, tmp_path):
+    words = ("--start", 1, "--duration", 1.5, "--tta", "--postprocess", "--images", "--bit-depth", "24")
+    result = invoke("-q", songs / "two.flac", "-o", tmp_path / "out", *words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    info = soundfile.info(tmp_path / "out/two/vocals.wav")
+    assert info.subtype == "PCM_24" and info.frames == 66150
+    names = {path.name for path in (tmp_path / "out/two").iterdir()}
+    assert names == {"vocals.wav", "instrumental.wav", "mask.png", "vocals.png", "instrumental.png"}
+    from click.testing import CliRunner
+
+    from ft.cli import main
+
+    models = ["--ensemble", tiny_onnx, "--ensemble", tiny_onnx, "--ensemble-by", "median"]
+    out = ["-o", tmp_path / "both", "--segment-seconds", 1, "--context-seconds", 0.1]
+    result = CliRunner().invoke(main, [str(word) for word in ["separate", songs / "one.wav", *models, *out]])
+    assert result.exit_code == 0, result.stderr
+    assert invoke(songs / "one.wav", "-o", tmp_path / "alone").exit_code == 0
+    both, alone = (soundfile.read(tmp_path / name / "one/vocals.wav")[0] for name in ("both", "alone"))
+    np.testing.assert_allclose(both, alone, atol=2**-15)
+
+
+def test_jobs_separate_and_copy_under_the_names_of_the_original(songs, invoke, tmp_path):
+    jobs = [{"output": "done", "convert": ["music/one.wav"], "copy": ["music/two.flac"]}]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    result = invoke("--jobs-file", tmp_path / "jobs.json", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [record["status"] for record in records_of(result.stdout.encode())[:-1]] == ["done", "copied"]
+    names = {path.name for path in (tmp_path / "done").glob("[!.]*")}
+    assert names == {"one_Vocals.wav", "one_Instruments.wav", "two_Instruments.flac"}
+    assert (tmp_path / "done/two_Instruments.flac").read_bytes() == (songs / "two.flac").read_bytes()
+    assert invoke("--jobs-file", tmp_path / "jobs.json", "-o", tmp_path / "elsewhere").exit_code == 2

@@ -473,3 +473,26 @@ def test_a_model_that_returns_nan_fails_its_song_and_the_next_one_is_done(song, 
     assert line.startswith(f"ft: {first}: ") and "not finite" in line
     assert summary == ["ft: 1 of 2 inputs failed:", f"  {line.removeprefix('ft: ')}"]
     assert [path.parent.name for path in (tmp_path / "out").rglob("*.wav")] == ["second"] * 2
+
+
+def test_what_a_callback_raises_is_not_blamed_on_the_song(song, tmp_path):
+    def fails(path, done, total):
+        raise ValueError("the window was closed")
+
+    with Separator(StubEngine(each_frame_alone), **SHORT) as separator:
+        with pytest.raises(ValueError, match="the window was closed"):
+            list(separator.separate_files([song()], tmp_path / "out", progress=fails))
+        with pytest.raises(Cancelled):
+            list(separator.separate_files([song()], tmp_path / "out", progress=lambda *_: np.False_))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("start", "3"), ("batch_size", 2.5), ("format", "aiff"), ("tta", 1)])
+def test_options_hold_what_their_types_say(name, value):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} "):
+        SeparateOptions(**{name: value})
+
+
+def test_a_stem_that_the_model_has_not_is_refused_at_once():
+    with pytest.raises(ConfigError, match="--stem drums: the model has vocals, instrumental"):
+        Separator(StubEngine(each_frame_alone), stem="drums")
