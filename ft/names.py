@@ -58,8 +58,8 @@ class Names:
             ConfigError: the model has no such stem, or the template leads out of the output folder.
         """
         if options.stem is not None and options.stem not in stems:
-            named = options.stem or "''"
-            raise ConfigError(f"--stem {named}: the model has {', '.join(stems)}")
+            asked = options.stem or "''"
+            raise ConfigError(f"--stem {asked}: the model has {', '.join(stems)}")
         if options.name_template != TEMPLATE:
             template, titles = options.name_template, None
         chosen = stems if options.stem is None else (options.stem,)

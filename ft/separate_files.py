@@ -79,7 +79,7 @@ def separate_song(
         check = functools.partial(tell, progress, song.path, done / info.sample_rate, info.seconds)
         if pictures is not None:
             pictures.finish(check)
-        writer.commit()
+        writer.commit(check)
         if pictures is not None:
             pictures.commit()
     warnings = [*source.warnings, *writer.warnings, *_gain_warning(song, writer.gain, format)]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import wave
 from pathlib import Path
 
@@ -735,3 +736,53 @@ def test_where_there_are_no_locks_songs_are_written_and_parts_of_others_stay(tmp
     assert names(tmp_path) == [other.name, "instrumental.wav", "vocals.wav"]
     assert other.read_bytes() == b"of a run that may be alive"
     assert "cannot be locked" in caplog.text
+
+
+def test_songs_of_one_folder_do_not_take_each_others_parts_for_those_of_killed_runs(tmp_path):
+    """Each that begins looks for such parts; what was just made and is not locked yet is looked at again."""
+    errors: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(60):
+                with writer_of(tmp_path, stems=(f"{number}-{turn}",), bit_depth=("16", "float")[turn % 2]) as writer:
+                    writer.write({f"{number}-{turn}": noise(10)})
+                    if turn % 3:
+                        writer.commit()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(names(tmp_path)) == 4 * 40 and not list(tmp_path.glob(".ft-*"))
+
+
+def test_parts_of_killed_runs_go_whatever_they_were_of(tmp_path):
+    """Of other formats, copies and pictures, when a song is begun in their folder; not what only looks like one."""
+    parts = [".ft-0123456789ab.part", ".ft-0123456789ab.raw.part", ".ft-cccccccccccc.raw.part"]
+    parts += [".ft-aaaaaaaaaaaa.page.1.part", ".ft-aaaaaaaaaaaa.page.12.part", ".ft-bbbbbbbbbbbb.page.3.part"]
+    others = [".ft-0123456789ab.part.wav", ".ft-0123456789.part", "x.part", ".ft-0123456789ab.other.part", ".ft-output"]
+    for name in parts + others:
+        (tmp_path / name).touch()
+    with writer_of(tmp_path) as writer:
+        own = {part.name for path in writer.files.values() for part in part_paths(path)}
+        assert set(names(tmp_path)) == own | set(others)
+        (tmp_path / parts[0]).touch()
+        remove_parts([tmp_path / "any.wav"])
+        assert not (tmp_path / parts[0]).exists()
+    assert names(tmp_path) == sorted(others)
+    remove_parts([tmp_path / "missing" / "a.wav"])
+
+
+def test_parts_are_found_in_a_folder_that_had_none_before(tmp_path):
+    """What is known of a folder is not believed once anything in it changed."""
+    long_ago = time.time() - 100
+    os.utime(tmp_path, (long_ago, long_ago))
+    remove_parts([tmp_path / "a.wav"])
+    (tmp_path / ".ft-0123456789ab.part").touch()
+    remove_parts([tmp_path / "a.wav"])
+    assert names(tmp_path) == []
