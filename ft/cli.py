@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import click
 
 from ft import __version__
-from ft.cli_options import GroupedCommand, grouped_option, options_of
+from ft.cli_separate import separate
 from ft.errors import FtError, one_line
-from ft.options import SeparateOptions
 from ft.report import printable
+from ft.verbosity import set_verbosity
 
 EXIT_INTERRUPTED = 130
 
@@ -45,25 +44,6 @@ class _Group(click.Group):
             sys.exit(1)
 
 
-class _OneLine(logging.Formatter):
-    """Messages in one line, whatever the names of files hold; tracebacks keep theirs."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = printable(record.message)
-        return super().formatMessage(record)
-
-
-def _set_verbosity(verbose: bool, quiet: bool) -> None:
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("ft: %(message)s"))
-    for name in ("ft", "export", "engines", "bench"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(level)
-        logger.propagate = False
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ft")
 @click.option("-v", "--verbose", is_flag=True, help="Show debug messages and tracebacks.")
@@ -71,7 +51,7 @@ def _set_verbosity(verbose: bool, quiet: bool) -> None:
 @click.pass_context
 def main(context: click.Context, verbose: bool, quiet: bool) -> None:
     """Separate vocals from music; train, export and check the networks that do it."""
-    _set_verbosity(verbose, quiet)
+    set_verbosity(verbose, quiet)
     context.obj = {"quiet": quiet}
 
 
@@ -335,105 +315,4 @@ def bench(
         click.echo(plot_file)
 
 
-@main.command(cls=GroupedCommand)
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path, allow_dash=True))
-@grouped_option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, allow_dash=True),
-    default="separated",
-    help="Folder, or - for standard output. [default: separated]",
-    group="Output",
-)
-@grouped_option(
-    "--json", is_flag=True, help="Print a line of JSON for each input and one of all, not the files.", group="Output"
-)
-@grouped_option(
-    "--jobs-file", type=click.Path(path_type=Path), help="JSON of what goes where, no INPUT.", group="Input"
-)
-@grouped_option(
-    "--raw",
-    type=click.Choice(["f32le", "s16le"]),
-    help="Pipes hold bare samples, not WAV: standard input with --rate, and -o -.",
-    group="Input",
-)
-@grouped_option(
-    "--raw-output",
-    type=click.Choice(["f32le", "s16le", "wav"]),
-    help="Of -o -. [default: as --raw]",
-    group="Output",
-)
-@grouped_option("--rate", type=click.IntRange(1), metavar="HZ", help="Of bare samples that come in.", group="Input")
-@grouped_option(
-    "--channels", type=click.IntRange(1, 2), metavar="N", help="Of bare samples that come in.", group="Input"
-)
-@grouped_option(
-    "--engine",
-    metavar="MODEL",
-    help="An .onnx, .safetensors or .plan file, or default. [default: the shipped model, in int8 on a CPU]",
-    group="Engine",
-)
-@grouped_option("--ensemble", multiple=True, metavar="MODEL", help="In place of --engine; repeatable.", group="Engine")
-@grouped_option(
-    "--tensorrt",
-    is_flag=True,
-    help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.",
-    group="Engine",
-)
-@options_of(SeparateOptions)
-@grouped_option("-v", "--verbose", is_flag=True, help="As ft -v.")
-@grouped_option("-q", "--quiet", is_flag=True, help="As ft -q.")
-@click.pass_obj
-def separate(
-    settings: dict,
-    inputs: tuple[Path, ...],
-    output: Path,
-    json: bool,
-    jobs_file: Path | None,
-    raw: Literal["f32le", "s16le"] | None,
-    raw_output: Literal["f32le", "s16le", "wav"] | None,
-    rate: int | None,
-    channels: int | None,
-    engine: str | None,
-    ensemble: tuple[str, ...],
-    tensorrt: bool,
-    options: SeparateOptions,
-    verbose: bool,
-    quiet: bool,
-) -> None:
-    """Separate songs into vocals and instrumental.
-
-    INPUT is a file, a folder, which is searched with all that is in it, or - for standard input. The stems of song.wav
-    become OUTPUT/song/vocals.wav and OUTPUT/song/instrumental.wav.
-    """
-    from ft.separate_command import Request, run_request
-
-    if verbose or quiet:
-        _set_verbosity(verbose, quiet)
-    source = click.get_current_context().get_parameter_source("output")
-    if jobs_file is not None and source is not click.core.ParameterSource.DEFAULT:
-        raise click.UsageError("-o and --jobs-file contradict each other: jobs say where their files go")
-    if engine is not None and ensemble:
-        raise click.UsageError("--engine and --ensemble contradict each other")
-    if tensorrt:
-        if options.runtime not in ("auto", "tensorrt"):
-            raise click.UsageError(f"--tensorrt and --runtime {options.runtime} contradict each other")
-        options = replace(options, runtime="tensorrt")
-    models = ensemble or ((engine,) if engine is not None else ())
-    code = run_request(
-        Request(
-            inputs=inputs,
-            output=output,
-            options=options,
-            models=models,
-            jobs_file=jobs_file,
-            raw=raw,
-            raw_output=raw_output,
-            rate=rate,
-            channels=channels,
-            json=json,
-            quiet=quiet or settings["quiet"],
-        )
-    )
-    if code:
-        sys.exit(code)
+main.add_command(separate)
