@@ -138,6 +138,11 @@ def identity(path: Path) -> Identity | None:
     return status.st_dev, status.st_ino
 
 
+def real_path(path: Path) -> Path:
+    """The path without links, as far as it leads anywhere; `Path.resolve` raises where links go in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def check_outputs(outputs: Sequence[tuple[Path, Sequence[Path]]]) -> set[int]:
     """Which of the inputs are another one named again, so that both would write the same; these can be left out.
 
@@ -156,7 +161,7 @@ def check_outputs(outputs: Sequence[tuple[Path, Sequence[Path]]]) -> set[int]:
     for number, (path, files) in enumerate(outputs):
         for file in files:
             if file.parent not in folders:
-                folders[file.parent] = file.parent.resolve()
+                folders[file.parent] = real_path(file.parent)
             owner = owners.setdefault(_key(folders[file.parent] / file.name), number)
             other = outputs[owner][0]
             if owner != number and identity(other) is not None and identity(other) == identity(path):

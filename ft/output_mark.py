@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ft.names import identity
+from ft.names import identity, real_path
 
 if sys.platform != "win32":
     import fcntl
@@ -49,7 +49,7 @@ class MarkPlaces:
         self._outputs, self._suffixes = set(outputs), suffixes
         above: set[Path] = set()
         for folder in {path.parent for path in inputs}:
-            real = folder.resolve()
+            real = real_path(folder)
             above |= {real, *real.parents}
         self._above_inputs = {identity(folder) for folder in above}
         self._known: dict[Path, bool] = {}
@@ -92,7 +92,7 @@ class MarkPlaces:
 
 def is_output(folder: Path) -> bool:
     """Whether it is called like an output folder, or marked as one."""
-    return OUTPUT_FOLDER in (folder.name, folder.resolve().name) or os.path.lexists(folder / MARKER)
+    return OUTPUT_FOLDER in (folder.name, real_path(folder).name) or os.path.lexists(folder / MARKER)
 
 
 @contextmanager

@@ -121,6 +121,18 @@ def test_links_in_circles_end_and_songs_keep_their_real_place(library):
     assert names_of(found(root), root) == ["album/one.wav", "zoo/two.wav"]
 
 
+def test_links_to_themselves_on_the_way_are_told_of_later(library):
+    root = library("a.wav")
+    (root / "loop").symlink_to("loop")
+    for path, output in (
+        (root / "loop/a.wav", "out"),
+        (root / "a.wav", root / "loop"),
+        (root / "a.wav", root / "loop/x"),
+    ):
+        (song,) = found(path, output=Path(output))
+        assert song.files["vocals"] == Path(output) / "a/vocals.wav" and existing(song) == "none"
+
+
 def test_a_linked_folder_is_searched(library, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/song.wav").touch()

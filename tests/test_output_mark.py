@@ -175,6 +175,13 @@ def test_a_song_that_fails_keeps_the_mark_of_others(tmp_path):
     assert below(tmp_path / "out") == {MARKER, "vocals.wav"}
 
 
+def test_a_mark_alone_goes_whoever_made_it_and_the_folder_stays(tmp_path):
+    (tmp_path / MARKER).touch()  # of a run that was killed
+    with pytest.raises(ValueError), marking(song_of(tmp_path)):
+        raise ValueError
+    assert below(tmp_path) == set() and tmp_path.exists()
+
+
 def test_a_song_that_fails_keeps_the_mark_of_one_that_has_begun(tmp_path):
     out = tmp_path / "x/out"
     with marking(song_of(out)):
