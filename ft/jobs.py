@@ -20,6 +20,7 @@ from ft.files import move_into_place
 from ft.inputs import STDIN, Song, to_do, with_files, with_marks
 from ft.names import MASK, Names, check_outputs
 from ft.options import SeparateOptions
+from ft.output_mark import marking
 from ft.parts import Claim, remove_parts
 from ft.report import SongRecord
 from ft.stem_part import part_paths
@@ -126,7 +127,7 @@ def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
     if not is_wanted:
         return record.changed(status="skipped")
     try:
-        with closing(Claim(part, target)) as claim:
+        with marking(song), closing(Claim(part, target)) as claim:
             if not to_do(song, options):  # another run ended meanwhile
                 return record.changed(status="skipped")
             shutil.copyfile(song.path, part)

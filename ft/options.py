@@ -17,7 +17,7 @@ BitDepth = Literal["16", "24", "float"]
 
 LOSSLESS = ("wav", "flac")
 TEMPLATE = "{song}/{stem}.{ext}"
-_MOST = {"batch_size": 1024, "threads": 1024, "bitrate": 512, "track": 1024}
+_MOST = {"batch_size": 1024, "threads": 1024, "bitrate": 1_000_000, "track": 1024}
 """Far beyond what is of use, and below what would exhaust a machine before anybody could say why."""
 _MOST_SECONDS = 600.0
 TEMPLATE_NAMES = ("folder", "song", "stem", "model", "ext")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 # Threads that wait by spinning take the cores from each other where a machine has few; set before torch is imported.
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from engines.tensorrt_build import BuiltPlan
 
 EXAMPLE = example_folder()
+
+
+@pytest.fixture(autouse=True)
+def logs_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is logged is seen by `caplog`, even after a command of another test has set up handlers of its own."""
+    for name in ("ft", "engines", "export", "bench"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import logging
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +27,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(autouse=True)
-def seen(caplog, monkeypatch):
-    """What is logged is seen here even after a command of another test has set up its own handlers."""
-    for name in ("ft", "engines"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+def seen(caplog):
     caplog.set_level(logging.INFO)
 
 
@@ -280,19 +278,21 @@ class SmallerNumbers(StubEngine):
         return replace(super().describe(), precision="int8")
 
 
-LOST = "ft: the GPU was lost at an earlier song (CUDA failure 719: unspecified launch failure); "
+LOST = "the GPU was lost at an earlier song (CUDA failure 719: unspecified launch failure); "
 
 
 def lost(lines):
-    """What is said of songs after the one that met the loss; the summary says it again, behind their names."""
-    return [line for line in lines if line.startswith(LOST)]
+    """What is said of the songs after the one that met the loss; the summary, indented, says it again."""
+    songs = [line.partition(".wav: ") for line in lines if line.startswith("ft: /")]
+    assert [Path(name).name for name, _, text in songs if text.startswith(LOST)] == ["three", "four"]
+    return [text for _, _, text in songs if text.startswith(LOST)]
 
 
 def test_after_a_lost_gpu_the_next_song_runs_on_the_cpu(run):
     code, lines, done, asked = run()
     assert code == 1 and done == ["four", "one", "three"]  # nothing of the song that was running
     assert asked == ["auto", "cpu"]
-    assert "ft: CUDA failure 719: unspecified launch failure" in lines
+    assert any(line.endswith("two.wav: CUDA failure 719: unspecified launch failure") for line in lines)
     assert "ft: the GPU was lost; going on with stub on cpu (int8)" in lines
     assert run.first.closed and run.instead.batches
 

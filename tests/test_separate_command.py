@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from ft.output_mark import MARKER
+
 RATE = 22050
 STEMS = ("vocals", "instrumental")
 
@@ -371,4 +373,5 @@ def test_jobs_separate_and_copy_under_the_names_of_the_original(songs, invoke, t
     names = {path.name for path in (tmp_path / "done").glob("[!.]*")}
     assert names == {"one_Vocals.wav", "one_Instruments.wav", "two_Instruments.flac"}
     assert (tmp_path / "done/two_Instruments.flac").read_bytes() == (songs / "two.flac").read_bytes()
+    assert (tmp_path / "done" / MARKER).is_file()  # so that no search takes them for songs
     assert invoke("--jobs-file", tmp_path / "jobs.json", "-o", tmp_path / "elsewhere").exit_code == 2
