@@ -67,7 +67,7 @@ class MediaSource(AudioSource):
     def __init__(self, path: Path, track: int | None, **chosen: Any) -> None:
         self._file_path, self._track = path, track
         with path.open("rb") as file:
-            found = extent(file)
+            self._extent = found = extent(file)
         with self._open() as (container, stream):
             first = self._first_frame(container, stream)
             rate, channels = first.sample_rate, first.layout.nb_channels
@@ -93,6 +93,12 @@ class MediaSource(AudioSource):
                 view = FileView(file, file.seek(0, io.SEEK_END))
                 container = library.open(view, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
             except (library.FFmpegError, ValueError, OSError, MemoryError) as error:
+                cut = self._extent
+                if cut is not None and cut.cut:  # most often an MP4 without its index, which stands at the end
+                    raise AudioError(
+                        f"{path}: ends after {cut.present} bytes; its header says {cut.promised}, and what is there "
+                        f"cannot be read alone ({_said(error)}); expected the whole file"
+                    ) from error
                 raise AudioError(
                     f"{path}: not audio that can be read ({_said(error)}); expected what FFmpeg reads"
                 ) from error
