@@ -38,7 +38,7 @@ $(BIN)/python:
 
 # One package file per stamp: pip runs again only when what is asked for has changed.
 $(VENV)/demo.stamp: setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP) install -e '.[cpu,plots]'
+	$(PIP) install -e '.[cpu,plots,media]'
 	@touch $@
 
 $(VENV)/install.stamp: setup.cfg pyproject.toml constraints.txt | $(BIN)/python

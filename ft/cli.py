@@ -17,6 +17,8 @@ from ft.report import printable
 from ft.verbosity import set_verbosity
 
 EXIT_INTERRUPTED = 130
+_EXTRAS = {"torch": "train", "safetensors": "train", "onnx": "train", "onnxscript": "train", "matplotlib": "plots"}
+"""What provides the libraries that only some commands need."""
 
 
 class _Group(click.Group):
@@ -39,6 +41,10 @@ class _Group(click.Group):
             verbose = logging.getLogger("ft").isEnabledFor(logging.DEBUG)
             if verbose or (isinstance(error, OSError) and error.errno == errno.EPIPE):  # click ends quietly there
                 raise
+            if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+                install = f"pip install 'frame-transformer[{_EXTRAS[error.name]}]'"
+                click.echo(f"ft: {error.name} is missing: {install}", err=True)
+                sys.exit(1)
             what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
             click.echo(f"ft: failed unexpectedly ({what}); ft -v shows where. Please report it", err=True)
             sys.exit(1)

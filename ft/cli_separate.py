@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -14,12 +14,21 @@ from ft.options import SeparateOptions
 from ft.verbosity import set_verbosity
 
 
+class _Path(click.Path):
+    """A path that is not empty, as an unset variable of a shell would be; it would stand for this folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty path, as of an unset variable", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 @click.command(cls=GroupedCommand)
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=_Path(path_type=Path, allow_dash=True))
 @grouped_option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=_Path(path_type=Path, allow_dash=True),
     default="separated",
     help="Folder, or - for standard output. [default: separated]",
     group="Output",

@@ -94,7 +94,10 @@ def with_files(song: Song, output_dir: Path, names: Names) -> Song:
     if song.error is not None:
         return song
     title = "stdin" if song.path == STDIN else song.path.stem
-    files, images = names.of_song(title, song.folder)
+    folder = song.folder
+    if folder == PurePath() and "{folder}" in names.template and song.path != STDIN:
+        folder = PurePath(song.path.absolute().parent.name)  # so that songs of one name in several folders differ
+    files, images = names.of_song(title, folder)
     return Song(
         song.path,
         song.folder,

@@ -69,7 +69,7 @@ class SeparateOptions:
         metavar="TEXT",
         shown=TEMPLATE,
     )
-    skip_existing: bool = _option(False, "Leave out inputs whose files are all there, whatever is in them.", "Output")
+    skip_existing: bool = _option(False, "Leave out inputs whose files are all there, as long as they are.", "Output")
     force: bool = _option(False, "Replace files that are there.", "Output")
     images: bool = _option(False, "Draw the mask and the spectrograms of the stems too (PNG).", "Output")
 

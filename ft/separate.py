@@ -239,7 +239,7 @@ class Separator:
 
     def separate_files(
         self,
-        paths: Sequence[str | Path],
+        paths: str | Path | Sequence[str | Path],
         output_dir: str | Path = "separated",
         *,
         progress: Callable[[Path, float, float | None], object] | None = None,
@@ -260,8 +260,9 @@ class Separator:
 
         return each_song(songs, separate, lambda song: self.record(song.path))
 
-    def find_songs(self, paths: Sequence[str | Path], output_dir: str | Path) -> list[Song]:
+    def find_songs(self, paths: str | Path | Sequence[str | Path], output_dir: str | Path) -> list[Song]:
         """The inputs with their output files, as `ft.inputs.find_songs` finds and names them. Raises AudioError."""
+        paths = [paths] if isinstance(paths, str | Path) else paths
         return find_songs([Path(path) for path in paths], Path(output_dir), self.config.stems, self.options, self.model)
 
     def open_song(self, song: Song) -> AudioSource:

@@ -245,21 +245,29 @@ def _binary(stream: TextIO | None, name: str) -> BinaryIO:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Makes SIGTERM and a closed terminal end this like Ctrl-C: nothing half done is left."""
+    """Makes SIGTERM and a closed terminal end this like Ctrl-C, once: nothing half done is left."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    interrupted = False
+
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        for each in taken:  # a second one would break off the cleaning up
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] == signal.SIG_DFL:  # nohup ignores one of them
-            signal.signal(number, interrupt)
+    # Those that are ignored, as by nohup, stay so.
+    taken = [each for each in numbers if before[each] in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in taken:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not interrupted:  # else this process ends, whatever else comes
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -6,14 +6,14 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import AudioSource
+from ft.audio import AudioSource, audio_info
 from ft.errors import AudioError, Cancelled, FtError, one_line
 from ft.formats import StemFormat, stem_format
 from ft.inputs import STDIN, Song, to_do
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
+
+_SAME_SECONDS = 0.2
+"""What the lengths of a song and of stems in a lossy format, or in a video's container, may differ by."""
 
 Opener = Callable[[Song], AudioSource]
 
@@ -55,6 +58,7 @@ def separate_song(
     wanted = to_do(song, options)
     remove_parts(song.outputs)  # of runs that were killed
     if not wanted:
+        _check_length(separator, song)
         return skipped
     separator.ready()
     with ExitStack() as stack:
@@ -195,6 +199,22 @@ def tell(progress: Progress | None, path: Path | str, done: float, total: float 
         answer = progress(done, total)
         if isinstance(answer, bool | np.bool_) and not answer:
             raise Cancelled(f"{path}: cancelled after {done:.1f} s of audio")
+
+
+def _check_length(separator: Separator, song: Song) -> None:
+    """Raises AudioError where the stems that are there last longer or shorter than the song: they are of another."""
+    if song.path == STDIN:
+        return
+    lengths: dict[Path, float | None] = {}
+    with suppress(AudioError), separator.open_song(song) as source:
+        expected = source.info.seconds
+        lengths = {file: audio_info(file).seconds for file in song.files.values()}
+    for file, found in lengths.items():
+        if expected is not None and found is not None and abs(found - expected) > _SAME_SECONDS:
+            raise AudioError(
+                f"{song.path}: {file} is there and lasts {found:.1f} s, not {expected:.1f} s; --force replaces it, or "
+                "choose another -o"
+            )
 
 
 def _gain_warning(song: Song, gain: float, format: StemFormat) -> Iterator[str]:

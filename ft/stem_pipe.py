@@ -58,7 +58,7 @@ class StemPipe:
             self._stream.flush()
         except BrokenPipeError as error:
             raise AudioError(
-                f"stdout: the reader went away after {self.samples} samples; expected it to read {self.stem} to the end"
+                f"stdout: the reader went away before the end; expected it to read {self.stem} to the end"
             ) from error
         except OSError as error:
             raise AudioError(f"stdout: cannot write: {reason(error)}") from error

@@ -17,8 +17,10 @@ from ft.options import BitDepth
 
 UNKNOWN_SIZE = 0xFFFF_FFFF
 """What ffmpeg and others write where a size is not known."""
-UNKNOWN_SIZES = (0, UNKNOWN_SIZE, 0xFFFF_FFF0, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000)
-"""What stands for a size that is not known: nothing at all, ffmpeg's, sox's, and that of arecord."""
+_SOX = 0x7FFF_F000
+UNKNOWN_SIZES = frozenset((0, UNKNOWN_SIZE, 0xFFFF_FFF0, 0x7FFF_FFFF, 0x8000_0000, *range(_SOX - 32, _SOX + 1)))
+"""What stands for a size that is not known: nothing at all, ffmpeg's, that of arecord, and sox's, which it rounds down
+to whole samples of all channels."""
 _WRAP = 1 << 32
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE

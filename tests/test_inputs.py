@@ -227,11 +227,15 @@ def test_a_template_names_the_files(library, template, name):
     assert song.files["vocals"] == Path("o") / name
 
 
-def test_without_a_folder_its_place_in_the_template_closes(library):
+def test_the_folder_of_a_song_named_directly_is_the_one_it_lies_in(library):
     root = library("song.wav")
     for template in ("{folder}/{song}/{stem}.{ext}", "{song}/{folder}/{stem}.{ext}"):
-        (song,) = found(root, output=Path("o"), name_template=template)
-        assert song.files["vocals"] == Path("o/song/vocals.wav")
+        for named in (root, root / "song.wav"):
+            (song,) = found(named, output=Path("o"), name_template=template)
+            name = template.format(folder=root.name, song="song", stem="vocals", ext="wav")
+            assert song.files["vocals"] == Path("o") / name
+        (song,) = found(Path("-"), output=Path("o"), name_template=template)
+        assert song.files["vocals"] == Path("o/stdin/vocals.wav")
 
 
 @pytest.mark.parametrize(

@@ -128,12 +128,13 @@ def test_killed_at_any_moment_and_started_again_ends_with_the_same_files(short, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_is_130_and_leaves_whole_songs_only(short, songs, tmp_path, number):
-    long = np.tile(soundfile.read(songs / "one.wav", dtype="int16")[0], (400, 1))
+    long = np.tile(soundfile.read(songs / "one.wav", dtype="int16")[0], (100, 1))
     soundfile.write(songs / "zzz.wav", long, 2 * RATE)
     process = subprocess.Popen(
         [str(word) for word in [*short, "--json", songs, "-o", tmp_path / "out"]],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # whoever runs the tests may ignore it
     )
     for _ in range(4):
         assert process.stdout is not None
@@ -245,7 +246,7 @@ def odd_sounds(rate: int) -> dict[str, np.ndarray]:
         "square": np.where(np.sin(2 * np.pi * 220 * time) >= 0, 1.0, -1.0)[:, None].repeat(2, 1),
         "rumble": (0.9 * np.sin(2 * np.pi * time))[:, None],
         "click": np.eye(1, 3 * rate, rate).T,
-        "black": np.zeros((600 * 8000, 1)),
+        "black": np.zeros((60 * 8000, 1)),
     }
 
 
@@ -375,3 +376,49 @@ def test_jobs_separate_and_copy_under_the_names_of_the_original(songs, invoke, t
     assert (tmp_path / "done/two_Instruments.flac").read_bytes() == (songs / "two.flac").read_bytes()
     assert (tmp_path / "done" / MARKER).is_file()  # so that no search takes them for songs
     assert invoke("--jobs-file", tmp_path / "jobs.json", "-o", tmp_path / "elsewhere").exit_code == 2
+
+
+def test_stems_of_another_song_are_not_taken_for_those_of_this_one(songs, invoke, tmp_path):
+    out = ["-o", tmp_path / "out"]
+    assert invoke(songs / "one.wav", "--duration", 1, *out).exit_code == 0
+    result = invoke("-q", songs / "one.wav", "--skip-existing", *out)
+    assert result.exit_code == 1
+    assert "one/vocals.wav is there and lasts 1.0 s, not 3.0 s; --force" in result.stderr
+    assert invoke(songs / "one.wav", "--duration", 1, "--skip-existing", *out).exit_code == 0
+
+
+def test_songs_of_one_name_in_two_folders_get_theirs_by_a_template(songs, invoke, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "01.wav").write_bytes((songs / "one.wav").read_bytes())
+    template = ("--name-template", "{folder}/{song}/{stem}.{ext}")
+    result = invoke(tmp_path / "a", tmp_path / "b" / "01.wav", "-o", tmp_path / "out", *template)
+    assert result.exit_code == 0, result.stderr
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.wav")}
+    assert found == {f"{folder}/01/{stem}.wav" for folder in ("a", "b") for stem in STEMS}
+
+
+def test_an_empty_path_is_no_folder_to_search(invoke):
+    for words in (("",), ("song.wav", "-o", "")):
+        result = invoke(*words)
+        assert result.exit_code == 2 and "an empty path" in result.stderr
+
+
+def test_a_second_ctrl_c_does_not_break_off_the_cleaning_up(short, songs, tmp_path):
+    mixture, rate = soundfile.read(songs / "one.wav", dtype="int16")
+    soundfile.write(tmp_path / "long.wav", np.tile(mixture, (100, 1)), rate)
+    process = subprocess.Popen(
+        [str(word) for word in [*short, "-q", tmp_path / "long.wav", "-o", tmp_path / "out"]],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "out").rglob(".ft-*.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(4):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.03)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"ft: interrupted\n")
+    assert not (tmp_path / "out").exists()

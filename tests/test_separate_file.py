@@ -371,6 +371,7 @@ main()
         [sys.executable, "-c", program, *arguments],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever runs the tests may ignore it
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1])))},
     )
     while not list(out.rglob("*.part")):
