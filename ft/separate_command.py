@@ -20,6 +20,7 @@ from typing import BinaryIO, Literal, TextIO
 import click
 
 from engines import read_config
+from ft import interruption
 from ft.audio import AudioSource
 from ft.errors import AudioError, ConfigError, FtError
 from ft.inputs import STDIN, Song, find_songs
@@ -257,7 +258,7 @@ def _terminating() -> Iterator[None]:
         interrupted = True
         for each in taken:  # a second one would break off the cleaning up
             signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        interruption.interrupt()
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}

@@ -17,6 +17,7 @@ from ft.audio import AudioSource, audio_info
 from ft.errors import AudioError, Cancelled, FtError, one_line
 from ft.formats import StemFormat, stem_format
 from ft.inputs import STDIN, Song, to_do
+from ft.interruption import held_back
 from ft.output_mark import marking
 from ft.parts import remove_parts
 from ft.pictures import Pictures
@@ -67,11 +68,12 @@ def separate_song(
         format = stem_format(options, info)
         separator.tell_notes(format, info)
         tags = read_tags(song.path) if song.path != STDIN else None
-        stack.enter_context(marking(song))
-        writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
+        with held_back():
+            stack.enter_context(marking(song))
+            writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
+            pictures = stack.enter_context(Pictures(song.images)) if song.images else None
         if not to_do(song, options):  # another run did it meanwhile
             return skipped
-        pictures = stack.enter_context(Pictures(song.images)) if song.images else None
         peak = separator.peak_of_song(source, progress)
         done = 0
         for stems in separator.stream(source.blocks(), info.sample_rate, peak, pictures=pictures):
