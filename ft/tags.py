@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,8 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ft.errors import one_line
 from ft.options import Format
 from ft.tag_names import ALIASES, ATOMS, FRAMES, FREE, MUSICBRAINZ, NUMBERS
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -114,8 +118,8 @@ def _until_broken(items: Iterator[_T]) -> Iterator[_T]:
     """What comes before the first error."""
     try:
         yield from items
-    except Exception:
-        return
+    except Exception as error:  # mutagen raises whatever damaged tags make it meet; a song is worth more than they
+        logger.debug("tags are read up to what is damaged: %s", one_line(error))
 
 
 def _collected(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:

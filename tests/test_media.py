@@ -6,14 +6,13 @@ import builtins
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from ft.audio import INSTALL_MEDIA, audio_info, open_source
 from ft.errors import AudioError
-
-av = pytest.importorskip("av")
 
 RATE = 48000
 
