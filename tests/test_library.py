@@ -20,11 +20,11 @@ import yaml
 from click.testing import CliRunner
 
 from ft.cli import main
-from ft.errors import DataError
-from ft.library import build_library, sound
+from ft.errors import AudioError, DataError
+from ft.library import build_library, midi, sound
 from ft.library.build import share_seconds
 from ft.library.deb import extract_audio
-from ft.library.sources import Sources, load_sources
+from ft.library.sources import Package, Sources, load_sources
 
 RATE = 44100
 PACKAGE = "tunes_1.0_all.deb"
@@ -49,6 +49,17 @@ def encoded(waveform: np.ndarray, sample_rate: int, suffix: str = "OGG") -> byte
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform, sample_rate, format=suffix, subtype="VORBIS", compression_level=0.0)
     return buffer.getvalue()
+
+
+MIXED = {
+    "voice": "vocadito/solo.wav",
+    "level_db": -5,
+    "start": 4,
+    "tracks": ["train/instrumentals/tunes/tune.wav", "train/instrumentals/tunes/mono.wav"],
+}
+
+
+KEPT = ("pairs/kept", "mixed/tune", "mixed/mono")
 
 
 class Material:
@@ -124,7 +135,7 @@ class Material:
                 ("letters_1.0_all.deb", "train/vocals/spoken", "clips"),
             )
         ]
-        table = {"recipe": 1, "audio_seconds": 30, "packages": packages, "audio": self.groups}
+        table = {"recipe": 1, "audio_seconds": 30, "packages": packages, "audio": self.groups, "mixed": MIXED}
         self.listed.write_text(yaml.safe_dump(table))
         return load_sources(self.listed)
 
@@ -177,12 +188,12 @@ def test_builds_the_tree_and_says_what_it_holds(built, material):
         "train/vocals/spoken/speaker.wav",
         "train/vocals/spoken/letters_en_1.wav",
         "validation/vocals/solo.wav",
-        *(f"validation/pairs/kept/{part}.wav" for part in ("mixture", "instrumental", "vocals")),
+        *(f"validation/{s}/{part}.wav" for s in KEPT for part in ("mixture", "instrumental", "vocals")),
     }  # fmt: skip
     for path in built.rglob("*.wav"):
         info = soundfile.info(path)
         assert info.samplerate == RATE
-        assert info.subtype == ("FLOAT" if "pairs" in path.parts else "PCM_16")
+        assert info.subtype == ("FLOAT" if {"pairs", "mixed"} & set(path.parts) else "PCM_16")
         assert info.channels == 2 or "vocals" in path.parts
     assert soundfile.info(built / "train/instrumentals/tunes/other-tune.wav").duration == pytest.approx(21, abs=0.01)
     assert soundfile.info(built / "validation/vocals/solo.wav").duration == pytest.approx(2, abs=0.01)
@@ -210,6 +221,18 @@ def test_the_pair_is_exactly_its_stems(built, material):
     np.testing.assert_array_equal(parts["vocals"], stems[0])
 
 
+def test_a_mixed_song_is_a_voice_in_the_middle_at_its_level(built):
+    parts = {}
+    for name in ("mixture", "instrumental", "vocals"):
+        parts[name], _ = soundfile.read(built / f"validation/mixed/tune/{name}.wav", dtype="float32")
+    np.testing.assert_array_equal(parts["mixture"], parts["instrumental"] + parts["vocals"])
+    np.testing.assert_array_equal(parts["vocals"][:, 0], parts["vocals"][:, 1])
+    level = 10 * np.log10(np.mean(parts["vocals"] ** 2) / np.mean(parts["instrumental"] ** 2))
+    assert level == pytest.approx(-5, abs=0.01)
+    track, _ = soundfile.read(built / "train/instrumentals/tunes/tune.wav", dtype="float32")
+    np.testing.assert_array_equal(parts["instrumental"], track[4 * RATE : 6 * RATE])
+
+
 def test_the_validation_song_is_never_trained_on(built):
     manifest = json.loads((built / "MANIFEST.json").read_text())
     trained = [file for file in manifest["files"] if file["path"].startswith("train/")]
@@ -227,13 +250,13 @@ SPLITS = ("train", "validation", "test")
 def test_the_shipped_list_is_whole():
     shipped = load_sources()
     assert len(shipped.audio) == 12 + 1 + 98
-    assert len(shipped.packages) == 11
+    assert len(shipped.packages) == 12
     for entry in (*shipped.audio, *shipped.packages):
         assert len(bytes.fromhex(entry.sha256)) == 32
         assert entry.licence
         assert entry.attribution
         assert "{" not in entry.attribution
-    assert len({entry.sha256 for entry in (*shipped.audio, *shipped.packages)}) == 12 + 1 + 98 + 11
+    assert len({entry.sha256 for entry in (*shipped.audio, *shipped.packages)}) == 12 + 1 + 98 + 12
     forbidden = ("NC", "ND", "research")
     assert not [entry for entry in shipped.audio if any(word in entry.licence.split("-") for word in forbidden)]
 
@@ -371,6 +394,84 @@ def test_reads_what_dpkg_writes(tmp_path, compression):
     assert found == {"usr/a.ogg": "a" * 999, "usr/doc/b.opus": "b" * 2001}
     assert (tmp_path / "into/COPYRIGHT").read_text() == "free"
     assert [file.name for file in extract_audio(path, tmp_path / "large", min_bytes=1000)] == ["b.opus"]
+
+
+class Sines:
+    """Instead of a soundfont: each track a sine of its own, as long as its last note."""
+
+    def render(self, score, stereo):
+        score = score.to("second")
+        wave = np.zeros((2, round(score.end() * RATE)), np.float32)
+        for track in score.tracks:
+            end = round(track.end() * RATE)
+            wave[:, :end] += np.sin(np.arange(end) * (0.01 + 0.001 * track.program)).astype(np.float32)
+        return wave
+
+
+@pytest.fixture
+def song(tmp_path) -> Path:
+    from symusic import Note, Score, Track
+
+    score = Score(480)
+    for program, is_drum, beats in ((0, True, 4), (33, False, 3), (5, False, 5), (24, False, 2), (52, False, 30)):
+        track = Track("", program, is_drum)
+        track.notes.append(Note(0, 480 * beats, 60, 100))
+        score.tracks.append(track)
+    score.dump_midi(tmp_path / "song.mid")
+    return tmp_path / "song.mid"
+
+
+def test_a_midi_song_is_the_sum_of_its_stems_and_has_no_voices(tmp_path, song, monkeypatch):
+    monkeypatch.setattr(midi, "_synthesizer", lambda soundfont: Sines())
+    written = midi.render(tmp_path, "train/instrumentals/tunes", song, Path("font.sf2"), "tunes: song.mid", "GPL-2")
+    stems = {name: sound.read(tmp_path / f"train/stems/tunes/song/{name}.wav") for name in ("drums", "bass", "other")}
+    assert [file.path for file in written] == [
+        "train/instrumentals/tunes/song.wav",
+        *(f"train/stems/tunes/song/{name}.wav" for name in stems),
+    ]
+    whole = sound.read(tmp_path / "train/instrumentals/tunes/song.wav")
+    np.testing.assert_allclose(sum(stems.values()), whole, atol=4 / 32768)
+    assert len(whole) / RATE == pytest.approx(2.5, abs=0.01)  # five beats at 120 a minute, not the voice's thirty
+    assert np.abs(stems["drums"][round(2.1 * RATE) :]).max() == 0
+    assert np.abs(stems["bass"][round(1.4 * RATE) : round(1.49 * RATE)]).max() > 0.1
+
+
+def test_a_file_that_is_no_midi_is_named(tmp_path):
+    (tmp_path / "x.mid").write_bytes(b"no song")
+    with pytest.raises(AudioError, match=r"x\.mid: no readable MIDI"):
+        midi.render(tmp_path, "train/instrumentals/tunes", tmp_path / "x.mid", Path("font.sf2"), "", "")
+
+
+def test_midi_songs_are_rendered_once_or_left_out_with_a_word(tmp_path, material, song, monkeypatch, caplog):
+    make_deb(
+        material.packages / "songs_1.0_all.deb",
+        {"usr/share/songs/song.mid": song.read_bytes(), "usr/share/doc/songs/copyright": b"free"},
+    )
+    make_deb(material.packages / "font_1.0_all.deb", {"usr/share/font.sf2": b"a font"})
+    entry = {
+        "folder": "train/instrumentals/songs",
+        "licence": "GPL-2",
+        "attribution": "all",
+        "exclude": (),
+        "seconds": 1,
+    }
+    packages = [
+        Package(name=name, file=f"{name}_1.0_all.deb", kind=kind, **entry,
+                sha256=hashlib.sha256((material.packages / f"{name}_1.0_all.deb").read_bytes()).hexdigest())
+        for name, kind in (("songs", "midi"), ("font", "soundfont"))
+    ]  # fmt: skip
+    sources = Sources(1, 1.0, tuple(packages[:1]), packages[1], ())
+    monkeypatch.setattr(midi, "missing", lambda: "symusic is not installed")
+    build_library(tmp_path / "library", material.audio, material.packages, jobs=1, sources=sources)
+    assert tree(tmp_path / "library") == set()
+    assert "songs: left out, as symusic is not installed" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr(midi, "_synthesizer", lambda soundfont: Sines())
+    for _ in range(2):
+        build_library(tmp_path / "library", material.audio, material.packages, jobs=1, sources=sources)
+        assert len(tree(tmp_path / "library")) == 4
+    assert (tmp_path / "library/licences/songs.txt").read_text() == "free"
+    assert "font_1.0_all.deb" in (tmp_path / "library/SOURCES.md").read_text()
 
 
 def test_silence_is_cut_and_sound_is_kept():

@@ -5,15 +5,17 @@ written, a stamp beside it records what it was made from and what came out; a un
 
     train/instrumentals/<package>/         train/vocals/{eif,sung,spoken,synthesised,klettres}/
     train/instrumentals/eif{,_drums,_other,_cross}/    train/pairs/<song>/
-    validation/instrumentals/<package>/    validation/vocals/    validation/pairs/<song>/
-    test/instrumentals/<package>/          licences/
+    validation/instrumentals/<package>/    validation/vocals/    validation/pairs/<song>/    validation/mixed/<song>/
+    test/instrumentals/<package>/          train/stems/<package>/<song>/    licences/
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from contextlib import nullcontext
@@ -22,7 +24,7 @@ from functools import partial
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 
-from ft.library import recipes
+from ft.library import midi, recipes
 from ft.library.deb import COPYRIGHT, extract_audio
 from ft.library.manifest import hours_per_folder, write_manifest, write_text
 from ft.library.recipes import Written
@@ -32,8 +34,12 @@ from ft.progress import Progress
 from ft.sing import RECIPE as SINGER_RECIPE
 from ft.sing.voice import load_world
 
+logger = logging.getLogger(__name__)
+
 MUSIC_BYTES = 400 * 1024
 MOST_REUSE = 4.0
+# Few of the voices are sung; what is made of them is nearer to singing than what is made of speech.
+SUNG_SHARE = 0.25
 VOICE_FOLDERS = {"sung": "train/vocals/sung", "spoken": "train/vocals/spoken", "validation": "validation/vocals"}
 Task = Callable[[], list[Written]]
 
@@ -87,15 +93,35 @@ def build_library(
             progress(done, max(total, done))
 
     context = multiprocessing.get_context("spawn")
+    running: deque[_Run] = deque()
+
+    def finish_first() -> None:
+        run = running.popleft()
+        files = run.finish()
+        _replace_stamp(stamps / f"{run.unit.name}.json", library, run.unit, sources.recipe, files)
+
     with ProcessPoolExecutor(jobs, context) if jobs > 1 else nullcontext() as pool:
-        for unit in _units(library, audio, packages, sources, sing_minutes):
-            stamp = stamps / f"{unit.name}.json"
-            files = _read_stamp(stamp, library, unit, sources.recipe)
-            if files is None:
-                files = _run(unit, library, pool, collect)
-                _replace_stamp(stamp, library, unit, sources.recipe, files)
-            else:
-                collect(files)
+        try:
+            for unit in _units(library, audio, packages, sources, sing_minutes):
+                files = _read_stamp(stamps / f"{unit.name}.json", library, unit, sources.recipe)
+                if files is not None:
+                    collect(files)
+                    continue
+                running.append(_Run(unit, library, pool, collect))
+                while len(running) > (jobs if pool else 0):
+                    finish_first()
+            while running:
+                finish_first()
+            for unit in _mixed_unit(library, audio, sources):  # of files that the units before have made
+                files = _read_stamp(stamps / f"{unit.name}.json", library, unit, sources.recipe)
+                if files is not None:
+                    collect(files)
+                    continue
+                running.append(_Run(unit, library, pool, collect))
+                finish_first()
+        finally:
+            for run in running:
+                run.close()
     write_manifest(library, written, sources)
     return hours_per_folder(written)
 
@@ -125,10 +151,25 @@ def _units(library: Path, audio: Path, packages: Path | None, sources: Sources, 
     if sing_minutes > 0:
         yield from _sung_units(library, audio, sources.of_kind("sung", "spoken"), sing_minutes)
     for package in sources.packages:
+        if package.kind == "midi":
+            yield from _midi_unit(library, package, sources.soundfont, packages)
+            continue
         made_from = {**asdict(package), "exclude": list(package.exclude)}
         del made_from["seconds"]
         fetch = partial(fetch_package, package, packages, library / ".packages")
         yield Unit(package.name, made_from, partial(_package_tasks, library, package, fetch))
+
+
+def _mixed_unit(library: Path, audio: Path, sources: Sources) -> Iterator[Unit]:
+    mixed = sources.mixed
+    if mixed is None:
+        return
+    (voice,) = (file for file in sources.audio if file.path == mixed.voice)
+    packages = {package.folder: package.sha256 for package in sources.packages}
+    level, start = mixed.level_db, mixed.start
+    origins = {track: packages.get(str(PurePosixPath(track).parent)) for track in mixed.tracks}
+    tasks = [partial(recipes.mixed_song, library, audio, voice, track, level, start) for track in mixed.tracks]
+    yield _audio_unit("mixed", audio, (voice,), tasks, tracks=origins, level_db=level, start=start)
 
 
 def _audio_unit(
@@ -144,11 +185,13 @@ def _audio_unit(
 
 def _sung_units(library: Path, audio: Path, files: tuple[AudioFile, ...], minutes: float) -> Iterator[Unit]:
     load_world()  # says at once if it is missing
-    lengths = [duration(audio / file.path) for file in files]
-    for file, seconds in zip(files, share_seconds(minutes * 60, lengths), strict=True):
-        task = partial(recipes.synthesised, library, audio, file, seconds, f"{file.path}, synthesised")
-        name = f"synthesised-{recipes.voice_name(file)}"
-        yield _audio_unit(name, audio, (file,), [task], seconds=seconds, singer=SINGER_RECIPE)
+    for kind, share in (("sung", SUNG_SHARE), ("spoken", 1 - SUNG_SHARE)):
+        voices = [file for file in files if file.kind == kind]
+        lengths = [duration(audio / file.path) for file in voices]
+        for file, seconds in zip(voices, share_seconds(minutes * 60 * share, lengths), strict=True):
+            task = partial(recipes.synthesised, library, audio, file, seconds, f"{file.path}, synthesised")
+            name = f"synthesised-{recipes.voice_name(file)}"
+            yield _audio_unit(name, audio, (file,), [task], seconds=seconds, singer=SINGER_RECIPE)
 
 
 def share_seconds(total: float, lengths: list[float]) -> list[float]:
@@ -167,6 +210,33 @@ def share_seconds(total: float, lengths: list[float]) -> list[float]:
 
 def _songs(sources: Sources, kind: str) -> list[tuple[str, str]]:
     return sorted({(PurePosixPath(file.path).parent.name, file.licence) for file in sources.of_kind(kind)})
+
+
+def _midi_unit(library: Path, package: Package, soundfont: Package | None, packages: Path | None) -> Iterator[Unit]:
+    if soundfont is None or (absent := midi.missing()) is not None:
+        reason = "no soundfont is listed" if soundfont is None else absent
+        logger.warning("%s: left out, as %s", package.name, reason)
+        return
+
+    def tasks(scratch: Path) -> Iterator[Task]:
+        downloads = library / ".packages"
+        (font,) = extract_audio(fetch_package(soundfont, packages, downloads), scratch / "font", suffixes=(".sf2",))
+        _keep_copyright(library, scratch / "font", soundfont.name)
+        for file in extract_audio(fetch_package(package, packages, downloads), scratch, suffixes=(".mid",)):
+            if file.stem not in package.exclude:
+                source = f"{package.name}: {file.relative_to(scratch)}"
+                yield partial(midi.render, library, package.folder, file, font, source, package.licence)
+        _keep_copyright(library, scratch, package.name)
+
+    made_from = {**asdict(package), "exclude": list(package.exclude), "soundfont": soundfont.sha256}
+    del made_from["seconds"]
+    yield Unit(package.name, made_from, tasks)
+
+
+def _keep_copyright(library: Path, folder: Path, name: str) -> None:
+    if (folder / COPYRIGHT).exists():
+        (library / "licences").mkdir(exist_ok=True)
+        (folder / COPYRIGHT).replace(library / "licences" / f"{name}.txt")
 
 
 def _package_tasks(library: Path, package: Package, fetch: Callable[[], Path], scratch: Path) -> Iterator[Task]:
@@ -199,37 +269,53 @@ def _package_tasks(library: Path, package: Package, fetch: Callable[[], Path], s
                 continue
             where = source.format(track.relative_to(scratch))
             yield partial(recipes.music, library, f"{package.folder}/{name}.wav", track, where, package.licence)
-    if (scratch / COPYRIGHT).exists():
-        (library / "licences").mkdir(exist_ok=True)
-        (scratch / COPYRIGHT).replace(library / "licences" / f"{package.name}.txt")
+    _keep_copyright(library, scratch, package.name)
 
 
-def _run(unit: Unit, library: Path, pool: Executor | None, collect: Callable[[list[Written]], None]) -> list[Written]:
-    scratch = library / f".{unit.name}.part"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    files: list[Written] = []
-    futures: list[Future[list[Written]]] = []
+class _Run:
+    """A unit that is being built: its tasks in a pool, or one after the other without one.
 
-    def finish(written: list[Written]) -> None:
-        files.extend(written)
-        collect(written)
+    The tasks of several units are in the pool at once, as a unit may be a single file.
+    """
 
-    try:
-        if pool is None:
-            for task in unit.tasks(scratch):
-                finish(task())
-        else:
-            for task in unit.tasks(scratch):
-                futures.append(pool.submit(task))
-            for future in futures:
-                finish(future.result())
-    finally:
-        for future in futures:
+    def __init__(
+        self, unit: Unit, library: Path, pool: Executor | None, collect: Callable[[list[Written]], None]
+    ) -> None:
+        self.unit, self.collect = unit, collect
+        self.files: list[Written] = []
+        self.futures: list[Future[list[Written]]] = []
+        self.scratch = library / f".{unit.name}.part"
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
+        try:
+            for task in unit.tasks(self.scratch):
+                if pool is None:
+                    self._add(task())
+                else:
+                    self.futures.append(pool.submit(task))
+        except BaseException:
+            self.close()
+            raise
+
+    def finish(self) -> list[Written]:
+        """Waits for the files of the unit."""
+        try:
+            for future in self.futures:
+                self._add(future.result())
+        finally:
+            self.close()
+        return self.files
+
+    def close(self) -> None:
+        """Stops what has not begun, and removes the scratch folder."""
+        for future in self.futures:
             future.cancel()
-        wait(future for future in futures if not future.cancelled())
-        shutil.rmtree(scratch)
-    return files
+        wait(future for future in self.futures if not future.cancelled())
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _add(self, written: list[Written]) -> None:
+        self.files.extend(written)
+        self.collect(written)
 
 
 def _read_stamp(stamp: Path, library: Path, unit: Unit, recipe: int) -> list[Written] | None:

@@ -17,8 +17,10 @@ COPYRIGHT = "COPYRIGHT"
 SUFFIXES = (".ogg", ".opus")
 
 
-def extract_audio(package: Path, into: Path, min_bytes: int = 0) -> Iterator[Path]:
-    """Extracts the Ogg and Opus files of a package, and its copyright file.
+def extract_audio(
+    package: Path, into: Path, min_bytes: int = 0, suffixes: tuple[str, ...] = SUFFIXES
+) -> Iterator[Path]:
+    """Extracts the Ogg and Opus files (or those of other suffixes) of a package, and its copyright file.
 
     Game archives (`.pk3`, which are zip files) inside the package are searched too.
 
@@ -40,9 +42,9 @@ def extract_audio(package: Path, into: Path, min_bytes: int = 0) -> Iterator[Pat
             elif path.suffix == ".pk3":
                 inner = into / path.name
                 _copy(archive.extractfile(member), inner)
-                yield from _extract_zip(inner, into, min_bytes)
+                yield from _extract_zip(inner, into, min_bytes, suffixes)
                 inner.unlink()
-            elif path.suffix in SUFFIXES and member.size >= min_bytes:
+            elif path.suffix in suffixes and member.size >= min_bytes:
                 target = into / path.relative_to(path.anchor)
                 _copy(archive.extractfile(member), target)
                 yield target
@@ -59,11 +61,11 @@ def _open_data(stream: IO[bytes], package: Path) -> tarfile.TarFile:
     raise DataError(f"{package}: no Debian package, expected an ar archive with a data.tar in it. Download it again.")
 
 
-def _extract_zip(archive: Path, into: Path, min_bytes: int) -> Iterator[Path]:
+def _extract_zip(archive: Path, into: Path, min_bytes: int, suffixes: tuple[str, ...]) -> Iterator[Path]:
     with zipfile.ZipFile(archive) as inner:
         for entry in inner.infolist():
             path = PurePosixPath(entry.filename)
-            if path.suffix in SUFFIXES and entry.file_size >= min_bytes and ".." not in path.parts:
+            if path.suffix in suffixes and entry.file_size >= min_bytes and ".." not in path.parts:
                 yield Path(inner.extract(entry, into))
 
 

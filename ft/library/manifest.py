@@ -23,6 +23,8 @@ def hours_per_folder(files: list[Written]) -> dict[str, float]:
 def write_manifest(library: Path, files: list[Written], sources: Sources) -> None:
     """Writes `MANIFEST.json` and `SOURCES.md` into the library."""
     packages = [package for package in sources.packages if any(file.source.startswith(package.name) for file in files)]
+    if sources.soundfont is not None and any(package.kind == "midi" for package in packages):
+        packages.append(sources.soundfont)
     listed = [
         {"name": entry.file, "sha256": entry.sha256, "licence": entry.licence, "attribution": entry.attribution}
         for entry in packages

@@ -58,15 +58,15 @@ def voice_name(file: AudioFile) -> str:
 
 
 def synthesised(library: Path, audio: Path, file: AudioFile, seconds: float, source: str) -> list[Written]:
-    """Singing made from a recorded voice, in mono; nothing where the voice cannot be used for it."""
+    """Singing made from a recorded voice, in stereo; nothing where the voice cannot be used for it."""
     from ft.sing.singer import sing_songs
 
     recording = read(audio / file.path).mean(axis=1)
-    sung = sing_songs(recording, SAMPLE_RATE, seconds, zlib.crc32(file.path.encode()))
+    sung = sing_songs(recording, SAMPLE_RATE, seconds, zlib.crc32(file.path.encode()), file.kind == "sung")
     if len(sung) == 0:
         return []
     path = f"train/vocals/synthesised/{voice_name(file)}.wav"
-    return [save(library, path, sung[:, None], source, file.licence)]
+    return [save(library, path, sung, source, file.licence)]
 
 
 def song(library: Path, audio: Path, name: str, licence: str) -> list[Written]:
@@ -97,6 +97,30 @@ def pair(library: Path, folder: str, audio: Path, name: str, licence: str) -> li
     waveforms = {"mixture": instrumental + vocals, "instrumental": instrumental, "vocals": vocals}
     return [
         save(library, f"{folder}/{name}/{part}.wav", waveform, f"eif/{name}/*.ogg", licence, "FLOAT")
+        for part, waveform in waveforms.items()
+    ]
+
+
+def mixed_song(
+    library: Path, audio: Path, voice: AudioFile, track: str, level_db: float, start: float
+) -> list[Written]:
+    """A voice in the middle over a track of the library, in float, as a song with its stems; nothing is trained on it.
+
+    Args:
+        track: path below the library; what lies `start` seconds in, or its end where that is too near, is taken.
+        level_db: the voice's RMS over the track's.
+    """
+    sung = np.repeat(read(audio / voice.path).mean(axis=1, keepdims=True), 2, axis=1)
+    music = read(library / track)
+    first = min(round(start * SAMPLE_RATE), max(len(music) - len(sung), 0))
+    music = music[first : first + len(sung)]
+    sung = sung[: len(music)]
+    level = np.sqrt(np.mean(np.square(music)) / np.mean(np.square(sung))) * 10 ** (level_db / 20)
+    vocals = (sung * level).astype(np.float32)
+    waveforms = {"mixture": music + vocals, "instrumental": music, "vocals": vocals}
+    name, source = Path(track).stem, f"{voice.path} + {track}"
+    return [
+        save(library, f"validation/mixed/{name}/{part}.wav", waveform, source, voice.licence, "FLOAT")
         for part, waveform in waveforms.items()
     ]
 

@@ -42,13 +42,25 @@ class Package:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """Songs that never were: one voice over each of several tracks of the library."""
+
+    voice: str
+    tracks: tuple[str, ...]
+    level_db: float
+    start: float
+
+
+@dataclass(frozen=True)
 class Sources:
     """Everything a library is built from."""
 
     recipe: int
     audio_seconds: float
     packages: tuple[Package, ...]
+    soundfont: Package | None
     audio: tuple[AudioFile, ...]
+    mixed: Mixed | None = None
 
     def of_kind(self, *kinds: str) -> tuple[AudioFile, ...]:
         return tuple(file for file in self.audio if file.kind in kinds)
@@ -58,14 +70,21 @@ def load_sources(path: Path | None = None) -> Sources:
     """The list of sources in `path`, or the one that comes with this package."""
     listed = path or resources.files("ft.library").joinpath("sources.yaml")
     table: dict[str, Any] = yaml.safe_load(listed.read_text("utf-8"))
-    packages = tuple(Package(**{**entry, "exclude": tuple(entry["exclude"])}) for entry in table["packages"])
+    packages = tuple(_package(entry) for entry in table["packages"])
+    soundfont = _package(table["soundfont"]) if "soundfont" in table else None
     audio = []
     for group in table["audio"]:
         for name, value in group["files"].items():
             entry = value if isinstance(value, dict) else {"sha256": value}
             attribution = group["attribution"].format(by=entry.get("by", "not named"))
             audio.append(AudioFile(name, entry["sha256"], group["kind"], group["licence"], attribution))
-    return Sources(table["recipe"], table["audio_seconds"], packages, tuple(audio))
+    mixed = table.get("mixed")
+    songs = Mixed(**{**mixed, "tracks": tuple(mixed["tracks"])}) if mixed else None
+    return Sources(table["recipe"], table["audio_seconds"], packages, soundfont, tuple(audio), songs)
+
+
+def _package(entry: dict[str, Any]) -> Package:
+    return Package(**{**entry, "exclude": tuple(entry["exclude"])})
 
 
 def verify(path: Path, sha256: str, hint: str) -> None:
