@@ -92,10 +92,14 @@ def _mixing(rows: int, in_channels: int, out_channels: int, features: int) -> Pr
 
 
 def _attention(network: NetworkConfig, rows: int, frames: int, width: int, features: int) -> Iterator[Product]:
+    if not (network.transformer and network.attention):
+        return
     group = width if network.attention_conv == "full" else 1
     values = rows * width * features
     for _ in range(3):
         yield from _linear(rows, width, width, features, features, depthwise=False)
+        if network.attention_conv == "none":
+            continue
         yield Product(2 * values * group * CONV_WIDTH, width * group * CONV_WIDTH, 2 * values)
     # Fused: scores are made and used without being written.
     yield Product(4 * values * frames, 0, 4 * values)
@@ -103,6 +107,8 @@ def _attention(network: NetworkConfig, rows: int, frames: int, width: int, featu
 
 
 def _feed_forward(network: NetworkConfig, rows: int, width: int, features: int) -> Iterator[Product]:
+    if not network.transformer:
+        return
     wide, mixing = features * network.expansion, network.feed_forward_mixing
     yield from _linear(rows, width, width, features, wide, depthwise=mixing)
     yield from _linear(rows, width, width, wide, features, depthwise=mixing)

@@ -166,8 +166,8 @@ def model_inputs(config: ModelConfig, batch: int, frames: int) -> Array:
     """
     from bench.context import EXAMPLE
     from ft.audio import read_audio
-    from ft.dsp import magnitude, stft
-    from ft.stream import network_input
+    from ft.dsp import magnitude
+    from ft.stream import network_input, song_spectrum
 
     audio = config.audio
     mixture, sample_rate = read_audio(EXAMPLE / "mixture.flac")
@@ -175,7 +175,7 @@ def model_inputs(config: ModelConfig, batch: int, frames: int) -> Array:
         import soxr
 
         mixture = np.ascontiguousarray(soxr.resample(mixture.T, sample_rate, audio.sample_rate).T, np.float32)
-    values = magnitude(stft(mixture, audio.n_fft, audio.hop_length)).swapaxes(1, 2)
+    values = magnitude(song_spectrum(mixture, audio))
     whole = network_input(values, float(values.max()), config)[:1]
     starts = np.arange(batch) * frames % max(whole.shape[3] - frames, 1)
     columns = starts[:, None] + np.arange(frames)

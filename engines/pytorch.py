@@ -49,6 +49,11 @@ class PytorchEngine(FileEngine):
             network = load_model(self.model)
         except CheckpointError as error:
             raise EngineError(str(error)) from error
+        if network.config.mask == "complex":
+            raise EngineError(
+                f"{self.model}: its mask is complex, which networks can be trained and scored with and no engine runs; "
+                "expected model.mask: magnitude"
+            )
         if self._set_threads is not None:
             torch.set_num_threads(self._set_threads)
         try:

@@ -11,8 +11,8 @@ import numpy as np
 from engines.base import Array, Engine, EngineInfo
 from ft.audio import read_audio
 from ft.config import ModelConfig
+from ft.data.scan import audio_files
 from ft.errors import AudioError, DataError, ExportError
-from ft.scan import audio_files
 from ft.separate import Separator
 
 logger = logging.getLogger(__name__)

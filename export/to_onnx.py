@@ -133,6 +133,8 @@ def export_onnx(
     if not OLDEST_OPSET <= opset <= NATIVE_OPSET:
         raise ExportError(f"opset {opset}; expected {OLDEST_OPSET} to {NATIVE_OPSET}")
     config = model.model_config
+    if config.network.mask == "complex":
+        raise ExportError(f"{source}: its mask is complex, which no engine runs; expected model.mask: magnitude")
     matrices = {name for name, _ in model.named_parameters() if name.endswith(".weight_pw")}
     if weights == "fp16":
         round_to_half(model, matrices)

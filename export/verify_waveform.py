@@ -12,11 +12,11 @@ from engines import load_engine
 from engines.base import Array, Engine, WaveformBatch
 from export.verify import SHAPES, synthetic_song
 from ft.config import ModelConfig
-from ft.dsp import StreamingFrames, istft, magnitude, stft
+from ft.dsp import StreamingFrames, magnitude
 from ft.errors import EngineError, ExportError
 from ft.metrics import sdr
 from ft.models.frame_transformer import FrameTransformer
-from ft.stream import network_input, song_mask, vocals_mask
+from ft.stream import network_input, song_mask, song_spectrum, song_waveform, vocals_mask
 from ft.waveform import network_waveform
 
 LIMIT = 80.0
@@ -63,13 +63,13 @@ def ordinary_vocals(model: FrameTransformer, config: ModelConfig, song: Array, s
     `scale` is what its magnitudes are divided by; 0 takes their peak.
     """
     audio = config.audio
-    spec = stft(song, audio.n_fft, audio.hop_length).swapaxes(1, 2)  # (channels, frames, bins)
+    spec = song_spectrum(song, audio)
     values = magnitude(spec)
     inputs = network_input(values, scale or float(values.max()), config)
     with torch.inference_mode():
         mask = model.mask(torch.tensor(inputs)).numpy()
-    masked = spec * vocals_mask(song_mask(mask, len(song)), config)
-    return istft(masked.swapaxes(1, 2), audio.n_fft, audio.hop_length, song.shape[1])
+    masked = spec * vocals_mask(song_mask(mask, len(song), config), config)
+    return song_waveform(masked, audio, song.shape[1])
 
 
 def _worst_stem(
@@ -101,7 +101,7 @@ def _worst_stem(
 
 
 def _peak(song: Array, config: ModelConfig) -> float:
-    return float(magnitude(stft(song, config.audio.n_fft, config.audio.hop_length)).max())
+    return float(magnitude(song_spectrum(song, config.audio)).max())
 
 
 def _padded(song: Array, config: ModelConfig) -> Array:

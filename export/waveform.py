@@ -185,13 +185,25 @@ class WaveformNetwork(MaskNetwork):
 
     def forward(self, waveform: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
         """Stems (batch, stems, channels, samples) of `waveform` (batch, channels, samples) and `scale` (batch,)."""
-        even, odd, magnitude, peak, frames = self.stft(waveform)
+        even, odd, magnitude, peak, frames = self.stft(self._mid_side(waveform))
         peak = torch.where(scale > 0, scale, peak).clamp(min=_TINY)
         magnitude = (magnitude / peak.reshape(-1, 1, 1, 1)).clamp(max=1)
         mask = super().forward(magnitude.transpose(2, 3)).transpose(2, 3)
-        vocals = self.istft(*self._vocals(mask, even, odd, frames))
+        vocals = self._left_right(self.istft(*self._vocals(mask, even, odd, frames)))
         stems = {"vocals": vocals, "instrumental": waveform - vocals}
         return torch.stack([stems[stem] for stem in self.model_config.stems], dim=1)
+
+    def _mid_side(self, waveform: Tensor) -> Tensor:
+        if self.model_config.audio.stereo == "left-right":
+            return waveform
+        left, right = waveform[:, :1], waveform[:, 1:]
+        return torch.cat((left + right, left - right), dim=1) * 0.5
+
+    def _left_right(self, waveform: Tensor) -> Tensor:
+        if self.model_config.audio.stereo == "left-right":
+            return waveform
+        mid, side = waveform[:, :1], waveform[:, 1:]
+        return torch.cat((mid + side, mid - side), dim=1)
 
     def _vocals(self, mask: Tensor, even: Tensor, odd: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The spectrum of the vocals in two parts: the network's bins, and what lies above them in the frames.

@@ -33,6 +33,9 @@ class AudioConfig:
     sample_rate: int = 44100
     """Hz; other rates are resampled in and back."""
     channels: int = 2
+    stereo: Literal["left-right", "mid-side"] = "left-right"
+    """What the two channels are that the network sees and masks: left and right, or (L + R) / 2 and (L - R) / 2, so
+    that the middle of the picture and what lies beside it have a channel each."""
     n_fft: int = 2048
     hop_length: int = 1024
     bins: int = 1024
@@ -50,6 +53,10 @@ class AudioConfig:
             raise ConfigError(f"audio.n_fft: {self.n_fft}, expected at most {LARGEST_FFT}")
         if self.channels > 2:
             raise ConfigError(f"audio.channels: {self.channels}, expected 1 or 2")
+        if self.stereo == "mid-side" and self.channels != 2:
+            raise ConfigError(
+                f"audio.stereo: mid-side with {self.channels} channel; expected channels: 2, or left-right"
+            )
         if self.n_fft % 2:
             raise ConfigError(f"audio.n_fft: {self.n_fft} is odd, expected an even number")
         if not self.hop_length <= self.n_fft // 2:
@@ -103,9 +110,13 @@ class NetworkConfig:
     """In the transformer blocks."""
     frame_dropout: float = 0.1
     """In the residual blocks of the U-Net."""
-    attention_conv: Literal["grouped", "full"] = "grouped"
-    """Convolution along time behind the q, k and v projections: each channel for itself, or across channels."""
-    rotary: Literal["learned", "fixed"] = "learned"
+    transformer: bool = True
+    """Whether each level has its transformer block; without, what is left is the position-wise U-Net."""
+    attention: bool = True
+    """Whether transformer blocks attend; without, they are their feed-forward part."""
+    attention_conv: Literal["grouped", "full", "none"] = "grouped"
+    """Convolution along time behind the q, k and v projections: each channel for itself, across channels, or none."""
+    rotary: Literal["learned", "fixed", "none"] = "learned"
     activation: Literal["gelu", "squared-relu"] = "squared-relu"
     """In the feed-forward part of the transformer blocks; the U-Net's blocks always use GELU."""
     feed_forward_mixing: bool = False
@@ -113,6 +124,11 @@ class NetworkConfig:
     decoder_block: Literal["wide", "narrow"] = "wide"
     """Second residual block of a decoder: F -> 2F -> F, the second linear without channel mixing, or F -> F -> F."""
     qk_norm_order: Literal["rotary-first", "norm-first"] = "rotary-first"
+    qk_norm: bool = True
+    """Whether queries and keys are normalised."""
+    mask: Literal["magnitude", "complex"] = "magnitude"
+    """A mask in 0..1 from magnitudes, with the mixture's phase; or a complex one from the complex spectrum, which can
+    be trained and scored, and which no engine runs."""
 
     def __post_init__(self) -> None:
         positive(self, "in_channels", "bins", "channels", "expansion", "input_power")
@@ -128,6 +144,11 @@ class NetworkConfig:
         for name in ("dropout", "frame_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)}, expected 0 <= x < 1")
+
+    @property
+    def parts(self) -> int:
+        """Real numbers of each bin: 1 for magnitudes, 2 where the network works on complex values."""
+        return 2 if self.mask == "complex" else 1
 
     def features(self, level: int) -> int:
         """Features per frame at `level`, counted from 0."""
@@ -157,7 +178,7 @@ class ModelConfig:
             raise ConfigError(f"model.mask_stem: '{self.mask_stem}', expected one of {', '.join(self.stems)}")
         for name, network, audio in (
             ("bins", self.network.bins, self.audio.bins),
-            ("channels", self.network.in_channels, self.audio.channels),
+            ("channels", self.network.in_channels, self.audio.channels * self.network.parts),
         ):
             if network != audio:
                 raise ConfigError(f"the network takes {network} {name} and audio.{name} is {audio}; they must agree")
@@ -240,7 +261,8 @@ def model_config_from_yaml(values: Mapping[str, Any], where: str) -> ModelConfig
     inner = [f.name for f in dataclasses.fields(NetworkConfig) if f.name not in ("bins", "in_channels")]
     check_keys(model, (*inner, "name", "stems", "mask_stem", "license", "preset"), f"{where}: model")
     audio_config = build(AudioConfig, audio, f"{where}: audio")
-    network = {**model, "bins": audio_config.bins, "in_channels": audio_config.channels}
+    parts = 2 if model.get("mask") == "complex" else 1
+    network = {**model, "bins": audio_config.bins, "in_channels": audio_config.channels * parts}
     return build(ModelConfig, {**outer, "audio": audio, "network": network}, f"{where}: model")
 
 

@@ -13,6 +13,7 @@ before bins, (channels, frames, bins), as the FFT reads and writes them; the who
 from __future__ import annotations
 
 import functools
+from typing import TypeVar
 
 import numpy as np
 import soxr
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Spec = NDArray[np.complex64]
+Channels = TypeVar("Channels", Array, Spec)
 
 _TINY = np.finfo(np.float32).tiny
 QUALITY = "VHQ"
@@ -73,6 +75,18 @@ def spectra(frames: Array) -> Spec:
     # wider loop is found. So the factor 1 / n is asked for, and undone in the window; a power of 2 changes no digit.
     n_fft = frames.shape[-1]
     return np.fft.rfft(frames * (hann_window(n_fft) * n_fft), norm="forward").astype(np.complex64, copy=False)
+
+
+def mid_side(left_right: Channels) -> Channels:
+    """(L + R) / 2 and (L - R) / 2 of left and right, (2, ...): equal channels are all mid, at their own level."""
+    left, right = left_right
+    return np.stack((0.5 * (left + right), 0.5 * (left - right)))
+
+
+def left_right(mid_side: Channels) -> Channels:
+    """The inverse of `mid_side`."""
+    mid, side = mid_side
+    return np.stack((mid + side, mid - side))
 
 
 class StreamingFrames:

@@ -33,7 +33,7 @@ def check_ensemble(configs: Sequence[ModelConfig]) -> None:
     """
     first = configs[0]
     for number, config in enumerate(configs[1:], start=2):
-        for name in ("sample_rate", "n_fft", "hop_length", "bins"):
+        for name in ("sample_rate", "stereo", "n_fft", "hop_length", "bins"):
             found, expected = getattr(config.audio, name), getattr(first.audio, name)
             if found != expected:
                 raise ConfigError(

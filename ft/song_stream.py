@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engines.base import Batch, WaveformBatch
 from engines.runner import Runner
 from ft.config import ModelConfig
-from ft.dsp import magnitude, spectra
+from ft.dsp import magnitude, mid_side, spectra
 from ft.errors import ConfigError
 from ft.masks import check_ensemble, combined
 from ft.options import SeparateOptions
@@ -146,7 +146,10 @@ class SongStream:
         ]
         for results in zip(*runs, strict=True):
             window = results[0][0]
-            masks = [song_mask(result, window.spec.shape[0]) for _, result in results]
+            masks = [
+                song_mask(result, window.spec.shape[0], config)
+                for (_, result), config in zip(results, self.configs, strict=True)
+            ]
             yield window, combined(masks, self.configs, self.options.ensemble_by)
 
     def inputs(
@@ -172,7 +175,8 @@ class SongStream:
             return 0.0
         if audio.normalize == "track" and peak is not None:
             return scale
-        return _scale(magnitude(spectra(window.spec)), scale, peak, self.config)
+        frames = mid_side(window.spec) if audio.stereo == "mid-side" and len(window.spec) == 2 else window.spec
+        return _scale(magnitude(spectra(frames)), scale, peak, self.config)
 
 
 def _scale(values: Array, scale: float, peak: float | None, config: ModelConfig) -> float:

@@ -15,8 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.audio import MAX_CHANNELS, first_bad
-from ft.config import ModelConfig
-from ft.dsp import StreamingFrames, StreamingIstft, StreamingResampler, StreamingStft
+from ft.config import AudioConfig, ModelConfig
+from ft.dsp import (
+    StreamingFrames,
+    StreamingIstft,
+    StreamingResampler,
+    StreamingStft,
+    istft,
+    left_right,
+    mid_side,
+    stft,
+)
 from ft.errors import AudioError
 from ft.masks import GridMean, Postprocess
 from ft.pictures import Pictures
@@ -24,6 +33,8 @@ from ft.windows import Frames, Grid, Window
 
 Array = NDArray[np.float32]
 Spec = NDArray[np.complex64]
+
+_TINY = np.finfo(np.float32).tiny
 
 
 class Analysis:
@@ -38,6 +49,7 @@ class Analysis:
         self.config = config
         self.sample_rate = sample_rate
         self._transform = StreamingStft if io == "magnitude" else StreamingFrames
+        self._mid_side = config.audio.stereo == "mid-side" and io == "magnitude"
         self.channels = 0
         self.samples = 0
         """Samples that came in."""
@@ -46,7 +58,10 @@ class Analysis:
         self._mixture: deque[Array] = deque()
 
     def frames(self, blocks: Iterable[Array]) -> Iterator[Frames]:
-        """Frames (channels, frames, bins or n_fft) at the model's rate."""
+        """Frames (channels, frames, bins or n_fft) at the model's rate.
+
+        The channels of spectra are those of `AudioConfig.stereo`; a song in mono has the one it has.
+        """
         audio = self.config.audio
         stft: StreamingStft | StreamingFrames | None = None
         for block in blocks:
@@ -57,13 +72,16 @@ class Analysis:
                 stft = self._transform(self.channels, audio.n_fft, audio.hop_length)
             self._mixture.append(block)
             self.samples += block.shape[1]
-            yield stft.push(resampler.push(block))
+            yield stft.push(self._seen(resampler.push(block)))
         if stft is not None:
-            yield stft.push(resampler.finish())
+            yield stft.push(self._seen(resampler.finish()))
             if stft.samples == 0 and self.samples:  # less than one sample at the model's rate
                 yield stft.push(np.zeros((self.channels, 1), np.float32))
             self.model_samples = stft.samples
             yield stft.finish()
+
+    def _seen(self, waveform: Array) -> Array:
+        return mid_side(waveform) if self._mid_side and len(waveform) == 2 else waveform
 
     def drop(self) -> None:
         """Forgets what came in and was not taken: for a pass that only looks."""
@@ -148,6 +166,7 @@ class Synthesis(Output):
         self.postprocess = Postprocess(config) if postprocess else None
         self.pictures = pictures
         self.istft = StreamingIstft(analysis.channels, config.audio.n_fft, config.audio.hop_length)
+        self._mid_side = config.audio.stereo == "mid-side" and analysis.channels == 2
 
     def _vocals(self, window: Window, result: Array) -> Array:
         spec, mask = self.mean.push(window, result)
@@ -157,35 +176,62 @@ class Synthesis(Output):
         return self._sound(spec, vocals)
 
     def _rest(self, samples: int) -> Array:
-        if self.postprocess is None:
-            return self.istft.finish(samples)
-        head = self._sound(*self.postprocess.finish())
-        return np.concatenate((head, self.istft.finish(samples)), axis=1)
+        head = self._sound(*self.postprocess.finish()) if self.postprocess is not None else None
+        rest = self.istft.finish(samples)
+        rest = left_right(rest) if self._mid_side else rest
+        return rest if head is None else np.concatenate((head, rest), axis=1)
 
     def _sound(self, spec: Spec, vocals: Array) -> Array:
         if spec.shape[1] == 0:
             return np.zeros((spec.shape[0], 0), np.float32)
         if self.pictures is not None:
-            self.pictures.add(1 - vocals, spec)
-        return self.istft.push(spec * vocals)
+            self.pictures.add(*self._pictured(spec, vocals))
+        sound = self.istft.push(spec * vocals)
+        return left_right(sound) if self._mid_side else sound
+
+    def _pictured(self, spec: Spec, vocals: Array) -> tuple[Array, Spec]:
+        """The mask of the instrumental and the spectrum, both of left and right, as they are drawn."""
+        if not self._mid_side:
+            return 1 - vocals, spec
+        whole, rest = left_right(spec), left_right((spec * (1 - vocals)).astype(np.complex64, copy=False))
+        mask: Array = np.minimum(np.abs(rest) / np.maximum(np.abs(whole), _TINY), 1)
+        return mask, whole
+
+
+def song_spectrum(song: Array, audio: AudioConfig) -> Spec:
+    """The spectra (channels, frames, bins) of a whole song (channels, samples) at the model's rate, as frames of
+    `Analysis` are: of mid and side where the model hears those."""
+    seen = mid_side(song) if audio.stereo == "mid-side" and len(song) == 2 else song
+    return stft(seen, audio.n_fft, audio.hop_length).swapaxes(1, 2)
+
+
+def song_waveform(spec: Spec, audio: AudioConfig, samples: int) -> Array:
+    """The inverse of `song_spectrum`: (channels, samples)."""
+    song = istft(spec.swapaxes(1, 2), audio.n_fft, audio.hop_length, samples)
+    return left_right(song) if audio.stereo == "mid-side" and len(song) == 2 else song
 
 
 def network_input(values: Array, scale: float, config: ModelConfig) -> Array:
     """Magnitudes (channels, frames, bins) of a song as the network takes them: (batch, channels, bins, frames) in 0..1.
 
-    A mono song is given to a stereo network twice; the channels of a stereo song are two items of a mono network.
+    A mono song is given to a stereo network twice, or as the mid of one that hears mid and side; the channels of a
+    stereo song are two items of a mono network.
     """
     values = values[..., : config.audio.bins].swapaxes(1, 2)
     scaled = np.minimum(np.multiply(values, 1 / scale if scale > 0 else 0.0, order="C"), 1)
     if config.audio.channels == 1:
         return scaled[:, None]
+    if config.audio.stereo == "mid-side" and len(scaled) == 1:
+        scaled = np.concatenate((scaled, np.zeros_like(scaled)))
     return np.broadcast_to(scaled, (config.audio.channels, *scaled.shape[1:]))[None]
 
 
-def song_mask(mask: Array, channels: int) -> Array:
+def song_mask(mask: Array, channels: int, config: ModelConfig) -> Array:
     """The mask (channels, frames, bins) of a song from what the network gave for `network_input`."""
     mask = mask.reshape(-1, *mask.shape[2:]).swapaxes(1, 2)
-    return mask.mean(axis=0, keepdims=True) if channels < len(mask) else mask
+    if channels == len(mask):
+        return mask
+    return mask[:1] if config.audio.stereo == "mid-side" else mask.mean(axis=0, keepdims=True)
 
 
 def vocals_mask(mask: Array, config: ModelConfig) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engines.base import Array, Engine, EngineInfo, WaveformBatch
 from ft.config import AudioConfig, ModelConfig, NetworkConfig
-from ft.dsp import hann_window
+from ft.dsp import hann_window, left_right, mid_side
 from ft.stream import vocals_mask
 
 MaskFunction = Callable[[Array], Array]
@@ -85,6 +85,8 @@ class WaveformStub(Engine):
 
     def _stems(self, waveform: Array, scale: np.float32) -> Array:
         audio = self.config.audio
+        both = audio.stereo == "mid-side"
+        whole, waveform = waveform, mid_side(waveform) if both else waveform
         starts = range(0, waveform.shape[1] - audio.covered + 1, audio.hop_length)
         window = hann_window(audio.n_fft)
         spec = np.stack([np.fft.rfft(waveform[:, start : start + audio.n_fft] * window) for start in starts], axis=1)
@@ -97,7 +99,8 @@ class WaveformStub(Engine):
             vocals[:, start : start + audio.n_fft] += frames[:, index]
             weight[start : start + audio.n_fft] += window**2
         vocals /= np.maximum(weight, 0.25)
-        stems = {"vocals": vocals, "instrumental": waveform - vocals}
+        vocals = left_right(vocals) if both else vocals
+        stems = {"vocals": vocals, "instrumental": whole - vocals}
         return np.stack([stems[stem] for stem in self.config.stems]).astype(np.float32)
 
 

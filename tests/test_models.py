@@ -138,10 +138,56 @@ def test_linear_is_position_wise_then_depth_wise():
     torch.testing.assert_close(linear(x), expected, atol=1e-5, rtol=0)
 
 
-def test_linear_of_one_channel_is_the_same_in_training():
-    linear = MultichannelLinear(1, 1, 8, 6, depthwise=False)
-    x = torch.randn(2, 1, 7, 8)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_linear_is_the_same_in_training(channels, depthwise):
+    linear = MultichannelLinear(channels, channels, 8, 6, depthwise=depthwise)
+    x = torch.randn(2, channels, 7, 8)
     torch.testing.assert_close(linear.train()(x), linear.eval()(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "variant", [{}, DENSE, {"attention_conv": "none", "rotary": "none", "qk_norm": False}], ids=str
+)
+def test_network_and_gradients_are_the_same_in_training(variant):
+    """Training takes its products in another order, and attention apart; what comes out must not tell."""
+    config = tiny_config(dropout=0.0, frame_dropout=0.0, **variant)
+    model, x = tiny_model(config).double(), random_input(config, 20).double()
+    wanted, found = {}, {}
+    for mode, gradients in ((False, wanted), (True, found)):
+        model.train(mode).zero_grad()
+        logits = model(x)
+        logits.square().mean().backward()
+        gradients |= {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        gradients["logits"] = logits.detach()
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        ({"transformer": False}, "_transformer."),
+        ({"attention": False}, ".attn"),
+        ({"attention_conv": "none"}, "_proj.1.weight"),
+        ({"qk_norm": False}, ".q_norm."),
+    ],
+    ids=str,
+)
+def test_a_part_that_is_left_out_has_no_weights_and_the_rest_keeps_its_names(change, gone):
+    whole, part = tiny_model().state_dict(), tiny_model(tiny_config(**change)).state_dict()
+    assert part.keys() < whole.keys()
+    assert any(gone in name for name in whole) and not any(gone in name for name in part)
+    logits = tiny_model(tiny_config(**change))(random_input(tiny_config(), 9))
+    assert logits.shape == random_input(tiny_config(), 9).shape and torch.isfinite(logits).all()
+
+
+def test_without_rotary_embedding_the_order_of_frames_is_known_by_the_convolution_alone():
+    config = tiny_config(rotary="none", attention_conv="none")
+    model, x = tiny_model(config), random_input(config, 12)
+    order = torch.randperm(12)
+    torch.testing.assert_close(model(x)[..., order], model(x[..., order]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +246,7 @@ def rotate(rotary, x):
 
 
 def test_rotary_keeps_the_length_of_each_pair_and_leaves_the_rest():
-    rotary = RotaryEmbedding(16, learned=True)  # 4 frequencies: 8 values turn, 8 do not
+    rotary = RotaryEmbedding(16, "learned")  # 4 frequencies: 8 values turn, 8 do not
     x = torch.randn(2, 3, 11, 16)
     turned = rotate(rotary, x)
     pairs = x[..., :8].unflatten(-1, (4, 2)).norm(dim=-1)
@@ -211,7 +257,7 @@ def test_rotary_keeps_the_length_of_each_pair_and_leaves_the_rest():
 
 
 def test_rotary_turns_by_frame_times_frequency():
-    rotary = RotaryEmbedding(16, learned=False)
+    rotary = RotaryEmbedding(16, "fixed")
     assert torch.allclose(rotary.freqs, torch.tensor([10000 ** (-2 * i / 8) for i in range(4)]))
     x = torch.randn(1, 1, 6, 16)
     values = torch.view_as_complex(x[..., :8].unflatten(-1, (4, 2)).contiguous())
@@ -221,7 +267,7 @@ def test_rotary_turns_by_frame_times_frequency():
 
 
 def test_rotary_scores_depend_on_the_distance_of_two_frames_only():
-    rotary = RotaryEmbedding(16, learned=True)
+    rotary = RotaryEmbedding(16, "learned")
     query, key = (rotate(rotary, torch.randn(1, 1, 1, 16).expand(1, 1, 40, 16)) for _ in range(2))
     scores = (query @ key.transpose(-1, -2))[0, 0]
     for distance in (-9, 0, 3, 17):
@@ -230,14 +276,14 @@ def test_rotary_scores_depend_on_the_distance_of_two_frames_only():
 
 
 def test_rotary_is_learned_or_a_buffer_under_one_name():
-    assert list(dict(RotaryEmbedding(8, learned=True).named_parameters())) == ["freqs"]
-    fixed = RotaryEmbedding(8, learned=False)
+    assert list(dict(RotaryEmbedding(8, "learned").named_parameters())) == ["freqs"]
+    fixed = RotaryEmbedding(8, "fixed")
     assert not list(fixed.parameters()) and list(fixed.state_dict()) == ["freqs"]
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_rotary_of_a_narrow_head_does_nothing(width):
-    rotary = RotaryEmbedding(width, learned=True)
+    rotary = RotaryEmbedding(width, "learned")
     x = torch.randn(1, 2, 5, width)
     assert rotary.freqs.numel() == 0
     assert torch.equal(rotate(rotary, x), x)

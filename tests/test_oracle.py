@@ -55,6 +55,18 @@ def test_work_that_is_counted_is_the_work_that_is_done(network):
     assert work.weights == sum(value.numel() for value in matrices)
 
 
+@pytest.mark.parametrize("network", [{"transformer": False}, {"attention": False}, {"attention_conv": "none"}], ids=str)
+def test_parts_that_are_left_out_are_not_counted(network):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = tiny_model(tiny_config(**network))
+    # The counter does not know the fused attention of a CPU.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(random_input(model.model_config, 37, batch=3))
+    assert count(model.model_config.network, 3, 37).flops == counter.get_total_flops()
+
+
 def test_the_network_of_the_bars():
     values = override(load_yaml("original-gelu"), OVERRIDES)
     network = model_config_from_yaml(values, "original-gelu").network

@@ -22,11 +22,11 @@ from export.to_onnx import _lowered, export_onnx
 from ft.audio import read_audio
 from ft.checkpoint import load_config, load_model
 from ft.cli import main
-from ft.dsp import magnitude, stft
+from ft.dsp import magnitude
 from ft.errors import EngineError, ExportError
 from ft.info import describe_model
 from ft.onnx_metadata import append_onnx_metadata, read_onnx_metadata
-from ft.stream import network_input
+from ft.stream import network_input, song_spectrum
 
 HALF = onnx.TensorProto.FLOAT16
 
@@ -36,8 +36,7 @@ def excerpt(example) -> np.ndarray:
     """Six seconds of the example as the shipped model takes them."""
     config = load_config("default")
     mixture, _ = read_audio(example / "mixture.flac")
-    spec = stft(mixture[:, 441000 : 441000 + 264600], config.audio.n_fft, config.audio.hop_length)
-    values = magnitude(spec.swapaxes(1, 2))
+    values = magnitude(song_spectrum(mixture[:, 441000 : 441000 + 264600], config.audio))
     return network_input(values, float(values.max()), config)
 
 
@@ -221,7 +220,7 @@ def test_calibration_takes_songs_as_ft_separate_cuts_them(music):
     config = load_config("default")
     songs = calibration_windows(music, config, count=5)
     assert len(songs.inputs) == 5
-    assert {window.shape[:3] for window in songs.inputs} == {(1, 2, 512)}
+    assert {window.shape[:3] for window in songs.inputs} == {(1, 2, config.audio.bins)}
     assert all(0 < window.max() <= 1 and window.min() >= 0 for window in songs.inputs)
     assert songs.seconds == pytest.approx(5 * 4, rel=0.3)
 

@@ -11,6 +11,7 @@ from ft.metrics import sdr
 from ft.separate import Separator
 
 RATE = 8000
+MID_SIDE = {"normalize": "track", "stereo": "mid-side"}
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 """Windows of 125 frames of the stub model, so that a second holds several."""
 
@@ -31,7 +32,9 @@ def both(mask, config, settings) -> tuple[Separator, Separator]:
 
 @pytest.mark.parametrize("samples", [1, 31, 32, 33, 64, 1000, 4000, 4001, 20_011])
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("audio", [{}, {"hop_length": 16}, {"hop_length": 21}, {"normalize": "track"}], ids=str)
+@pytest.mark.parametrize(
+    "audio", [{}, {"hop_length": 16}, {"hop_length": 21}, {"normalize": "track"}, MID_SIDE], ids=str
+)
 def test_vocals_are_those_of_masks(samples, channels, audio):
     mixture = noise(samples, channels)
     ordinary, waveform = both(each_frame_alone, stub_config(**audio), SHORT)

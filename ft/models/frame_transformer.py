@@ -12,6 +12,7 @@ Each position-wise map is then one batched matrix product against a weight (chan
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,17 +50,32 @@ class MultichannelLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, frames, in_features) -> (batch, out_channels, frames, out_features)."""
         if self.weight_pw is not None:
-            # One channel needs no batch of matrices; its gradient is then one product and not a sum over the batch.
-            single = self.training and self.weight_pw.shape[0] == 1
-            x = torch.matmul(x, self.weight_pw[0] if single else self.weight_pw)
+            x = each_channel(x, self.weight_pw) if self.training else torch.matmul(x, self.weight_pw)
         if self.weight_dw is not None:
-            x = mix_channels(x, self.weight_dw)
+            x = mix_channels(x, self.weight_dw, self.training)
         return x
 
 
-def mix_channels(x: Tensor, weight: Tensor) -> Tensor:
-    """(batch, in, frames, features) -> (batch, out, frames, features): one product of `weight` (out, in)."""
+def each_channel(x: Tensor, weight: Tensor) -> Tensor:
+    """(batch, channels, frames, in) -> (batch, channels, frames, out): a product for each channel, `weight` (channels,
+    in, out), over the frames of the whole batch.
+
+    `torch.matmul` would make one for each item, and sum the gradients of as many copies of the weights. The result, and
+    what is computed from it element by element, lies in memory with the channels outermost, so that the next product
+    need not move it.
+    """
+    batch, channels, frames, _ = x.shape
+    rows = x.transpose(0, 1).reshape(channels, batch * frames, -1)
+    return torch.bmm(rows, weight).unflatten(1, (batch, frames)).transpose(0, 1)
+
+
+def mix_channels(x: Tensor, weight: Tensor, whole: bool = False) -> Tensor:
+    """(batch, in, frames, features) -> (batch, out, frames, features): one product of `weight` (out, in) for each item,
+    or for the `whole` batch (see `each_channel`)."""
     frames, features = x.shape[2], x.shape[3]
+    if whole:
+        mixed = torch.mm(weight, x.transpose(0, 1).reshape(x.shape[1], -1))
+        return mixed.unflatten(1, (x.shape[0], frames, features)).transpose(0, 1)
     mixed = torch.matmul(weight, x.flatten(2))  # (batch, out, frames * features)
     return mixed.reshape(x.shape[0], weight.shape[0], frames, features)
 
@@ -77,6 +93,8 @@ class FrameNorm(nn.Module):
         self.norm = nn.LayerNorm(features)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.ndim == 4:  # as it lies in memory, see `each_channel`
+            return self.norm(x.transpose(0, 1)).transpose(0, 1)
         return self.norm(x)
 
 
@@ -139,11 +157,11 @@ class RotaryEmbedding(nn.Module):
     times frequency, the values behind the pairs pass unchanged. A head of fewer than four values has no frequency.
     """
 
-    def __init__(self, head_width: int, learned: bool) -> None:
+    def __init__(self, head_width: int, kind: Literal["learned", "fixed", "none"]) -> None:
         super().__init__()
-        dim = head_width // 2
+        dim = head_width // 2 if kind != "none" else 0
         freqs = 10000.0 ** (-2 * torch.arange(dim // 2) / max(dim, 1))
-        if learned:
+        if kind == "learned":
             self.freqs = nn.Parameter(freqs)
         else:
             self.register_buffer("freqs", freqs)
@@ -179,14 +197,20 @@ class MultichannelMultiheadAttention(nn.Module):
         groups = channels if config.attention_conv == "grouped" else 1
 
         def projection() -> nn.Sequential:
-            return nn.Sequential(self._linear(channels, features), FrameConvolution(channels, groups))
+            linear = self._linear(channels, features)
+            if config.attention_conv == "none":
+                return nn.Sequential(linear)
+            return nn.Sequential(linear, FrameConvolution(channels, groups))
 
-        self.rotary_embedding = RotaryEmbedding(self.head_width, learned=config.rotary == "learned")
+        def norm() -> nn.Module:
+            return FrameNorm(self.head_width) if config.qk_norm else nn.Identity()
+
+        self.rotary_embedding = RotaryEmbedding(self.head_width, config.rotary)
         self.q_proj = projection()
         self.k_proj = projection()
         self.v_proj = projection()
-        self.q_norm = FrameNorm(self.head_width)
-        self.k_norm = FrameNorm(self.head_width)
+        self.q_norm = norm()
+        self.k_norm = norm()
         self.out_proj = self._linear(channels, features)
 
     @staticmethod
@@ -200,8 +224,18 @@ class MultichannelMultiheadAttention(nn.Module):
         query = self._turn(self._split(self.q_proj(x)), self.q_norm, cos, sin)
         key = self._turn(self._split(self.k_proj(memory)), self.k_norm, cos, sin)
         value = self._split(self.v_proj(memory))
-        attended = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
-        return self.out_proj(self._merge(attended, x))
+        return self.out_proj(self._merge(self._attend(query, key, value), x))
+
+    LONGEST_PLAIN = 512
+    """Frames up to which training on a CPU writes attention out; its memory grows with their square."""
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # The gradient of the fused attention takes three times as long on a CPU as that of the products themselves.
+        if self.training and query.device.type == "cpu" and query.shape[2] <= self.LONGEST_PLAIN:
+            scores = (query * self.scale) @ key.transpose(-1, -2)
+            wide = torch.promote_types(scores.dtype, torch.float32)
+            return torch.softmax(scores, dim=-1, dtype=wide).to(value.dtype) @ value
+        return F.scaled_dot_product_attention(query, key, value, scale=self.scale)
 
     def _split(self, x: Tensor) -> Tensor:
         """(batch, channels, frames, features) -> (batch * channels, heads, frames, head_width)."""
@@ -210,7 +244,7 @@ class MultichannelMultiheadAttention(nn.Module):
     def _merge(self, attended: Tensor, like: Tensor) -> Tensor:
         return attended.transpose(1, 2).reshape(-1, *like.shape[1:])
 
-    def _turn(self, x: Tensor, norm: FrameNorm, cos: Tensor, sin: Tensor) -> Tensor:
+    def _turn(self, x: Tensor, norm: nn.Module, cos: Tensor, sin: Tensor) -> Tensor:
         if self.norm_first:
             return self.rotary_embedding(norm(x), cos, sin)
         return norm(self.rotary_embedding(x, cos, sin))
@@ -264,8 +298,10 @@ class FrameTransformerEncoder(_FeedForward):
 
     def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
         super().__init__(channels, features, config)
-        self.norm1 = FrameNorm(features)
-        self.attn = MultichannelMultiheadAttention(channels, features, heads, config)
+        self.attends = config.attention
+        if self.attends:
+            self.norm1 = FrameNorm(features)
+            self.attn = MultichannelMultiheadAttention(channels, features, heads, config)
         self.norm2 = FrameNorm(features)
         if config.feed_forward_mixing:
             # Never applied by the original either; it is there so that its weights load one to one.
@@ -274,7 +310,8 @@ class FrameTransformerEncoder(_FeedForward):
         self.dropout2 = FrameDrop(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout1(self.attn(self.norm1(x)))
+        if self.attends:
+            x = x + self.dropout1(self.attn(self.norm1(x)))
         return x + self.dropout2(self.feed_forward(self.norm2(x)))
 
 
@@ -283,18 +320,21 @@ class FrameTransformerDecoder(_FeedForward):
 
     def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
         super().__init__(channels, features, config)
-        self.norm1 = FrameNorm(features)
-        self.attn1 = MultichannelMultiheadAttention(channels, features, heads, config)
-        self.norm2 = FrameNorm(features)
-        self.attn2 = MultichannelMultiheadAttention(channels, features, heads, config)
+        self.attends = config.attention
+        if self.attends:
+            self.norm1 = FrameNorm(features)
+            self.attn1 = MultichannelMultiheadAttention(channels, features, heads, config)
+            self.norm2 = FrameNorm(features)
+            self.attn2 = MultichannelMultiheadAttention(channels, features, heads, config)
         self.norm3 = FrameNorm(features)
         self.dropout1 = FrameDrop(config.dropout)
         self.dropout2 = FrameDrop(config.dropout)
         self.dropout3 = FrameDrop(config.dropout)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = x + self.dropout1(self.attn1(self.norm1(x)))
-        x = x + self.dropout2(self.attn2(self.norm2(x), memory=skip))
+        if self.attends:
+            x = x + self.dropout1(self.attn1(self.norm1(x)))
+            x = x + self.dropout2(self.attn2(self.norm2(x), memory=skip))
         return x + self.dropout3(self.feed_forward(self.norm3(x)))
 
 
@@ -317,23 +357,24 @@ class FrameTransformer(nn.Module):
             name = f"enc{level + 1}"
             encoder = FrameEncoder(before, width, features, config.frame_dropout, downsample=level > 0)
             self.add_module(name, encoder)
-            block = FrameTransformerEncoder(width, config.features(level), heads, config)
-            self.add_module(f"{name}_transformer", block)
+            if config.transformer:
+                block = FrameTransformerEncoder(width, config.features(level), heads, config)
+                self.add_module(f"{name}_transformer", block)
         for level in reversed(range(LEVELS - 1)):
             width, features = config.width(level), config.features(level)
             wide = config.decoder_block == "wide"
             name = f"dec{level + 1}"
             decoder = FrameDecoder(config.width(level + 1), width, features, config.frame_dropout, wide)
             self.add_module(name, decoder)
-            self.add_module(
-                f"{name}_transformer", FrameTransformerDecoder(width, features, config.heads[level], config)
-            )
+            if config.transformer:
+                self.add_module(
+                    f"{name}_transformer", FrameTransformerDecoder(width, features, config.heads[level], config)
+                )
         self.out = _uniform((config.in_channels, config.channels * config.multipliers[0]), config.in_channels)
 
     def scale_input(self, magnitude: Tensor) -> Tensor:
-        """The network's input 2 m^p - 1 from magnitudes m in 0..1, p being `input_power` (1 in the original)."""
-        power = self.config.input_power
-        return 2 * (magnitude if power == 1 else magnitude**power) - 1
+        """`scale_input` by this network's `input_power`."""
+        return scale_input(magnitude, self.config.input_power)
 
     def mask(self, magnitude: Tensor) -> Tensor:
         """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1: what an engine runs."""
@@ -343,7 +384,8 @@ class FrameTransformer(nn.Module):
         """Logits of the mask.
 
         Args:
-            x: (batch, channels, bins, frames) in [-1, 1]; silence is -1. Any number of frames.
+            x: (batch, channels, bins, frames) in [-1, 1]; silence is -1. Any number of frames. Where the mask is
+                complex, the channels are the real parts, then the imaginary ones, and silence is 0.
         Returns:
             Logits of the same shape.
         Raises:
@@ -357,13 +399,21 @@ class FrameTransformer(nn.Module):
         x = x.transpose(2, 3)  # (batch, channels, frames, features)
         skips = []
         for level in range(1, LEVELS + 1):
-            x = self.get_submodule(f"enc{level}_transformer")(self.get_submodule(f"enc{level}")(x))
+            x = self.get_submodule(f"enc{level}")(x)
+            if self.config.transformer:
+                x = self.get_submodule(f"enc{level}_transformer")(x)
             skips.append(x)
         for level in range(LEVELS - 1, 0, -1):
             skip = skips[level - 1]
             x = self.get_submodule(f"dec{level}")(x, skip)
-            x = self.get_submodule(f"dec{level}_transformer")(x, skip)
+            if self.config.transformer:
+                x = self.get_submodule(f"dec{level}_transformer")(x, skip)
         return mix_channels(x, self.out).transpose(2, 3)
+
+
+def scale_input(magnitude: Tensor, power: float) -> Tensor:
+    """A network's input 2 m^p - 1 from magnitudes m in 0..1; the power p is 1 in the original."""
+    return 2 * (magnitude if power == 1 else magnitude**power) - 1
 
 
 def count_parameters(config: NetworkConfig) -> int:

@@ -1,0 +1,152 @@
+"""Models that hear mid and side: what they are given and what becomes of their masks."""
+
+import numpy as np
+import pytest
+import torch
+from networks import tiny_config, tiny_model
+from stubs import StubEngine, all_ones, each_frame_alone, stub_config, with_neighbours
+
+from export.to_onnx import export_onnx
+from ft.audio import read_audio
+from ft.checkpoint import save_checkpoint
+from ft.config import AudioConfig, ModelConfig
+from ft.data import batches
+from ft.data.batches import waveform_from_spectrogram
+from ft.dsp import left_right, mid_side
+from ft.errors import ConfigError, EngineError, ExportError
+from ft.metrics import sdr
+from ft.separate import Separator
+from ft.stream import song_spectrum, song_waveform
+from ft.training.validation import masked_song
+
+RATE = 8000
+MID_SIDE = {"stereo": "mid-side", "normalize": "track"}
+
+
+def noise(samples: int, channels: int = 2) -> np.ndarray:
+    return (0.2 * np.random.default_rng(0).standard_normal((channels, samples))).astype(np.float32)
+
+
+def mid_only(batch: np.ndarray) -> np.ndarray:
+    mask = np.ones_like(batch)
+    mask[:, 1] = 0
+    return mask
+
+
+def test_both_ways_undo_each_other_and_agree_with_those_of_training():
+    song, audio = noise(100), AudioConfig(stereo="mid-side")
+    np.testing.assert_allclose(left_right(mid_side(song)), song, atol=1e-7)
+    np.testing.assert_allclose(batches.mid_side(torch.tensor(song), audio).numpy(), mid_side(song), atol=1e-7)
+    np.testing.assert_allclose(batches.left_right(torch.tensor(song), audio).numpy(), left_right(song), atol=1e-7)
+    assert np.abs(mid_side(np.stack((song[0], song[0])))[1]).max() == 0
+
+
+def test_the_mask_of_the_middle_keeps_what_both_sides_share():
+    song = noise(9000)
+    stems = Separator(StubEngine(mid_only, stub_config(**MID_SIDE))).separate(song, RATE)
+    both = np.broadcast_to(song.mean(axis=0), song.shape)
+    # The bin above the network's is silent in the vocals: what is left of it is far below the rest.
+    assert sdr(stems["vocals"], both) > 15
+    assert np.abs(stems["vocals"][0] - stems["vocals"][1]).max() < 1e-6
+    np.testing.assert_allclose(stems["vocals"] + stems["instrumental"], song, atol=1e-6)
+
+
+def test_a_mono_song_is_all_middle():
+    mono = noise(9000, 1)
+    config = stub_config(**MID_SIDE)
+    single, double = (Separator(StubEngine(each_frame_alone, config)) for _ in range(2))
+    found = single.separate(mono, RATE)["vocals"]
+    expected = double.separate(np.repeat(mono, 2, axis=0), RATE)["vocals"]
+    assert found.shape == mono.shape
+    np.testing.assert_allclose(np.repeat(found, 2, axis=0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("postprocess", [False, True])
+def test_streamed_equals_whole(postprocess):
+    song = noise(30_000)
+    settings = {"segment_seconds": 1.0, "context_seconds": 0.1, "overlap": 0.1, "postprocess": postprocess}
+    separator = Separator(StubEngine(with_neighbours(3), stub_config(**MID_SIDE)), **settings)
+    blocks = (song[:, start : start + 777] for start in range(0, song.shape[1], 777))
+    streamed = np.concatenate([part["vocals"] for part in separator.stream(blocks, RATE, 5.0)], axis=1)
+    whole = np.concatenate([part["vocals"] for part in separator.stream([song], RATE, 5.0)], axis=1)
+    np.testing.assert_allclose(streamed, whole, atol=1e-6)
+
+
+def test_training_and_separation_give_the_same_vocals(example, tmp_path):
+    """What is scored while training is what `ft separate` gives later: the same front end on both sides."""
+    config = tiny_config()
+    audio = AudioConfig(**{**vars(config.audio), "stereo": "mid-side"})
+    config = ModelConfig(name="tiny", audio=audio, network=config.network, mask_stem="vocals")
+    model = tiny_model(config)
+    mixture = read_audio(example / "mixture.flac")[0][:, : 4 * 44100]
+    with torch.no_grad():
+        to_mask = lambda spec, scale: model.mask(batches.scaled_magnitude(spec, scale))  # noqa: E731
+        trained = masked_song(to_mask, torch.tensor(mixture), config, torch.device("cpu")).numpy()
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, model.state_dict(), config)
+    with Separator(path, segment_seconds=10) as separator:
+        separated = separator.separate(mixture, 44100)["vocals"]
+    assert sdr(separated, trained) > 40
+
+
+def test_whole_transforms_undo_each_other():
+    song, audio = noise(5001), stub_config(**MID_SIDE).audio
+    np.testing.assert_allclose(song_waveform(song_spectrum(song, audio), audio, 5001), song, atol=1e-6)
+
+
+@pytest.mark.parametrize("hop_length", [16, 32, 20])
+@pytest.mark.parametrize("stereo", ["left-right", "mid-side"])
+def test_a_training_spectrum_goes_back_to_its_waveform(stereo, hop_length):
+    audio = AudioConfig(n_fft=64, hop_length=hop_length, bins=32, stereo=stereo)
+    waveform = torch.tensor(noise(64 + hop_length * 30))[None]
+    spec = batches.spectrogram(batches.mid_side(waveform, audio), audio)
+    back = waveform_from_spectrogram(spec, audio, waveform.shape[-1])
+    inner = slice(48, -48)  # beyond it the windows are near zero
+    torch.testing.assert_close(back[..., inner], waveform[..., inner], atol=1e-5, rtol=0)
+    assert back.abs().max() < 2 * waveform.abs().max()
+
+
+def test_pictures_show_left_and_right(tmp_path):
+    from ft.stream import Analysis, Synthesis
+
+    config = stub_config(**MID_SIDE)
+    analysis = Analysis(config, RATE)
+    analysis.channels = 2
+    song = noise(3200)
+    spec = song_spectrum(song, config.audio)
+    synthesis = Synthesis.__new__(Synthesis)
+    synthesis.config, synthesis._mid_side = config, True
+    mask, drawn = synthesis._pictured(spec, np.ones(spec.shape, np.float32))
+    plain = song_spectrum(song, AudioConfig(n_fft=64, hop_length=32, bins=32))
+    np.testing.assert_allclose(drawn, plain, atol=1e-5)
+    assert mask.max() == 0
+
+
+def test_one_channel_has_no_middle():
+    with pytest.raises(ConfigError, match="mid-side"):
+        stub_config(channels=1, stereo="mid-side")
+
+
+def test_a_mask_of_everything_gives_the_song_but_for_its_top_bin():
+    song = noise(9000)
+    vocals = Separator(StubEngine(all_ones, stub_config(**MID_SIDE))).separate(song, RATE)["vocals"]
+    assert sdr(vocals, song) > 12
+
+
+def test_a_complex_mask_is_trained_and_scored_and_no_engine_runs_it(tmp_path):
+    from ft.config import model_config_from_yaml
+
+    config = model_config_from_yaml({"model": {"preset": "tiny", "mask": "complex"}}, "test")
+    assert config.network.in_channels == 4
+    model, path = tiny_model(config), tmp_path / "complex.safetensors"
+    spec = torch.complex(*torch.randn(2, 1, 2, config.audio.bins, 5))
+    x = batches.network_input(spec, torch.tensor([10.0]), config)
+    assert x.shape == (1, 4, config.audio.bins, 5)
+    mask = batches.mask_from_logits(model(x), config)
+    assert mask.shape == spec.shape and mask.is_complex()
+    save_checkpoint(path, model.state_dict(), config)
+    with pytest.raises(EngineError, match="complex"):
+        Separator(path)
+    with pytest.raises(ExportError, match="complex"):
+        export_onnx(path, tmp_path / "complex.onnx")
+    assert not (tmp_path / "complex.onnx").exists()
