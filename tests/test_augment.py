@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ft import augment
+from ft.data import augment
 
 RATE = 44100
 
@@ -52,7 +52,27 @@ def test_pan_keeps_the_louder_side():
         assert peaks.max() == pytest.approx(0.5, abs=1e-3) and peaks.min() + 1e-3 >= 0.25
 
 
+def test_a_widened_voice_keeps_its_middle_and_gets_a_side():
+    mono = np.tile(np.random.default_rng(0).standard_normal(RATE).astype(np.float32), (2, 1))
+    for seed in range(5):
+        wide = augment.widen(np.random.default_rng(seed), mono, RATE)
+        np.testing.assert_allclose(wide.mean(axis=0), mono[0], atol=1e-6)
+        side = augment.rms(wide[0] - wide[1]) / augment.rms(wide[0] + wide[1])
+        assert 10 ** (-21 / 20) < side < 1.05
+    assert np.array_equal(augment.widen(np.random.default_rng(0), mono[:1], RATE), mono[:1])
+
+
+def test_a_pause_is_silent_inside_and_whole_outside():
+    shares = []
+    for seed in range(30):
+        gain = augment.pause(np.random.default_rng(seed), np.ones((2, 3 * RATE), np.float32), RATE)[0]
+        assert gain.min() >= 0 and gain.max() <= 1
+        assert np.abs(np.diff(gain)).max() < 2 / (augment.PAUSE_FADE_SECONDS * RATE)
+        shares.append(np.mean(gain == 0))
+    assert 0.2 < np.mean(shares) < 0.6 and max(shares) <= 0.8
+
+
 @pytest.mark.parametrize("samples", [1, 2, 3, 1000, 132096, 131072])
 def test_fast_size_holds_the_samples(samples):
-    size = augment._fast_size(samples)
+    size = augment.fast_size(samples)
     assert size >= samples and size < 2 * samples + 2

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from ft.config import AudioConfig
-from ft.data import MixtureItems, ValidationItems, draw_vocals_wanted, read_crop
+from ft.data.examples import MixtureItems, ValidationItems, draw_vocals_wanted, read_crop
+from ft.data.scan import Pool, Scan, Song, audio_files, music_from_sources, pool_from_sources, songs_from_sources
 from ft.errors import DataError
-from ft.scan import Pool, Scan, Song, audio_files, music_from_sources, pool_from_sources, songs_from_sources
 from ft.train_config import Augment, Source, TrainConfig, VoxAug
 
 AUDIO = AudioConfig(n_fft=64, hop_length=32, bins=32)
@@ -196,6 +196,14 @@ def test_peak_is_that_of_the_spectrogram_and_cached(music, tmp_path):
     assert Scan(other, cache).read([path], need_peak=True)[0].peak != 123.0
 
 
+@pytest.mark.parametrize("text", ['{"half', "[]", '{"a": 1, "b": ["x"]}', "\udcff"])
+def test_a_damaged_scan_is_found_out_again(text, tmp_path, write_constant):
+    cache, path = tmp_path / "scan.json", write_constant("a.wav", 0.1, 0.1)
+    cache.write_bytes(text.encode(errors="surrogateescape"))
+    assert Scan(AUDIO, cache).read([path], need_peak=True)[0].peak > 0
+    assert len(json.loads(cache.read_text())) == 1
+
+
 def test_bad_folders_are_named(tmp_path, music):
     with pytest.raises(DataError, match="nowhere: no such folder"):
         audio_files(tmp_path / "nowhere")
@@ -226,5 +234,10 @@ def test_file_that_vanishes_is_named(write_constant):
 
 
 def test_augmentation_is_off_by_default():
-    assert not any(vars(Augment()).values())
+    options = Augment()
+    sizes = {"gain_db", "pitch_semitones", "tempo_percent", "equaliser_db", "clip_db"}
+    sizes |= {"choir_voices", "choir_cents", "choir_ms"}
+    assert not any(value for name, value in vars(options).items() if name not in sizes)
+    assert {name for name, value in vars(options).items() if value} == sizes
+    assert not any(getattr(options, name) for name in options.probabilities)
     assert dataclasses.asdict(VoxAug())["mixup"] == 0

@@ -9,19 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ft.config import AudioConfig, ModelConfig
-from ft.data import Item, MixtureItems
+from ft.data.examples import Item, MixtureItems
 from ft.errors import FtError
+from ft.models.frame_transformer import scale_input
+
+EDGE_WEIGHT = 0.25
+"""Of the squared windows over a sample, by whose sum an inverse transform divides."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """What a training step needs, on the device.
 
-    `magnitude` is (batch, channels, bins, frames) in 0..1, what the network reads; `mixture` and `target` are the
-    complex spectrograms of the same shape, `target` that of the stem that the mask keeps; `scale` is (batch,).
+    `magnitude` is (batch, channels, bins, frames) in 0..1; `mixture` and `target` are the complex spectrograms of the
+    same shape, `target` that of the stem that the mask keeps; `scale` is (batch,). Their channels are those of
+    `AudioConfig.stereo`.
     """
 
     magnitude: Tensor
@@ -68,6 +74,65 @@ def spectrogram(waveform: Tensor, audio: AudioConfig, center: bool = False) -> T
     return spec.reshape(*waveform.shape[:-1], *spec.shape[-2:])
 
 
+def waveform_from_spectrogram(spec: Tensor, audio: AudioConfig, samples: int) -> Tensor:
+    """Left and right (batch, channels, samples) of what `spectrogram` made without centring, of all bins or the lowest.
+
+    The first and last samples lie under one window's foot; there the sum is divided by no less than `EDGE_WEIGHT`.
+    """
+    window = torch.hann_window(audio.n_fft, device=spec.device)
+    full = F.pad(spec, (0, 0, 0, audio.n_fft // 2 + 1 - spec.shape[-2])).transpose(-1, -2)
+    total = _overlapped(torch.fft.irfft(full, audio.n_fft) * window, audio)
+    weight = _overlapped(window.square().expand(spec.shape[-1], -1), audio)
+    waveform = (total / weight.clamp_min(EDGE_WEIGHT))[..., :samples]
+    return left_right(F.pad(waveform, (0, samples - waveform.shape[-1])), audio)
+
+
+def _overlapped(frames: Tensor, audio: AudioConfig) -> Tensor:
+    """The sum (..., samples) of frames (..., frames, n_fft), each a hop behind the one before."""
+    hop, parts = audio.hop_length, audio.covered // audio.hop_length
+    hops = F.pad(frames, (0, audio.covered - audio.n_fft)).unflatten(-1, (parts, hop))
+    shifted = [F.pad(hops[..., part, :], (0, 0, part, parts - 1 - part)) for part in range(parts)]
+    return torch.stack(shifted).sum(0).flatten(-2)
+
+
+def mid_side(waveform: Tensor, audio: AudioConfig) -> Tensor:
+    """Left and right (..., 2, samples) as the channels that the network of `audio` sees (`AudioConfig.stereo`)."""
+    if audio.stereo == "left-right":
+        return waveform
+    left, right = waveform.unbind(-2)
+    return torch.stack(((left + right) / 2, (left - right) / 2), dim=-2)
+
+
+def left_right(waveform: Tensor, audio: AudioConfig) -> Tensor:
+    """The inverse of `mid_side`."""
+    if audio.stereo == "left-right":
+        return waveform
+    mid, side = waveform.unbind(-2)
+    return torch.stack((mid + side, mid - side), dim=-2)
+
+
+def network_input(spec: Tensor, scale: Tensor, config: ModelConfig) -> Tensor:
+    """What the network reads of a complex spectrogram (batch, channels, bins, frames), one `scale` for each item.
+
+    Magnitudes by `scale_input`; for a complex mask, real and imaginary parts (batch, 2 * channels, bins, frames) of the
+    spectrum whose magnitude is raised to the power `input_power`.
+    """
+    power = config.network.input_power
+    magnitude = scaled_magnitude(spec, scale)
+    if config.network.mask == "magnitude":
+        return scale_input(magnitude, power)
+    size = magnitude**power / spec.abs().clamp_min(1e-12)
+    return torch.cat((spec.real * size, spec.imag * size), dim=1)
+
+
+def mask_from_logits(logits: Tensor, config: ModelConfig) -> Tensor:
+    """The mask (batch, channels, bins, frames): the sigmoid of the logits, or, if it is complex, the logits."""
+    logits = logits.float()
+    if config.network.mask == "magnitude":
+        return torch.sigmoid(logits)
+    return torch.complex(*logits.chunk(2, dim=1))
+
+
 def scaled_magnitude(spec: Tensor, scale: Tensor) -> Tensor:
     """clip(|X| / scale, 0, 1), one scale per item; an all-zero item is silence whatever its scale."""
     return (spec.abs() / scale.clamp_min(1e-8).reshape(-1, 1, 1, 1)).clamp(0, 1)
@@ -76,8 +141,8 @@ def scaled_magnitude(spec: Tensor, scale: Tensor) -> Tensor:
 def batch_from_waveforms(waveforms: Waveforms, config: ModelConfig) -> Batch:
     """Spectrograms, scale and network input of a batch, on its device."""
     audio = config.audio
-    mixture = spectrogram(waveforms.mixture, audio)
-    instrumental = spectrogram(waveforms.instrumental, audio)
+    mixture = spectrogram(mid_side(waveforms.mixture, audio), audio)
+    instrumental = spectrogram(mid_side(waveforms.instrumental, audio), audio)
     own_peak = mixture.abs().amax((1, 2, 3))
     if audio.normalize == "window":
         scale = own_peak
@@ -117,14 +182,36 @@ def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def batch_keys(
+    epoch: int, batch: int, batch_size: int, frames: int, rank: int = 0, size: int = 1
+) -> list[tuple[int, int, int]]:
+    """Epoch, index and frames of the items of a batch, `batch_size` of them for each of `size` processes.
+
+    >>> batch_keys(0, 1, 2, 16, rank=1, size=2)
+    [(0, 6, 16), (0, 7, 16)]
+    """
+    begin = (batch * size + rank) * batch_size
+    return [(epoch, begin + position, frames) for position in range(batch_size)]
+
+
 def load_batches(
-    items: MixtureItems, epoch: int, first: int, count: int, batch_size: int, frames: int, workers: int, pin: bool
+    items: MixtureItems,
+    epoch: int,
+    first: int,
+    count: int,
+    batch_size: int,
+    frames: int,
+    workers: int,
+    pin: bool,
+    rank: int = 0,
+    size: int = 1,
 ) -> Iterator[Waveforms]:
-    """Batches number `first` to `count` - 1 of an epoch, in order. Raises DataError."""
-    keys = [
-        [(epoch, batch * batch_size + position, frames) for position in range(batch_size)]
-        for batch in range(first, count)
-    ]
+    """Batches number `first` to `count` - 1 of an epoch, in order: the share of process `rank` of `size` in each.
+
+    Raises:
+        DataError: a file can no longer be read.
+    """
+    keys = [batch_keys(epoch, batch, batch_size, frames, rank, size) for batch in range(first, count)]
     loader: DataLoader = DataLoader(
         _Keyed(items),
         batch_sampler=keys,

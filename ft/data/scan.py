@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 
 from ft.audio import AUDIO_SUFFIXES, read_blocks
 from ft.config import AudioConfig
-from ft.dsp import StreamingResampler, StreamingStft, magnitude
+from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_info
+from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write
 from ft.train_config import Source
 
 Entry = TypeVar("Entry")
+SCAN = "scan.json"
+"""Name of the file, in the folder of a run or a cache, that keeps what is known of its files."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class AudioFile:
     sample_rate: int
     peak: float | None = None
     """Largest magnitude of its spectrogram at the model's rate; known where the scale is the track's."""
+    patch: PatchPart | None = None
+    """Of a patch file, what is meant of it; its samples and rate are those of the waveform that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,18 @@ class Song:
 
     mixture: AudioFile
     instrumental: AudioFile
+
+
+@dataclass(frozen=True)
+class Remix:
+    """A stem, and the files of other stems of which one each is added to it."""
+
+    stem: AudioFile
+    others: tuple[tuple[AudioFile, ...], ...]
+
+    def draw(self, rng: np.random.Generator) -> tuple[AudioFile, ...]:
+        """The stem and one file of each other, which may be of any song."""
+        return self.stem, *(files[int(rng.integers(len(files)))] for files in self.others)
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,11 @@ def audio_files(folder: str | Path) -> list[Path]:
     return files
 
 
+def patch_files(folder: str | Path) -> list[Path]:
+    """All patch files (`ft.data.patches`) below `folder`, sorted; none where there is no such folder."""
+    return sorted(path for path in Path(folder).rglob(f"*{SUFFIX}") if path.is_file())
+
+
 class Scan:
     """What is known of each file, kept in a JSON file so that a peak is computed once.
 
@@ -76,7 +99,7 @@ class Scan:
         self.cache = cache
         self.known: dict[str, list[float]] = {}
         if cache and cache.is_file():
-            self.known = json.loads(cache.read_text(encoding="utf-8"))
+            self.known = _known(cache)
 
     def read(self, paths: Sequence[Path], need_peak: bool, progress: bool = False) -> list[AudioFile]:
         """The files, opened once each.
@@ -112,9 +135,18 @@ class Scan:
                 part.write_text(json.dumps(self.known), encoding="utf-8")
         return files
 
+    def read_patch(self, path: Path) -> AudioFile | Song:
+        """A patch file, opened once: a pair, or music or vocals alone. Raises DataError."""
+        info = read_info(path)
+        check_geometry(path, info, self.audio)
+        samples = self.audio.n_fft + (info.frames - 1) * self.audio.hop_length
+        parts = [PatchPart(array, self.audio.hop_length) for array in ("X", "Y")]
+        mixture, instrumental = (AudioFile(path, samples, self.audio.sample_rate, info.peak, part) for part in parts)
+        return Song(mixture, instrumental) if info.is_pair else mixture
+
     def _key(self, path: Path) -> str:
         stat = path.stat()
-        transform = (self.audio.sample_rate, self.audio.n_fft, self.audio.hop_length)
+        transform = (self.audio.sample_rate, self.audio.n_fft, self.audio.hop_length, self.audio.stereo)
         return "|".join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns, *transform)))
 
     def _peak(self, file: Path) -> float:
@@ -122,32 +154,88 @@ class Scan:
         info = soundfile.info(file)
         resampler = StreamingResampler(info.samplerate, self.audio.sample_rate, info.channels)
         stft = StreamingStft(info.channels, self.audio.n_fft, self.audio.hop_length)
+        both = self.audio.stereo == "mid-side" and info.channels == 2
         peak = 0.0
-        for block in read_blocks(file):
-            peak = max(peak, float(magnitude(stft.push(resampler.push(block))).max(initial=0)))
-        for spec in (stft.push(resampler.finish()), stft.finish()):
+        for block in _resampled(file, resampler):
+            spec = stft.push(mid_side(block) if both else block)
             peak = max(peak, float(magnitude(spec).max(initial=0)))
-        return peak
+        return max(peak, float(magnitude(stft.finish()).max(initial=0)))
+
+
+def _known(cache: Path) -> dict[str, list[float]]:
+    """What a scan kept; nothing where the file is damaged, as all of it can be found out again."""
+    try:
+        values = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    items = values.items() if isinstance(values, dict) else ()
+    return {key: [float(peak[0])] for key, peak in items if isinstance(peak, list) and _are_numbers(peak)}
+
+
+def _are_numbers(values: list[object]) -> bool:
+    return len(values) == 1 and isinstance(values[0], int | float)
+
+
+def _resampled(file: Path, resampler: StreamingResampler) -> Iterator[NDArray[np.float32]]:
+    for block in read_blocks(file):
+        yield resampler.push(block)
+    yield resampler.finish()
 
 
 def pool_from_sources(
     sources: Sequence[Source], scan: Scan, need_peak: bool = False, progress: bool = False
 ) -> Pool[AudioFile]:
-    """The files of several folders with their probabilities. Raises DataError."""
-    groups = [(source, scan.read(audio_files(source.folder), need_peak, progress)) for source in sources]
+    """The files of several folders, of audio or of patches, with their probabilities. Raises DataError."""
+    groups = []
+    for source in sources:
+        found = _sounds(source, scan, need_peak, progress)
+        groups.append((source, [entry.mixture if isinstance(entry, Song) else entry for entry in found]))
     return _pool(groups)
+
+
+def _sounds(source: Source, scan: Scan, need_peak: bool, progress: bool) -> Sequence[AudioFile | Song]:
+    """What a folder holds; one with patch files is a folder of these, in which those with `Y` are pairs."""
+    if patches := patch_files(source.folder):
+        return [scan.read_patch(path) for path in patches]
+    return scan.read(source_files(source), need_peak, progress)
 
 
 def music_from_sources(
     instrumentals: Sequence[Source], pairs: Sequence[Source], scan: Scan, need_peak: bool, progress: bool = False
-) -> Pool[AudioFile | Song]:
-    """Instrumentals and real pairs in one pool, from which items are drawn. Raises DataError."""
-    groups: list[tuple[Source, Sequence[AudioFile | Song]]] = []
+) -> Pool[AudioFile | Remix | Song]:
+    """Instrumentals, stems of several songs and pairs in one pool, from which items are drawn. Raises DataError."""
+    groups: list[tuple[Source, Sequence[AudioFile | Remix | Song]]] = []
     for source in instrumentals:
-        groups.append((source, scan.read(audio_files(source.folder), need_peak, progress)))
+        if len(source.stems) > 1:
+            groups.append((source, remixes(source, scan, need_peak, progress)))
+        else:
+            groups.append((source, _sounds(source, scan, need_peak, progress)))
     for source in pairs:
         groups.append((source, songs_from_sources([source], scan, need_peak)))
     return _pool(groups)
+
+
+def source_files(source: Source) -> list[Path]:
+    """The files of a source, sorted; of its stems where it names some. Raises DataError where there is none."""
+    files = audio_files(source.folder)
+    if not source.stems:
+        return files
+    found = [path for path in files if path.stem in source.stems]
+    if not found:
+        names = ", ".join(sorted({path.stem for path in files})[:5])
+        raise DataError(
+            f"{source.folder}: no {' or '.join(source.stems)} in it; expected files of that name, not {names}"
+        )
+    return found
+
+
+def remixes(source: Source, scan: Scan, need_peak: bool, progress: bool = False) -> list[Remix]:
+    """One remix for each file of the first stem that a source names. Raises DataError."""
+    stems = [
+        scan.read(source_files(dataclasses.replace(source, stems=(stem,))), need_peak, progress)
+        for stem in source.stems
+    ]
+    return [Remix(file, tuple(tuple(files) for files in stems[1:])) for file in stems[0]]
 
 
 def _pool(groups: Sequence[tuple[Source, Sequence[Entry]]]) -> Pool[Entry]:
@@ -159,9 +247,15 @@ def _pool(groups: Sequence[tuple[Source, Sequence[Entry]]]) -> Pool[Entry]:
 
 
 def songs_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool = False) -> list[Song]:
-    """Every folder below `sources` that holds `mixture.*` and `instrumental.*`. Raises DataError."""
-    songs = []
+    """Every folder below `sources` that holds `mixture.*` and `instrumental.*`, or every patch. Raises DataError."""
+    songs: list[Song] = []
     for source in sources:
+        if patches := patch_files(source.folder):
+            found = [scan.read_patch(path) for path in patches]
+            songs += [entry for entry in found if isinstance(entry, Song)]
+            if single := [entry for entry in found if isinstance(entry, AudioFile)]:
+                raise DataError(f"{single[0].path}: a patch without Y; expected pairs of X and Y")
+            continue
         files = audio_files(source.folder)
         mixtures = [path for path in files if path.stem == "mixture"]
         if not mixtures:

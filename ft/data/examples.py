@@ -7,20 +7,25 @@ the sum of complex spectrograms of which the original speaks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ft import augment
 from ft.config import AudioConfig
+from ft.data import augment
+from ft.data.augment_parts import Parts
+from ft.data.patches import read_waveform
+from ft.data.scan import AudioFile, Pool, Remix, Song
 from ft.errors import DataError
-from ft.scan import AudioFile, Pool, Song
 from ft.train_config import TrainConfig, VoxAug
 
 Waveform = NDArray[np.float32]
+Music = AudioFile | Remix | Song
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,13 @@ class Item:
 def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
     """(channels, samples) from sample `start` of the file, both counted at `sample_rate`; silence behind its end.
 
+    Of a patch, from the beginning of the frame in which `start` lies.
+
     Raises:
         DataError: the file changed since it was scanned.
     """
+    if file.patch is not None:
+        return _channels(augment.fit(read_waveform(file.path, file.patch, start, samples), samples), channels)
     ratio = file.sample_rate / sample_rate
     try:
         with soundfile.SoundFile(file.path) as source:
@@ -49,10 +58,12 @@ def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, chann
             waveform = source.read(int(np.ceil(samples * ratio)), dtype="float32", always_2d=True).T
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise DataError(f"{file.path}: can no longer be read ({error}); restore it, then --resume") from error
-    waveform = augment.fit(_to_rate(waveform, file.sample_rate, sample_rate), samples)
+    return _channels(augment.fit(_to_rate(waveform, file.sample_rate, sample_rate), samples), channels)
+
+
+def _channels(waveform: Waveform, channels: int) -> Waveform:
     if waveform.shape[0] != channels:
-        mean = waveform.mean(axis=0, keepdims=True)
-        waveform = np.repeat(mean, channels, axis=0)
+        waveform = np.repeat(waveform.mean(axis=0, keepdims=True), channels, axis=0)
     return waveform.astype(np.float32)
 
 
@@ -68,20 +79,27 @@ class MixtureItems:
     """Training items by (epoch, index): the original's voxaug, real pairs, and the augmentation of the configuration.
 
     Args:
-        frames: STFT frames of an item; its samples are those that these frames cover without padding.
+        music: what items are drawn from.
+        vocals: voices that are mixed in; None where pairs have their own.
     """
 
     def __init__(
-        self, audio: AudioConfig, train: TrainConfig, music: Pool[AudioFile | Song], vocals: Pool[AudioFile] | None
+        self, audio: AudioConfig, train: TrainConfig, music: Pool[Music], vocals: Pool[AudioFile] | None
     ) -> None:
         self.audio, self.train, self.music, self.vocals = audio, train, music, vocals
+        self.parts = Parts(train.augment, audio.sample_rate)
         self.count = len(music.entries)
+        self.read: Callable[..., Waveform] = read_crop
 
     def samples(self, frames: int) -> int:
         return (frames - 1) * self.audio.hop_length + self.audio.n_fft
 
     def item(self, epoch: int, index: int, frames: int) -> Item:
-        """The item, mixed and augmented; the same for the same arguments and seed."""
+        """The item, mixed and augmented; the same for the same arguments and seed.
+
+        Args:
+            frames: STFT frames; its samples are those that these frames cover without padding.
+        """
         rng = np.random.default_rng((self.train.seed, epoch, index))
         voxaug = self.train.voxaug
         item = self._item(rng, self._choice(rng, epoch, index), frames)
@@ -97,25 +115,39 @@ class MixtureItems:
             )
         return item
 
-    def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> AudioFile | Song:
-        """An instrumental or a pair: all in turn, or by weight."""
+    def files(self, epoch: int, index: int, frames: int) -> list[Path]:
+        """The files that an item is made of, found by making it again."""
+        seen: list[Path] = []
+
+        def read(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
+            seen.append(file.path)
+            return read_crop(file, start, samples, sample_rate, channels)
+
+        watched = copy.copy(self)
+        watched.read = read
+        watched.item(epoch, index, frames)
+        return list(dict.fromkeys(seen))
+
+    def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> Music:
+        """An instrumental, stems of several or a pair: all in turn, or by weight."""
         if self.music.probabilities is None:
             order = np.random.default_rng((self.train.seed, epoch)).permutation(self.count)
             return self.music.entries[int(order[index % self.count])]
         return self.music.draw(rng)
 
-    def _item(self, rng: np.random.Generator, choice: AudioFile | Song, frames: int) -> Item:
+    def _item(self, rng: np.random.Generator, choice: Music, frames: int) -> Item:
         samples, options = self.samples(frames), self.train.augment
         if isinstance(choice, Song) and not self.train.voxaug.force:
-            mixture, instrumental = self._pair(rng, choice, samples)
-            peak, has_vocals = choice.mixture.peak or 0.0, True
+            mixture, instrumental, gain = self._pair(rng, choice, samples)
+            peak, has_vocals = (choice.mixture.peak or 0.0) * gain, True
         else:
-            file = choice.instrumental if isinstance(choice, Song) else choice
-            instrumental = self._crop(rng, file, samples, options.instrumental_speed)
+            instrumental, peak = self._instrumental(rng, choice, samples)
             if options.filter_db:
                 instrumental = augment.random_filter(rng, instrumental, options.filter_db, self.audio.sample_rate)
+            own = self.parts.gain(rng)
+            instrumental, peak = self.parts.part(rng, instrumental) * own, peak * float(own)
             mixture, has_vocals = self._with_vocals(rng, instrumental, samples)
-            peak = file.peak or 0.0
+        mixture, instrumental = self.parts.whole(rng, mixture, instrumental)
         if rng.random() < self.train.voxaug.swap_channels:
             mixture, instrumental = mixture[::-1], instrumental[::-1]
         headroom = 10 ** (rng.uniform(0, options.scale_db) / 20)
@@ -123,19 +155,38 @@ class MixtureItems:
             peak = 0.0
         return Item(mixture, instrumental, peak, has_vocals, float(headroom))
 
-    def _pair(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Waveform, Waveform]:
-        """The same crop of mixture and instrumental, through the same change of speed and the same filter."""
+    def _instrumental(self, rng: np.random.Generator, choice: Music, samples: int) -> tuple[Waveform, float]:
+        """A crop of an instrumental, or of stems of several songs, and the largest magnitude there can be around it."""
+        if isinstance(choice, Remix):
+            files = choice.draw(rng)
+        else:
+            files = (choice.instrumental if isinstance(choice, Song) else choice,)
+        speed = self.train.augment.instrumental_speed
+        crops = [self._crop(rng, file, samples, speed) for file in files]
+        waveform = crops[0] if len(crops) == 1 else np.sum(crops, axis=0)
+        return waveform, sum(file.peak or 0.0 for file in files)
+
+    def _pair(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Waveform, Waveform, float]:
+        """The same crop of mixture and instrumental, through the same change of speed and the same filter.
+
+        Beside them the largest factor on the level of a part.
+        """
         options, rate = self.train.augment, self.audio.sample_rate
+        wanted, stretch = samples, self.parts.stretch(rng)
+        samples = stretch.needed(wanted)
         factor, needed = self._speed(rng, samples, options.instrumental_speed)
-        start = self._start(rng, song.mixture, needed)
+        start = _random_start(rng, song.mixture, needed, rate)
         both = np.concatenate(
-            [read_crop(file, start, needed, rate, self.audio.channels) for file in (song.mixture, song.instrumental)]
+            [self.read(file, start, needed, rate, self.audio.channels) for file in (song.mixture, song.instrumental)]
         )
         if factor != 1:
             both = augment.change_speed(both, factor, samples)
         if options.filter_db:
             both = augment.random_filter(rng, both, options.filter_db, rate)
-        return both[: self.audio.channels], both[self.audio.channels :]
+        mixture, instrumental = both[: self.audio.channels], both[self.audio.channels :]
+        if not self.parts.apart:
+            return mixture, instrumental, 1.0
+        return self.parts.pair(rng, mixture, instrumental, stretch, wanted)
 
     def _with_vocals(self, rng: np.random.Generator, instrumental: Waveform, samples: int) -> tuple[Waveform, bool]:
         if self.vocals is None or not draw_vocals_wanted(rng, self.train.voxaug):
@@ -148,7 +199,7 @@ class MixtureItems:
             wanted = rng.normal(level, self.train.augment.level_spread_db)
             loudness = augment.rms(instrumental) / max(augment.rms(vocals), 1e-4)
             vocals = vocals * np.float32(min(loudness, 100.0) * 10 ** (wanted / 20)) if loudness > 0 else vocals
-        return instrumental + vocals, True
+        return instrumental + self.parts.paused(rng, vocals) * self.parts.gain(rng), True
 
     def draw_vocals(self, rng: np.random.Generator, samples: int) -> Waveform:
         """A crop of a random voice: channel swap and mute as in voxaug, then the augmentation of the configuration."""
@@ -162,6 +213,7 @@ class MixtureItems:
             vocals[int(rng.integers(2))] = 0
         if options.filter_db:
             vocals = augment.random_filter(rng, vocals, options.filter_db, self.audio.sample_rate)
+        vocals = self.parts.widened(rng, self.parts.part(rng, self.parts.choir(rng, vocals)))
         if options.pan:
             vocals = augment.pan(rng, vocals, options.pan)
         if rng.random() < options.reverb:
@@ -169,20 +221,20 @@ class MixtureItems:
         return vocals
 
     def _crop(self, rng: np.random.Generator, file: AudioFile, samples: int, semitones: float) -> Waveform:
-        factor, needed = self._speed(rng, samples, semitones)
-        start = self._start(rng, file, needed)
-        crop = read_crop(file, start, needed, self.audio.sample_rate, self.audio.channels)
-        return augment.change_speed(crop, factor, samples) if factor != 1 else crop
+        stretch = self.parts.stretch(rng)
+        needed_for_stretch = stretch.needed(samples)
+        factor, needed = self._speed(rng, needed_for_stretch, semitones)
+        start = _random_start(rng, file, needed, self.audio.sample_rate)
+        crop = self.read(file, start, needed, self.audio.sample_rate, self.audio.channels)
+        if factor != 1:
+            crop = augment.change_speed(crop, factor, needed_for_stretch)
+        return self.parts.stretched(crop, stretch, samples)
 
     @staticmethod
     def _speed(rng: np.random.Generator, samples: int, semitones: float) -> tuple[float, int]:
         """A factor of at most `semitones` up or down, and the samples that are needed for it."""
         factor = 2 ** (rng.uniform(-semitones, semitones) / 12) if semitones else 1.0
         return factor, int(np.ceil(samples * factor))
-
-    def _start(self, rng: np.random.Generator, file: AudioFile, samples: int) -> int:
-        length = int(file.samples * self.audio.sample_rate / file.sample_rate)
-        return int(rng.integers(max(1, length - samples + 1)))
 
 
 def draw_vocals_wanted(rng: np.random.Generator, voxaug: VoxAug) -> bool:
@@ -191,7 +243,7 @@ def draw_vocals_wanted(rng: np.random.Generator, voxaug: VoxAug) -> bool:
 
 
 class ValidationItems:
-    """Deterministic items of a validation set: pairs, or instrumentals with vocal `index mod n` mixed in."""
+    """Deterministic items of a validation set: pairs, or instrumentals with vocal `index mod n`, or these alone."""
 
     def __init__(
         self,
@@ -217,15 +269,19 @@ class ValidationItems:
                 instrumental = read_crop(song.instrumental, start, samples, rate, channels)
                 peak = song.mixture.peak or 0.0
             else:
-                assert self.instrumentals is not None and self.vocals is not None
+                assert self.instrumentals is not None
                 file = self.instrumentals.entries[index % len(self.instrumentals.entries)]
-                voice = self.vocals.entries[index % len(self.vocals.entries)]
                 instrumental = read_crop(file, _random_start(rng, file, samples, rate), samples, rate, channels)
-                vocals = read_crop(voice, _random_start(rng, voice, samples, rate), samples, rate, channels)
-                mixture, peak = instrumental + vocals, file.peak or 0.0
-            yield Item(mixture, instrumental, peak, has_vocals=True, headroom=1.0)
+                mixture, peak = instrumental, file.peak or 0.0
+                if self.vocals is not None:
+                    voice = self.vocals.entries[index % len(self.vocals.entries)]
+                    mixture = instrumental + read_crop(
+                        voice, _random_start(rng, voice, samples, rate), samples, rate, channels
+                    )
+            yield Item(mixture, instrumental, peak, has_vocals=bool(self.songs or self.vocals), headroom=1.0)
 
 
 def _random_start(rng: np.random.Generator, file: AudioFile, samples: int, rate: int) -> int:
+    """First sample of a random crop, counted at `rate`; 0 of a file that is shorter."""
     length = int(file.samples * rate / file.sample_rate)
     return int(rng.integers(max(1, length - samples + 1)))

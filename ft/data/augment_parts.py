@@ -1,0 +1,154 @@
+"""The augmentation of a configuration beyond the first set: what is done to each part of a mixture, and to the whole.
+
+The mixture stays the sum of its parts: what is done to a part is done before they are added, gains over time are
+applied to all alike, and what a codec adds to the mixture goes to the instrumental. No random number is drawn for what
+is off.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+
+from ft.data import augment
+from ft.data.augment import Waveform
+from ft.data.augment_stretch import Stretch, stretch
+from ft.train_config import Augment
+
+CHOIR_PAN = 0.7
+CHOIR_DB = (-9.0, 0.0)
+"""Level of the other voices of a choir."""
+
+
+class Parts:
+    """Draws and applies what `options` ask for.
+
+    Args:
+        sample_rate: of the waveforms, in Hz.
+    Raises:
+        ModuleNotFoundError: pitch or tempo are asked for and python-stretch is not installed.
+    """
+
+    def __init__(self, options: Augment, sample_rate: int) -> None:
+        self.options, self.sample_rate = options, sample_rate
+        if self.stretches:
+            import_module("python_stretch")  # so that it is missed at the start, not by a worker process
+
+    @property
+    def apart(self) -> bool:
+        """Whether anything is done to vocals and instrumental each, so that a real pair has to be taken apart."""
+        options = self.options
+        each = (options.gain, options.swap_channels, options.polarity, options.equaliser, options.codec)
+        return any(each) or self.stretches or bool(options.choir) or bool(options.pause)
+
+    @property
+    def stretches(self) -> bool:
+        return bool(self.options.pitch or self.options.tempo)
+
+    def stretch(self, rng: np.random.Generator) -> Stretch:
+        """A change of tempo and pitch, each with its probability."""
+        options, tempo, semitones = self.options, 1.0, 0.0
+        if chance(rng, options.tempo):
+            tempo = 1 + float(rng.uniform(-options.tempo_percent, options.tempo_percent)) / 100
+        if chance(rng, options.pitch):
+            semitones = float(rng.uniform(-options.pitch_semitones, options.pitch_semitones))
+        return Stretch(tempo, semitones)
+
+    def stretched(self, waveform: Waveform, change: Stretch, samples: int) -> Waveform:
+        """The first `samples` of a waveform of `change.needed(samples)`."""
+        if not change.changes:
+            return augment.fit(waveform, samples)
+        return stretch(waveform, change, samples, self.sample_rate)
+
+    def part(self, rng: np.random.Generator, waveform: Waveform) -> Waveform:
+        """Vocals or instrumental (channels, samples) with their channels swapped, turned over, filtered and encoded."""
+        options = self.options
+        if chance(rng, options.swap_channels):
+            waveform = waveform[::-1]
+        if chance(rng, options.polarity):
+            waveform = -waveform
+        if chance(rng, options.equaliser):
+            from ft.data.augment_filters import equalise
+
+            waveform = equalise(rng, waveform, options.equaliser_db, self.sample_rate)
+        if chance(rng, options.codec):
+            from ft.data.augment_codec import through_random_codec
+
+            waveform = through_random_codec(rng, waveform, self.sample_rate)
+        return waveform
+
+    def gain(self, rng: np.random.Generator) -> np.float32:
+        """A factor on the level of vocals or instrumental."""
+        if not chance(rng, self.options.gain):
+            return np.float32(1)
+        return np.float32(10 ** (rng.uniform(-self.options.gain_db, self.options.gain_db) / 20))
+
+    def choir(self, rng: np.random.Generator, vocals: Waveform) -> Waveform:
+        """Vocals that sing along with themselves: copies a few cents and milliseconds apart, each at its own side.
+
+        The level stays that of the one voice. A copy that is faster ends by as much before the others.
+        """
+        options = self.options
+        if not chance(rng, options.choir):
+            return vocals
+        samples, total = vocals.shape[1], vocals
+        for _ in range(int(rng.integers(1, options.choir_voices + 1))):
+            factor = 2 ** (rng.uniform(-options.choir_cents, options.choir_cents) / 1200)
+            delay = int(rng.uniform(0, options.choir_ms) / 1000 * self.sample_rate)
+            voice = augment.pan(rng, augment.change_speed(vocals, factor, samples), CHOIR_PAN)
+            voice = np.pad(voice, ((0, 0), (delay, 0)))[:, :samples]
+            total = total + voice * np.float32(10 ** (rng.uniform(*CHOIR_DB) / 20))
+        return total * np.float32(augment.rms(vocals) / max(augment.rms(total), 1e-9))
+
+    def widened(self, rng: np.random.Generator, vocals: Waveform) -> Waveform:
+        """Vocals that are wider than they were."""
+        return augment.widen(rng, vocals, self.sample_rate) if chance(rng, self.options.widen) else vocals
+
+    def paused(self, rng: np.random.Generator, vocals: Waveform) -> Waveform:
+        """Vocals that rest for a while."""
+        return augment.pause(rng, vocals, self.sample_rate) if chance(rng, self.options.pause) else vocals
+
+    def pair(
+        self, rng: np.random.Generator, mixture: Waveform, instrumental: Waveform, change: Stretch, samples: int
+    ) -> tuple[Waveform, Waveform, float]:
+        """A real pair of `change.needed(samples)` with its parts changed each for itself, and the larger of the gains.
+
+        Vocals are what the mixture has more than the instrumental.
+        """
+        vocals = self.stretched(mixture - instrumental, change, samples)
+        instrumental = self.stretched(instrumental, change, samples)
+        gains = self.gain(rng), self.gain(rng)
+        vocals = self.paused(rng, self.part(rng, self.choir(rng, vocals))) * gains[0]
+        instrumental = self.part(rng, instrumental) * gains[1]
+        return vocals + instrumental, instrumental, float(max(gains))
+
+    def whole(self, rng: np.random.Generator, mixture: Waveform, instrumental: Waveform) -> tuple[Waveform, Waveform]:
+        """Mixture and instrumental as mastering and a codec leave them.
+
+        What compression and clipping do to the mixture is done to the instrumental by the same gain. The codec is
+        applied to the mixture alone and the vocals stay as they are, so that its noise is part of the instrumental,
+        like everything in the mixture that is not the voice.
+        """
+        options = self.options
+        if chance(rng, options.compress):
+            from ft.data.augment_dynamics import RATIOS, THRESHOLDS_DB, compressor_gain
+
+            gain = compressor_gain(mixture, rng.uniform(*THRESHOLDS_DB), rng.uniform(*RATIOS), self.sample_rate)
+            mixture, instrumental = mixture * gain, instrumental * gain
+        if chance(rng, options.clip):
+            from ft.data.augment_dynamics import soft_clip_gain
+
+            clip = soft_clip_gain(mixture, rng.uniform(0, options.clip_db))
+            mixture, instrumental = mixture * clip, instrumental * clip
+        if chance(rng, options.mixture_codec):
+            from ft.data.augment_codec import through_random_codec
+
+            encoded = through_random_codec(rng, mixture, self.sample_rate)
+            mixture, instrumental = encoded, encoded - (mixture - instrumental)
+        return mixture, instrumental
+
+
+def chance(rng: np.random.Generator, probability: float) -> bool:
+    """Whether something of this probability happens; nothing is drawn for 0."""
+    return probability > 0 and float(rng.random()) < probability

@@ -1,0 +1,114 @@
+"""Where training items come from: audio folders, or a cache of finished examples; and their batches, read ahead.
+
+items = open_items(config, train, folder, progress)     whatever the configuration names
+batches = open_batches(items, epoch, first, count, batch_size, frames, workers, pin)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Protocol
+
+from ft.config import ModelConfig
+from ft.data.batches import Waveforms, batch_keys, collate, load_batches
+from ft.data.examples import Item, MixtureItems
+from ft.data.scan import Scan, music_from_sources, pool_from_sources
+from ft.errors import DataError
+from ft.train_config import TrainConfig
+
+AHEAD = 2
+"""Batches that each worker has ready."""
+
+
+class Items(Protocol):
+    """Training items; each is determined by its arguments and the seed alone."""
+
+    @property
+    def count(self) -> int:
+        """Different items, as many as an epoch has by default."""
+
+    def item(self, epoch: int, index: int, frames: int) -> Item:
+        """Item `index` of an epoch, long enough for `frames` STFT frames without padding. Raises DataError."""
+
+
+def open_items(config: ModelConfig, train: TrainConfig, scan: Scan | None = None, progress: bool = False) -> Items:
+    """The training items of a configuration: those of `train.cache` where it is set, else mixed from audio files.
+
+    Args:
+        scan: what is known of the files, and where that is kept; None keeps nothing.
+    Raises:
+        DataError: folders that are missing or not as expected, or a cache that is not whole.
+        ConfigError: a cache of another configuration.
+    """
+    if train.cache is not None:
+        from ft.data.cache import CachedItems
+
+        return CachedItems(config, train)
+    return mixture_items(config, train, scan, progress)
+
+
+def mixture_items(
+    config: ModelConfig, train: TrainConfig, scan: Scan | None = None, progress: bool = False
+) -> MixtureItems:
+    """Items mixed from the audio files of the configuration, whether or not it names a cache. Raises DataError."""
+    if not (train.instrumentals or train.pairs):
+        raise DataError("train.instrumentals: none; name a folder, e.g. --set train.instrumentals=music/")
+    separates = train.task == "separate"  # else any music will do
+    if separates and not (train.vocals or train.pairs):
+        raise DataError("train.vocals: none; name a folder, e.g. --set train.vocals=voices/")
+    if separates and train.voxaug.force and not train.vocals:
+        raise DataError(
+            "train.vocals: none, and train.voxaug.force takes pairs as instrumentals only; name a folder of "
+            "vocals, or --set train.voxaug.force=false"
+        )
+    scan = scan or Scan(config.audio)
+    # Where the scale is drawn for each crop, peaks of files are not asked for.
+    need_peak = config.audio.normalize == "track" and not train.augment.scale_db
+    music = music_from_sources(train.instrumentals, train.pairs, scan, need_peak, progress)
+    vocals = pool_from_sources(train.vocals, scan, progress=progress) if train.vocals else None
+    return MixtureItems(config.audio, train, music, vocals)
+
+
+def open_batches(
+    items: Items,
+    epoch: int,
+    first: int,
+    count: int,
+    batch_size: int,
+    frames: int,
+    workers: int,
+    pin: bool,
+    rank: int = 0,
+    size: int = 1,
+) -> Iterator[Waveforms]:
+    """Batches number `first` to `count` - 1 of an epoch, in order, read ahead by `workers`; as `load_batches`.
+
+    Items of audio files are made by processes. A cache is read by threads: that is copying, during which Python is
+    free, and what a thread has made need not be moved from another process, which takes longer than making it.
+
+    Raises:
+        DataError: when its turn has come, what a file has wrong.
+    """
+    if isinstance(items, MixtureItems):
+        yield from load_batches(items, epoch, first, count, batch_size, frames, workers, pin, rank, size)
+        return
+
+    def load(number: int) -> Waveforms:
+        batch = collate([items.item(*key) for key in batch_keys(epoch, number, batch_size, frames, rank, size)])
+        return batch.pin_memory() if pin else batch
+
+    numbers = iter(range(first, count))
+    waiting: deque[Future[Waveforms]] = deque()
+    pool = ThreadPoolExecutor(max(workers, 1), "examples")
+    try:
+        while True:
+            for number in islice(numbers, AHEAD * max(workers, 1) - len(waiting)):
+                waiting.append(pool.submit(load, number))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
