@@ -1,0 +1,121 @@
+"""The command `ft evaluate`. It only parses and calls `ft.evaluation.evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ft.errors import FtError
+
+if TYPE_CHECKING:
+    from ft.evaluation.evaluate import Evaluation
+
+
+@click.command()
+@click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    metavar="MODEL",
+    help="A model as for ft separate; repeatable, a row each. [default: default, the shipped model in float32]",
+)
+@click.option(
+    "--estimates",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Stems that something else wrote, as DIR/<song>/vocals.wav; repeatable, a row each.",
+)
+@click.option(
+    "--metrics",
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help="Names with commas between them: sdr, si_sdr, v4_sdr, v3_sdr, v3_sir, l1_freq, bleedless, fullness and so on.",
+)
+@click.option("--stems", default="vocals,instrumental", show_default=True, metavar="LIST", help="That are scored.")
+@click.option("--no-baselines", is_flag=True, help="Short for none of --baselines.")
+@click.option(
+    "--baselines",
+    metavar="LIST",
+    help="Those wanted of silence, mixture, repet-sim, ideal-ratio-mask and ideal-phase-mask.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "onnxruntime", "openvino", "torch", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="What runs the models.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures and definitions there.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw them there (PNG).")
+@click.pass_obj
+def evaluate(
+    settings: dict,
+    songs: tuple[Path, ...],
+    engines: tuple[str, ...],
+    estimates: tuple[Path, ...],
+    metrics: str,
+    stems: str,
+    no_baselines: bool,
+    baselines: str | None,
+    device: str,
+    runtime: str,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Score models, other tools' stems and baselines on SONGS whose true stems are known.
+
+    SONGS are folders: a song's, or such as hold songs, as MUSDB18-HQ's. A song holds vocals.* and every other stem, the
+    sum of which is the instrumental (or instrumental.* itself), and mixture.* unless that is the sum of all. It is read
+    whole: a song of four minutes takes 2 GB. The exit code is 1 where a song or an estimate could not be used.
+    """
+    from ft.evaluation.evaluate import BASELINES, EvaluateOptions
+    from ft.evaluation.evaluate import evaluate as run
+    from ft.evaluation.report import exit_code, report_lines, save_json
+    from ft.evaluation.scores import check_metrics
+    from ft.progress import share_bar
+
+    if no_baselines and baselines is not None:
+        raise click.UsageError("--no-baselines and --baselines contradict each other")
+    options = EvaluateOptions(
+        engines=engines,
+        estimates=estimates,
+        metrics=check_metrics(metrics),
+        stems=_listed(stems),
+        baselines=() if no_baselines else BASELINES if baselines is None else _listed(baselines),
+        device=device,
+        runtime=runtime,
+    )
+    if plot_file is not None:
+        import matplotlib  # noqa: F401  (missing, it is named before the work)
+    with share_bar("evaluate", settings["quiet"]) as progress:
+        evaluation = run(songs, options, progress)
+    for line in report_lines(evaluation):
+        click.echo(line)
+    if json_file is not None:
+        _write(save_json, json_file, evaluation)
+    if plot_file is not None and any(song.error is None for song in evaluation.songs):
+        from ft.evaluation.plot import save_plot
+
+        _write(save_plot, plot_file, evaluation)
+    if code := exit_code(evaluation):
+        sys.exit(code)
+
+
+def _write(save: Callable[[Path, Evaluation], None], path: Path, evaluation: Evaluation) -> None:
+    try:
+        save(path, evaluation)
+    except OSError as error:
+        raise FtError(f"{path}: cannot be written ({error.strerror or error})") from error
+    click.echo(path)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))

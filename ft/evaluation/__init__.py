@@ -1,0 +1,1 @@
+"""Evaluation: songs with true stems, what is scored on them, and the tables that come out."""

@@ -1,0 +1,181 @@
+"""What an evaluation came to: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ft.evaluation.evaluate import Evaluation, SongResult
+from ft.evaluation.scores import METRICS, StemScores, shown_metrics
+from ft.files import atomic_write
+from ft.report import EXIT_FAILED, EXIT_INTERRUPTED, printable
+
+SCHEMA = "ft-evaluate-1"
+"""Of the JSON; another number where a field changes its meaning or goes."""
+AGGREGATION = (
+    "n is the number of songs that have a figure; mean and median are over these n songs, and left_out says how many "
+    "songs have none. The median of a BSSEval v4 figure is museval's median of medians."
+)
+LONGEST_LIST = 20
+"""Lines of what was left out that are printed; the JSON has all."""
+
+
+def exit_code(evaluation: Evaluation) -> int:
+    """0, 1 where a song or an estimate failed, 130 where it was interrupted."""
+    if evaluation.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if evaluation.failed else 0
+
+
+def report_lines(evaluation: Evaluation) -> Iterator[str]:
+    """The table, what was left out of it, and what its columns are."""
+    read = [song for song in evaluation.songs if song.error is None]
+    shown = shown_metrics(evaluation.options.metrics)
+    if read:
+        for stem in evaluation.options.stems:
+            yield from _table(evaluation, stem, shown, len(read))
+            yield ""
+        for row in evaluation.rows:
+            yield f"{printable(row.name)}: {printable(row.definition)}"
+        for name in shown:
+            yield f"{METRICS[name].title}: {METRICS[name].definition}"
+        yield ""
+    if notes := [f"{song.name}: {note}" for song in read for note in song.notes]:
+        yield "to be known of the figures:"
+        yield from (f"  {printable(note)}" for note in _shortened(notes))
+    yield from _left_out(evaluation)
+    if evaluation.interrupted:
+        yield f"interrupted: {len(evaluation.songs)} of {evaluation.found} songs"
+
+
+def _table(evaluation: Evaluation, stem: str, shown: list[str], songs: int) -> Iterator[str]:
+    over = "1 song" if songs == 1 else f"{songs} songs, mean / median over those with a figure"
+    width = max(len(row.name) for row in evaluation.rows) + 2
+    columns = {name: max(len(METRICS[name].title) + 3, 11 if songs == 1 else 18) for name in shown}
+    yield f"{stem}, {over}"
+    yield " " * width + "".join(METRICS[name].title.rjust(columns[name]) for name in shown)
+    yield " " * width + "".join(METRICS[name].unit.rjust(columns[name]) for name in shown)
+    for row in evaluation.rows:
+        cells = (_cell(evaluation, row.name, stem, name, songs).rjust(columns[name]) for name in shown)
+        yield printable(row.name).ljust(width) + "".join(cells)
+
+
+def _cell(evaluation: Evaluation, row: str, stem: str, metric: str, songs: int) -> str:
+    found = evaluation.aggregate(row, stem, metric)
+    if not found["n"]:
+        return "-"
+    if songs == 1:
+        return f"{found['mean']:.2f}"
+    few = f" n={found['n']}" if found["n"] < songs else ""
+    return f"{found['mean']:.2f} / {found['median']:.2f}{few}"
+
+
+def _left_out(evaluation: Evaluation) -> Iterator[str]:
+    """Songs that failed, then figures that are in no mean, each with its reason."""
+    lines = [f"{printable(song.error)}" for song in evaluation.songs if song.error is not None]
+    if lines:
+        yield f"{len(lines)} of {len(evaluation.songs)} songs failed and are in no figure:"
+        yield from (f"  {line}" for line in _shortened(lines))
+    lines = [line for song in evaluation.songs for line in _song_left_out(song)]
+    if lines:
+        yield "left out of the figures:"
+        yield from (f"  {printable(line)}" for line in _shortened(lines))
+
+
+def _song_left_out(song: SongResult) -> Iterator[str]:
+    for row, stems in song.rows.items():
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for stem, found in stems.items():
+            for metric, reason in found.left_out.items():
+                reasons.setdefault((stem, reason), []).append(metric)
+        for (stem, reason), metrics in reasons.items():
+            every = len(metrics) == len(stems[stem].left_out) + len(stems[stem].scores)
+            what = "all" if every else ", ".join(METRICS[name].title for name in metrics)
+            yield f"{song.name}, {row}, {stem}: {what}: {reason}"
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = len(lines) - LONGEST_LIST
+    return lines if more <= 0 else [*lines[:LONGEST_LIST], f"and {more} more; --json FILE has all"]
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Plain values of all that is known; no NaN and no infinity is among them."""
+    import numpy as np
+
+    from ft import __version__
+
+    options = evaluation.options
+    return {
+        "schema": SCHEMA,
+        "versions": {
+            "frame-transformer": __version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        },
+        "options": {
+            "engines": [str(engine) for engine in options.engines],
+            "estimates": [str(folder) for folder in options.estimates],
+            "metrics": list(options.metrics),
+            "stems": list(options.stems),
+            "baselines": list(options.baselines),
+        },
+        "definitions": {
+            name: {
+                "title": metric.title,
+                "unit": metric.unit,
+                "better": metric.better,
+                "definition": metric.definition,
+            }
+            for name, metric in METRICS.items()
+            if name in options.metrics
+        },
+        "aggregation": AGGREGATION,
+        "rows": [
+            {"name": row.name, "kind": row.kind, "definition": row.definition, **row.facts} for row in evaluation.rows
+        ],
+        "songs_found": evaluation.found,
+        "songs_failed": len(evaluation.failed),
+        "interrupted": evaluation.interrupted,
+        "songs": [_song(song) for song in evaluation.songs],
+        "aggregate": {
+            row.name: {
+                stem: {name: evaluation.aggregate(row.name, stem, name) for name in options.metrics}
+                for stem in options.stems
+            }
+            for row in evaluation.rows
+        },
+    }
+
+
+def _song(song: SongResult) -> dict[str, Any]:
+    return {
+        "name": printable(song.name),
+        "path": printable(song.path),
+        "status": "done" if song.error is None else "failed",
+        "error": None if song.error is None else printable(song.error),
+        "problems": [printable(problem) for problem in song.problems],
+        "notes": [printable(note) for note in song.notes],
+        "sample_rate": song.sample_rate,
+        "channels": song.channels,
+        "samples": song.samples,
+        "stems_to_mixture_db": song.residual_db,
+        "wall_seconds": round(song.wall_seconds, 3),
+        "rows": {row: {stem: _scores(found) for stem, found in stems.items()} for row, stems in song.rows.items()},
+    }
+
+
+def _scores(found: StemScores) -> dict[str, Any]:
+    windows = None if found.windows is None else {"used": found.windows[0], "of": found.windows[1]}
+    return {"scores": found.scores, "left_out": found.left_out, "v4_windows": windows}
+
+
+def save_json(path: Path, evaluation: Evaluation) -> None:
+    """Writes `to_json` to a file. Raises OSError."""
+    text = json.dumps(to_json(evaluation), indent=1, allow_nan=False)
+    with atomic_write(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")

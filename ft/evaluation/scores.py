@@ -1,0 +1,254 @@
+"""The metrics of `ft evaluate`: their definitions, and all of them for one song."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft.errors import ConfigError
+from ft.metrics import BssReferences, l1_freq, sdr, si_sdr
+from ft.metrics.spectral import bleedless_fullness_of, log_frequency_l1_of, mel_levels
+
+Array = NDArray[np.float32]
+Float = NDArray[np.float64]
+
+SILENT_PEAK = 1e-4
+"""-80 dB of full scale: a stem that never exceeds it is silent, dither or not."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a figure is."""
+
+    title: str
+    unit: Literal["dB", "0-100"]
+    better: Literal["higher", "lower"]
+    definition: str
+
+
+METRICS = {
+    "sdr": Metric(
+        "SDR",
+        "dB",
+        "higher",
+        "global signal-to-distortion ratio: 10 log10 of the reference's energy over the error's, over the whole song "
+        "and all channels at once, 1e-10 added to both (Music Demixing Challenge 2021; MSST's sdr)",
+    ),
+    "si_sdr": Metric(
+        "SI-SDR",
+        "dB",
+        "higher",
+        "scale-invariant SDR (Le Roux et al. 2019): as sdr, with the reference scaled to be the projection of the "
+        "estimate on it, one factor for all channels, mean not removed",
+    ),
+    "v4_sdr": Metric(
+        "v4 SDR",
+        "dB",
+        "higher",
+        "BSSEval v4 as museval: median over windows of 1 s, hop 1 s, of the image SDR of vocals and instrumental, "
+        "filters of 512 samples of the whole song; windows in which a reference or an estimate is silent do not count",
+    ),
+    "v4_isr": Metric(
+        "v4 ISR",
+        "dB",
+        "higher",
+        "image-to-spatial-distortion ratio of BSSEval v4, as v4_sdr; erratic for stems of a limited band, as museval's",
+    ),
+    "v4_sir": Metric(
+        "v4 SIR",
+        "dB",
+        "higher",
+        "signal-to-interference ratio of BSSEval v4, as v4_sdr; erratic for stems of a limited band, as museval's",
+    ),
+    "v4_sar": Metric(
+        "v4 SAR",
+        "dB",
+        "higher",
+        "signal-to-artifacts ratio of BSSEval v4, as v4_sdr; erratic for stems of a limited band, as museval's",
+    ),
+    "v3_sdr": Metric(
+        "v3 SDR",
+        "dB",
+        "higher",
+        "BSSEval v3 as mir_eval's bss_eval_sources without permutation: SDR of the whole song with filters of 512 "
+        "samples, of vocals and instrumental mixed down to one channel (the mean)",
+    ),
+    "v3_sir": Metric("v3 SIR", "dB", "higher", "signal-to-interference ratio of BSSEval v3, as v3_sdr"),
+    "v3_sar": Metric("v3 SAR", "dB", "higher", "signal-to-artifacts ratio of BSSEval v3, as v3_sdr"),
+    "l1_freq": Metric(
+        "L1 freq",
+        "0-100",
+        "higher",
+        "MSST's l1_freq: 100 / (1 + 10 d), d the mean absolute difference of STFT magnitudes (n_fft 2048, hop 1024, no "
+        "window function)",
+    ),
+    "log_frequency_l1": Metric(
+        "log-f L1",
+        "dB",
+        "lower",
+        "mean absolute difference in dB of the 512 mel bands that bleedless and fullness take, all of them",
+    ),
+    "bleedless": Metric(
+        "bleedless",
+        "0-100",
+        "higher",
+        "MSST's bleedless: 100 / (1 + d), d the mean in dB by which mel bands (512, n_fft 4096, hop 1024, floor 80 dB "
+        "below the peak) are louder than the reference's, over those that are",
+    ),
+    "fullness": Metric("fullness", "0-100", "higher", "MSST's fullness: as bleedless, over the bands that are quieter"),
+}
+"""By the names that --metrics and the JSON have."""
+
+SHOWN = ("sdr", "si_sdr", "v4_sdr", "v3_sdr", "v3_sir", "l1_freq", "log_frequency_l1", "bleedless", "fullness")
+"""Those of the table where nothing else was asked for; the JSON has all. The ratios of version 4 other than its SDR
+hang on filters that stems of a limited band leave undetermined, and windows cut their tails off: museval gives the
+ideal mask an SIR of -2 dB on such a song, and so do we."""
+
+
+def check_metrics(text: str) -> tuple[str, ...]:
+    """The metrics of a list with commas, in their order; `all` stands for all. Raises ConfigError."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in (*METRICS, "all"):
+            raise ConfigError(f"--metrics {name}: no such metric; expected all or some of {', '.join(METRICS)}")
+    return tuple(METRICS) if "all" in names else tuple(name for name in METRICS if name in names)
+
+
+def shown_metrics(metrics: Sequence[str]) -> list[str]:
+    """Those that the table and the picture show: all that were asked for, and of everything `SHOWN`."""
+    return [name for name in metrics if name in SHOWN] if set(metrics) == set(METRICS) else list(metrics)
+
+
+@dataclass
+class StemScores:
+    """What one estimate of one stem got."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    """Finite figures by metric."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why a metric has none."""
+    windows: tuple[int, int] | None = None
+    """Of BSSEval v4: those that count, and all."""
+
+
+class SongScorer:
+    """Scores estimates of one song; what depends on the references alone is computed once.
+
+    Args:
+        references: the stems, each (channels, samples).
+        metrics: names of `METRICS`.
+    """
+
+    def __init__(self, references: Mapping[str, Array], sample_rate: int, metrics: Sequence[str]) -> None:
+        self.references, self.sample_rate, self.metrics = references, sample_rate, metrics
+        self._silent = {stem: _is_silent(wave) for stem, wave in references.items()}
+        self._levels: dict[str, Array] = {}
+
+    def score(self, estimates: Mapping[str, Array], problems: Mapping[str, str]) -> dict[str, StemScores]:
+        """The scores of each stem.
+
+        Args:
+            estimates: of the references' shapes; some may be missing.
+            problems: why the missing ones are.
+        """
+        results = {}
+        for stem in self.references:
+            results[stem] = result = StemScores()
+            reason = problems.get(stem) or ("the reference is silent" if self._silent[stem] else None)
+            if stem not in estimates and reason is None:
+                reason = "no estimate"
+            if reason is not None:
+                result.left_out = dict.fromkeys(self.metrics, reason)
+            else:
+                self._score_alone(stem, estimates[stem], result)
+        self._score_together(estimates, results)
+        for result in results.values():
+            for name, value in list(result.scores.items()):
+                if not math.isfinite(value):
+                    del result.scores[name]
+                    result.left_out[name] = "infinite: nothing to divide by" if value > 0 else "nothing of the target"
+        return results
+
+    def _score_alone(self, stem: str, estimate: Array, result: StemScores) -> None:
+        """The metrics that look at one stem."""
+        target, wanted = self.references[stem], set(self.metrics)
+        if "sdr" in wanted:
+            result.scores["sdr"] = sdr(estimate, target)
+        if "si_sdr" in wanted:
+            if estimate.any():
+                result.scores["si_sdr"] = si_sdr(estimate, target)
+            else:
+                result.left_out["si_sdr"] = "the estimate is silent"
+        if "l1_freq" in wanted:
+            result.scores["l1_freq"] = l1_freq(estimate, target)
+        if wanted & {"log_frequency_l1", "bleedless", "fullness"}:
+            if stem not in self._levels:
+                self._levels[stem] = mel_levels(target, self.sample_rate)
+            levels = mel_levels(estimate, self.sample_rate)
+            bleedless, fullness = bleedless_fullness_of(levels, self._levels[stem])
+            found = {"bleedless": bleedless, "fullness": fullness}
+            found["log_frequency_l1"] = log_frequency_l1_of(levels, self._levels[stem])
+            result.scores |= {name: value for name, value in found.items() if name in wanted}
+
+    def _score_together(self, estimates: Mapping[str, Array], results: dict[str, StemScores]) -> None:
+        """The metrics for which all stems are needed."""
+        versions: dict[str, Callable[[Array], dict[str, Float]]] = {"v4_": self._v4, "v3_": self._v3}
+        for prefix, compute in versions.items():
+            names = [name for name in self.metrics if name.startswith(prefix)]
+            if not names:
+                continue
+            reason = self._why_not_together(estimates)
+            found = {} if reason else compute(np.stack([estimates[stem] for stem in self.references]))
+            for index, result in enumerate(results.values()):
+                for name in names:
+                    if name in result.left_out:
+                        continue
+                    value = float("nan") if reason else float(found[name.removeprefix(prefix)][index])
+                    if math.isnan(value):
+                        result.left_out[name] = reason or "no window with sound in all stems"
+                    else:
+                        result.scores[name] = value
+                if prefix == "v4_" and not reason:
+                    result.windows = self._windows
+
+    def _why_not_together(self, estimates: Mapping[str, Array]) -> str | None:
+        for stem, reference in self.references.items():
+            if stem not in estimates:
+                return f"BSSEval needs all stems, and there is no {stem}"
+            if self._silent[stem] or not _mixed_down(reference).any():
+                return f"BSSEval needs sound in all stems, and the reference of {stem} is silent"
+            if not _mixed_down(estimates[stem]).any():
+                return f"BSSEval needs sound in all stems, and the estimate of {stem} is silent"
+        return None
+
+    @cached_property
+    def _stereo(self) -> BssReferences:
+        return BssReferences(np.stack(list(self.references.values())))
+
+    @cached_property
+    def _mono(self) -> BssReferences:
+        return BssReferences(np.stack([_mixed_down(wave)[None] for wave in self.references.values()]))
+
+    def _v4(self, estimates: Array) -> dict[str, Float]:
+        windows = self._stereo.v4(estimates, self.sample_rate, self.sample_rate)
+        used = int((~np.isnan(windows.sdr).any(axis=0)).sum())
+        self._windows = (used, windows.sdr.shape[1])
+        return windows.medians()
+
+    def _v3(self, estimates: Array) -> dict[str, Float]:
+        found = self._mono.v3(np.stack([_mixed_down(wave)[None] for wave in estimates]), permute=False)
+        return {"sdr": found.sdr, "sir": found.sir, "sar": found.sar}
+
+
+def _mixed_down(wave: Array) -> Array:
+    return wave.mean(axis=0)
+
+
+def _is_silent(wave: Array) -> bool:
+    return bool(np.abs(wave).max() <= SILENT_PEAK)

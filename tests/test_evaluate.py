@@ -1,0 +1,269 @@
+"""`ft evaluate`: songs in folders, stems of other tools, and what is left out and named."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from ft.cli import main
+from ft.errors import AudioError, ConfigError
+from ft.evaluation.evaluate import BASELINES, EvaluateOptions, evaluate
+from ft.evaluation.report import exit_code, report_lines, to_json
+from ft.evaluation.scores import METRICS, SHOWN, check_metrics, shown_metrics
+from ft.evaluation.songs import find_songs, read_song
+from ft.metrics import sdr
+
+RATE = 44100
+ENERGY = ("sdr", "si_sdr")
+
+
+@pytest.fixture(scope="session")
+def stems(example):
+    """Two seconds of the example: (2, samples) of each stem."""
+    part = {"start": 441000, "frames": 2 * RATE, "dtype": "float32"}
+    return {stem: soundfile.read(example / f"{stem}.flac", **part)[0].T for stem in ("vocals", "instrumental")}
+
+
+def write(folder, rate=RATE, **waves):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, wave in waves.items():
+        soundfile.write(folder / f"{name}.wav", wave.T, rate, subtype="FLOAT")
+    return folder
+
+
+@pytest.fixture
+def songs(tmp_path, stems):
+    """One song as MUSDB18-HQ has it, one as this project has it."""
+    music = stems["instrumental"]
+    parts = {"drums": 0.5 * music, "bass": 0.25 * music, "other": 0.25 * music}
+    write(tmp_path / "songs/test/One", vocals=stems["vocals"], mixture=stems["vocals"] + music, **parts)
+    write(tmp_path / "songs/test/Two", vocals=0.5 * stems["vocals"], instrumental=music)
+    return tmp_path / "songs"
+
+
+def options(**changes):
+    return EvaluateOptions(**{"metrics": ENERGY, "baselines": (), **changes})
+
+
+def of_the_truth(songs, **changes):
+    """Options for which no model is needed: the stems themselves are the estimates."""
+    return options(estimates=[songs / "test"], **changes)
+
+
+def test_instrumental_is_the_sum_of_the_other_stems(songs, stems):
+    found = find_songs([songs, songs / "test/One"])
+    assert [song.name for song in found] == ["test/One", "test/Two"]
+    one, two = (read_song(song.path) for song in found)
+    assert np.allclose(one.stems["instrumental"], stems["instrumental"], atol=1e-6)
+    assert np.allclose(two.mixture, 0.5 * stems["vocals"] + stems["instrumental"], atol=1e-6)
+    assert one.residual_db > 60 and one.sample_rate == RATE
+
+
+def test_a_song_alone_has_the_name_of_its_folder(songs, tmp_path, monkeypatch):
+    monkeypatch.chdir(songs / "test/One")
+    assert [song.name for song in find_songs([Path()])] == ["One"]
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("empty", "no song in it"), ("absent", "no such folder")):
+        with pytest.raises(AudioError, match=message):
+            find_songs([tmp_path / folder])
+
+
+def test_mono_stems_count_for_both_channels(tmp_path, stems):
+    write(tmp_path / "song", vocals=stems["vocals"][:1], instrumental=stems["instrumental"])
+    song = read_song(tmp_path / "song")
+    assert np.array_equal(song.stems["vocals"][1], stems["vocals"][0])
+    assert song.mixture.shape == stems["vocals"].shape
+
+
+@pytest.mark.parametrize("layout", ["{name}", "test/{name}", "{name}/mixture"])
+def test_stems_of_other_tools_are_scored(songs, stems, tmp_path, layout):
+    """Parts that add up to the instrumental, and names of other tools for it."""
+    ours, music = 0.9 * stems["vocals"], stems["instrumental"]
+    write(tmp_path / "theirs" / layout.format(name="One"), vocals=ours, drums=0.5 * music, bass=0.4 * music)
+    write(tmp_path / "theirs" / layout.format(name="Two"), vocals=ours, accompaniment=0.9 * music)
+    found = evaluate([songs], options(estimates=[tmp_path / "theirs"]))
+    assert [row.name for row in found.rows] == ["theirs"]
+    assert found.values("theirs", "instrumental", "sdr") == pytest.approx([20, 20], abs=1e-3)
+    expected = [20, sdr(0.9 * stems["vocals"], 0.5 * stems["vocals"])]
+    assert found.values("theirs", "vocals", "sdr") == pytest.approx(expected, abs=1e-3)
+    known = found.aggregate("theirs", "vocals", "sdr")
+    assert known["n"] == 2 and known["mean"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert exit_code(found) == 0
+
+
+def test_estimates_that_do_not_fit_are_named_and_in_no_mean(songs, stems, tmp_path):
+    theirs = tmp_path / "theirs"
+    write(theirs / "One", vocals=stems["vocals"][:, :-5])
+    write(theirs / "Two", vocals=0.4 * stems["vocals"])
+    write(theirs / "Two", rate=48000, instrumental=stems["instrumental"])
+    found = evaluate([songs], options(estimates=[theirs]))
+    one, two = found.songs
+    assert any("88195 samples; the song has 88200" in problem for problem in one.problems)
+    assert any("no instrumental.*" in problem for problem in one.problems)
+    assert any("48000 Hz; the song has 44100 Hz" in problem for problem in two.problems)
+    assert found.aggregate("theirs", "vocals", "sdr")["n"] == 1
+    assert found.aggregate("theirs", "instrumental", "sdr") == {"n": 0, "left_out": 2, "mean": None, "median": None}
+    assert exit_code(found) == 1
+    text = "\n".join(report_lines(found))
+    assert "n=1" in text and "88195 samples" in text and "48000 Hz" in text
+
+
+def test_a_song_without_stems_fails_and_the_others_go_on(songs, tmp_path, stems):
+    write(songs / "bad", vocals=stems["vocals"], drums=stems["vocals"][:, 1:])
+    write(songs / "half", mixture=stems["vocals"])
+    (songs / "odd").mkdir()
+    (songs / "odd/vocals.wav").write_bytes(b"RIFF of nothing")
+    found = evaluate([songs], of_the_truth(songs, baselines=("mixture",)))
+    errors = {song.name: song.error for song in found.songs}
+    assert errors["test/One"] is None and errors["test/Two"] is None
+    assert "samples" in errors["bad"] and "no vocals" in errors["half"] and "odd" in errors["odd"]
+    assert found.aggregate("mixture", "vocals", "sdr")["n"] == 2
+    assert exit_code(found) == 1 and "3 of 5 songs failed" in "\n".join(report_lines(found))
+
+
+def test_a_silent_reference_is_in_no_mean(songs, stems):
+    quiet = 1e-5 * np.sign(stems["vocals"])
+    write(songs / "test/Three", vocals=quiet, instrumental=stems["instrumental"])
+    metrics = ("sdr", "v4_sdr", "v3_sdr", "bleedless")
+    found = evaluate([songs / "test/Three"], of_the_truth(songs, baselines=("mixture",), metrics=metrics))
+    scores = found.songs[0].rows["mixture"]
+    assert scores["vocals"].left_out == dict.fromkeys(metrics, "the reference is silent")
+    assert set(scores["instrumental"].scores) == {"sdr", "bleedless"}
+    assert "the reference of vocals is silent" in scores["instrumental"].left_out["v4_sdr"]
+    assert found.aggregate("mixture", "vocals", "sdr")["n"] == 0
+    assert exit_code(found) == 0 and "the reference is silent" in "\n".join(report_lines(found))
+    json.dumps(to_json(found), allow_nan=False)
+
+
+def test_the_truth_has_no_infinite_mean(songs, stems, tmp_path):
+    write(tmp_path / "theirs/Two", vocals=0.5 * stems["vocals"], instrumental=stems["instrumental"])
+    found = evaluate(
+        [songs / "test/Two"], options(estimates=[tmp_path / "theirs"], metrics=("sdr", "v4_sdr", "bleedless"))
+    )
+    scores = found.songs[0].rows["theirs"]["vocals"]
+    assert "infinite" in scores.left_out["v4_sdr"] and scores.scores["bleedless"] == 100
+    assert math.isfinite(found.aggregate("theirs", "vocals", "sdr")["mean"])
+
+
+def test_engines_and_baselines_share_a_table(songs, tiny_checkpoint, tmp_path):
+    """Models of two runtimes; the JSON says of both what ran, and holds every definition."""
+    json_file, plot_file = tmp_path / "out.json", tmp_path / "out.png"
+    command = ["-q", "evaluate", str(songs / "test/One"), "--json", str(json_file), "--plot", str(plot_file)]
+    command += ["--engine", "default-int8", "--engine", str(tiny_checkpoint), "--metrics", "sdr,l1_freq"]
+    result = CliRunner().invoke(main, [*command, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(json_file.read_text())
+    assert found["schema"] == "ft-evaluate-1" and set(found["definitions"]) == {"sdr", "l1_freq"}
+    names = [row["name"] for row in found["rows"]]
+    assert names[:5] == [*BASELINES[:3], "default-int8", "tiny"]
+    assert [name.split()[0] for name in names[5:]] == [*BASELINES[3:]] * 2  # at the STFT of each model
+    engines = found["rows"][3:5]
+    assert [row["engine"] for row in engines] == ["onnxruntime", "torch"]
+    assert [row["precision"] for row in engines] == ["int8", "fp32"]
+    assert all(len(row["sha256"]) == 64 for row in engines)
+    scores = {name: found["aggregate"][name]["vocals"]["sdr"]["mean"] for name in names}
+    assert scores["silence"] == pytest.approx(0, abs=1e-6)
+    assert scores["tiny"] < scores["default-int8"] < scores[names[5]] < scores[names[6]]
+    assert "n_fft" in found["rows"][-1]["stft"] and found["songs"][0]["samples"] == 2 * RATE
+    assert found["songs"][0]["stems_to_mixture_db"] > 60
+    assert plot_file.read_bytes().startswith(b"\x89PNG")
+    for name in names:
+        assert name in result.output
+
+
+def test_an_estimate_that_is_no_sound_is_named(songs, monkeypatch):
+    monkeypatch.setattr(
+        "ft.evaluation.evaluate.the_mixture", lambda mixture: {"vocals": mixture * np.nan, "instrumental": mixture}
+    )
+    found = evaluate([songs], of_the_truth(songs, baselines=("mixture",)))
+    assert found.aggregate("mixture", "vocals", "sdr")["n"] == 0
+    assert found.aggregate("mixture", "instrumental", "sdr")["n"] == 2
+    assert "not finite" in found.songs[0].problems[0] and exit_code(found) == 1
+
+
+def test_songs_of_one_name_are_told_apart(songs, stems, tmp_path):
+    for name in ("a/One", "b/One", "c/a/One"):
+        write(tmp_path / name, vocals=stems["vocals"], instrumental=stems["instrumental"])
+    both = find_songs([tmp_path / "a", tmp_path / "b"])
+    assert [song.name for song in both] == ["a/One", "b/One"]
+    names = [song.name for song in find_songs([tmp_path / "a", tmp_path / "c/a"])]
+    assert names[0].endswith(f"{tmp_path.name}/a/One") and names[1].endswith("/c/a/One") and len(set(names)) == 2
+    assert not any(Path(name).is_absolute() for name in names)  # below a folder of estimates it is that of a song
+    write(tmp_path / "theirs/One", **stems)
+    write(tmp_path / "theirs/b/One", **stems)
+    found = evaluate([tmp_path / "a", tmp_path / "b"], options(estimates=[tmp_path / "theirs"], stems=("vocals",)))
+    assert [bool(song.problems) for song in found.songs] == [True, False]  # whose One is it?
+    assert "theirs/a/One: no folder" in found.songs[0].problems[0]
+
+
+def test_a_mixture_that_is_not_the_sum_is_said(songs, stems, caplog):
+    loud = 1.2 * (stems["vocals"] + stems["instrumental"])
+    write(songs / "test/Three", mixture=loud, **stems)
+    found = evaluate([songs], of_the_truth(songs))
+    assert [len(song.notes) for song in found.songs] == [0, 1, 0]
+    assert (
+        "not the sum of its stems: what they miss is -16 dB" in found.songs[1].notes[0]
+        and found.songs[1].notes[0] in caplog.text
+    )
+    text = "\n".join(report_lines(found))
+    assert f"test/Three: {found.songs[1].notes[0]}" in text and exit_code(found) == 0
+    assert to_json(found)["songs"][1]["notes"] == found.songs[1].notes
+
+
+def test_picture_and_table_show_the_same(songs, monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    from ft.evaluation.plot import save_plot
+
+    drawn: list[str] = []
+
+    def savefig(self, path: Path, **settings) -> None:
+        drawn.extend(axes.get_xlabel() for axes in self.axes)
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    song = [songs / "test/One"]
+    found = evaluate(song, options(estimates=[songs / "test"], metrics=("sdr", "v4_sir"), stems=("vocals",)))
+    save_plot(tmp_path / "out.png", found)
+    assert [label.split(",")[0] for label in drawn] == ["SDR", "v4 SIR"]
+    assert "v4 SIR" in "\n".join(report_lines(found))
+    assert shown_metrics(tuple(METRICS)) == list(SHOWN)
+
+
+def test_links_in_a_circle_end(songs):
+    (songs / "again").symlink_to(songs)
+    assert [song.name for song in find_songs([songs])] == ["test/One", "test/Two"]
+
+
+def test_interrupted_run_tells_what_was_done(songs):
+    def stop(share: float) -> None:
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    found = evaluate([songs], of_the_truth(songs), stop)
+    assert found.interrupted and len(found.songs) == 1 and found.found == 2
+    assert exit_code(found) == 130 and "interrupted: 1 of 2" in "\n".join(report_lines(found))
+
+
+def test_wrong_options_are_refused(songs, tmp_path):
+    with pytest.raises(ConfigError, match="no such metric"):
+        check_metrics("sdr,sdrr")
+    assert check_metrics("v4_sdr, sdr") == ("sdr", "v4_sdr") and check_metrics("all") == tuple(METRICS)
+    for wrong in ({"stems": ("drums",)}, {"baselines": ("nothing",)}, {"metrics": ()}):
+        with pytest.raises(ConfigError, match="expected some of"):
+            EvaluateOptions(**wrong)
+    with pytest.raises(AudioError, match="no such folder"):
+        evaluate([songs], options(estimates=[tmp_path / "absent"]))
+    runner = CliRunner()
+    assert runner.invoke(main, ["evaluate", str(tmp_path / "absent")]).exit_code == 1
+    assert runner.invoke(main, ["evaluate", str(songs), "--stems", "drums"]).exit_code == 2
+    (tmp_path / "taken").write_text("")
+    command = ["evaluate", str(songs), "--metrics", "sdr", "--baselines", "silence", "--estimates", str(songs / "test")]
+    result = runner.invoke(main, [*command, "--json", str(tmp_path / "taken/out.json")])
+    assert result.exit_code == 1 and "cannot be written" in result.output and "silence" in result.output
