@@ -5,6 +5,7 @@ Defaults are those of the original's training script; what it does not have is o
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,15 +21,37 @@ class Source:
     folder: str = ""
     weight: float | None = None
     """Share of the draws that go to this folder; by default the number of its files, so that each weighs the same."""
+    stems: tuple[str, ...] = ()
+    """Only files of these names, e.g. drums and other. An instrumental is then the sum of one file of each, of songs
+    that are drawn apart; vocals are one file of any."""
 
     def __post_init__(self) -> None:
         if not self.folder:
             raise ConfigError("a source without a folder; expected a path, or folder: and weight:")
+        if len(set(self.stems)) < len(self.stems):
+            raise ConfigError(f"stems: {list(self.stems)}, expected each name once")
         if self.weight is not None and not self.weight > 0:
             raise ConfigError(f"weight: {self.weight}, expected a number above 0")
 
     @classmethod
     def from_text(cls, text: str) -> Source:
+        return cls(folder=text)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of finished examples, as `ft data prepare cache` makes it. A plain path in YAML is one with defaults."""
+
+    folder: str = ""
+    remix: bool = True
+    """Vocals and level of an example come from two others, drawn anew each time; else it is always the same mixture."""
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a cache without a folder; expected a path, or folder: and remix:")
+
+    @classmethod
+    def from_text(cls, text: str) -> Cache:
         return cls(folder=text)
 
 
@@ -75,7 +98,11 @@ class VoxAug:
 
 @dataclass(frozen=True)
 class Augment:
-    """Augmentation beyond the original's. Each is off by default."""
+    """Augmentation beyond the original's. Each is off by default.
+
+    Those with a name alone are probabilities, by item and, where vocals and instrumental are each treated for itself,
+    by part; the keys below them say how far they go. `bench/augmentation.py` measures what each costs.
+    """
 
     level_db: float | None = None
     """Mean of the vocals' RMS over the instrumental's, in dB; unset leaves levels as the files have them."""
@@ -92,22 +119,120 @@ class Augment:
     """Largest left-right imbalance of the vocals, 0 to 1."""
     scale_db: float = 0.0
     """The scale is drawn up to this many dB above the crop's own peak, as in a song that is louder elsewhere."""
+    gain: float = 0.0
+    """Vocals and instrumental each louder or quieter; vocals beyond the level that `level_db` gives them."""
+    gain_db: float = 6.0
+    swap_channels: float = 0.0
+    """Left and right of vocals and instrumental each, of real pairs too."""
+    polarity: float = 0.0
+    """Vocals and instrumental each turned over."""
+    pitch: float = 0.0
+    """Higher or lower at the same tempo; both parts of a real pair alike."""
+    pitch_semitones: float = 3.0
+    tempo: float = 0.0
+    """Faster or slower at the same pitch; both parts of a real pair alike."""
+    tempo_percent: float = 12.0
+    equaliser: float = 0.0
+    """One or two of low-pass, high-pass, shelf and peak, for vocals and instrumental each."""
+    equaliser_db: float = 9.0
+    """Of shelves and peaks."""
+    codec: float = 0.0
+    """Vocals and instrumental each through MP3, Vorbis or Opus."""
+    choir: float = 0.0
+    """Vocals sing along with copies of themselves."""
+    choir_voices: int = 3
+    """At most so many copies."""
+    choir_cents: float = 15.0
+    """Out of tune, and in tempo with it."""
+    choir_ms: float = 40.0
+    """Behind."""
+    widen: float = 0.0
+    """Vocals are given something to lie beside the middle: a late, softer copy, opposite on both sides."""
+    pause: float = 0.0
+    """Vocals are silent over part of the item, in real pairs too: voices without their pauses sing all the time."""
+    compress: float = 0.0
+    """The mixture is compressed, its parts by the same gain over time."""
+    clip: float = 0.0
+    """The mixture is softly clipped, its parts by the same gain."""
+    clip_db: float = 9.0
+    """Largest drive of the mixture's peak into the curve."""
+    mixture_codec: float = 0.0
+    """The mixture through MP3, Vorbis or Opus; what that adds or takes is counted to the instrumental."""
 
     def __post_init__(self) -> None:
-        share(self, "reverb", "pan")
+        share(self, "reverb", "pan", *self.probabilities)
         not_negative(self, "level_spread_db", "vocal_speed", "instrumental_speed", "filter_db", "scale_db")
+        not_negative(self, "gain_db", "pitch_semitones", "equaliser_db", "choir_cents", "choir_ms", "clip_db")
+        positive(self, "choir_voices")
+        if not 0 <= self.tempo_percent <= 50:
+            raise ConfigError(f"tempo_percent: {self.tempo_percent}, expected 0 to 50")
+
+    @property
+    def probabilities(self) -> tuple[str, ...]:
+        """Names of the keys that are probabilities, but for `reverb`."""
+        parts = ("gain", "swap_channels", "polarity", "pitch", "tempo", "equaliser", "codec", "choir")
+        return (*parts, "widen", "pause", "compress", "clip", "mixture_codec")
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights of the parts of the objective. The original's is `magnitude_l1` alone."""
+    """Weights of the parts of the objective. The original's is `magnitude_l1` alone.
+
+    An error of the masked stem is, with the other sign, that of the other stem, so that what is made of the error alone
+    is the same for both. `magnitude_l1` is that of the masked stem; for the rest see `stems`.
+    """
 
     magnitude_l1: float = 1.0
-    """Mean of | mask |X| - |Y| |."""
+    """Mean of | mask |X| - |Y| |, where |X| and |Y| are clipped at the scale."""
     complex_l1: float = 0.0
     """Mean of | mask X - Y | over complex values: counts the phase that a mask cannot mend."""
     energy: float = 0.0
     """Energy of mask X - Y over the energy of X, item by item: what SDR is made of."""
+    waveform_l1: float = 0.0
+    """Mean error of samples, full scale being 1."""
+    si_sdr: float = 0.0
+    """Scale-invariant SDR with the sign turned, in dB: about -10, so that weights near 0.01 balance the others."""
+    snr: float = 0.0
+    """The same without the free scale."""
+    stft_convergence: float = 0.0
+    """Spectral convergence: the norm of the error of magnitudes over that of the target, at each of `stft_n_fft`."""
+    stft_log_magnitude: float = 0.0
+    """Mean error of the logarithms of magnitudes, at each of `stft_n_fft`."""
+    stft_n_fft: tuple[int, ...] = (512, 1024, 2048)
+    """Window lengths in samples; each advances by a quarter of itself."""
+    stems: Literal["both", "masked"] = "both"
+    """Whether the last four are means over both stems, or those of the stem that the mask keeps."""
+
+    def __post_init__(self) -> None:
+        weights = [f.name for f in dataclasses.fields(self) if f.name not in ("stft_n_fft", "stems")]
+        not_negative(self, *weights)
+        if not any(getattr(self, name) for name in weights):
+            raise ConfigError(f"no weight above 0, expected one of {', '.join(weights)}")
+        if not self.stft_n_fft or any(n_fft < 4 or n_fft % 4 for n_fft in self.stft_n_fft):
+            raise ConfigError(f"stft_n_fft: {list(self.stft_n_fft)}, expected numbers of samples divisible by 4")
+
+    @property
+    def on_stft(self) -> bool:
+        """Whether STFTs of several lengths are asked for."""
+        return bool(self.stft_convergence or self.stft_log_magnitude)
+
+    @property
+    def on_waveforms(self) -> bool:
+        """Whether the estimate is needed as a waveform."""
+        return bool(self.waveform_l1 or self.si_sdr or self.snr or self.on_stft)
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """Noise of the task `denoise`: sqrt(gamma) x + sqrt(1 - gamma) e, e normal with the deviation sigma."""
+
+    gamma: float = 0.95
+    sigma: float = 0.4
+
+    def __post_init__(self) -> None:
+        positive(self, "sigma")
+        if not 0 < self.gamma < 1:
+            raise ConfigError(f"gamma: {self.gamma}, expected 0 < x < 1")
 
 
 @dataclass(frozen=True)
@@ -131,13 +256,20 @@ class Validation:
 class TrainConfig:
     """A training run."""
 
+    task: Literal["separate", "denoise"] = "separate"
+    """`denoise` is pre-training: the network finds the noise that was added to its input."""
+    init_from: str | None = None
+    """Weights to begin with: a checkpoint, an exported .onnx, or `default`, the shipped model."""
     instrumentals: tuple[Source, ...] = ()
     vocals: tuple[Source, ...] = ()
     pairs: tuple[Source, ...] = ()
+    cache: Cache | None = None
+    """Finished examples that are taken in place of the folders above, from which they were made."""
     validation: Validation = field(default_factory=Validation)
     voxaug: VoxAug = field(default_factory=VoxAug)
     augment: Augment = field(default_factory=Augment)
     losses: Losses = field(default_factory=Losses)
+    denoise: Denoise = field(default_factory=Denoise)
     stages: tuple[Stage, ...] = (Stage(), Stage(512, 25, 1, 48))
     extra_epochs: int = 60
     """Epochs of the last stage beyond its `last_epoch`."""
@@ -155,10 +287,24 @@ class TrainConfig:
     decay_power: float = 1.0
     clip_norm: float = 0.5
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What matrix products are computed in; weights, their average and the optimizer are float32 always."""
     ema: float = 0.0
     """Decay per step of an average of the weights, which is then what is validated and saved; 0 is none."""
+    patience: int | None = None
+    """Validations in a row without a better score after which the run ends; unset: it goes on."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What follows a loss or gradient that is not finite: the end of the run, or the next batch."""
+    nan_limit: int = 10
+    """Batches in a row that may be skipped for it."""
+    checkpoint_gradients: bool = False
+    """Keep each level's input only and compute its inside again for the gradient: less memory, a third more time."""
+    compile: bool = False
+    """Train through `torch.compile`, once it has been compared with eager; where it fails, go on in eager."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How the processes of `torchrun` share the work: each holds the whole network, or a share of it."""
     seed: int = 0
     workers: int = 1
+    """Processes that load items, for each process that trains."""
     tensorboard: bool = False
     """Also write the log's values as TensorBoard events into the folder of the run."""
     log_every: int = 20
@@ -178,6 +324,7 @@ class TrainConfig:
             raise ConfigError(f"stages: last_epoch {last}, expected rising numbers")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema: {self.ema}, expected 0 <= x < 1")
+        positive(self, *(["nan_limit"] if self.patience is None else ["nan_limit", "patience"]))
         if self.vocals and not (self.instrumentals or self.pairs):
             raise ConfigError("instrumentals: none, expected folders of music without vocals to mix the vocals into")
 

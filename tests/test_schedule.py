@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from ft.errors import ConfigError
-from ft.schedule import Schedule
 from ft.train_config import Stage, TrainConfig
+from ft.training.schedule import Schedule
 
 
 def test_rate_never_falls_below_the_target():

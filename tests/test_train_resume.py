@@ -1,0 +1,124 @@
+"""A run that is resumed goes on as if it had never stopped, and early stopping ends one that gets no better."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from training import losses, settings, trainer
+
+from ft.config import override
+from ft.errors import CheckpointError, ConfigError
+from ft.training.run import STATE, Trainer
+from ft.training.state import load_state, save_state
+
+
+def run_in_parts(folder, values, *stops):
+    """Runs to each number of steps in turn, each time by a new trainer after other random numbers were drawn."""
+    for number, stop in enumerate(stops):
+        run = trainer(folder, override(values, [f"train.max_steps={stop}"]))
+        if number:
+            torch.manual_seed(999)
+            run.restore()
+        run.run()
+    return run
+
+
+def assert_equal(one: Trainer, other: Trainer):
+    for state, same in (
+        (one.network.state_dict(), other.network.state_dict()),
+        (one.average.state(), other.average.state()),
+    ):
+        assert all(torch.equal(value, same[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resumed_run_equals_one_that_never_stopped(music, tmp_path, workers):
+    """Epochs have 3 steps: one stop lies in the middle of the first, one in the second. Dropout is on.
+
+    The log has a line for two steps, and a stop between them.
+    """
+    values = settings(music, ema=0.9, workers=workers, precision="bfloat16", log_every=2)
+    straight = run_in_parts(tmp_path / "straight", values, 6)
+    resumed = run_in_parts(tmp_path / "stopped", values, 1, 4, 6)
+    assert len(losses(tmp_path / "stopped")) == 3
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert_equal(straight, resumed)
+
+
+def test_resumed_run_keeps_the_scale_of_float16(music, tmp_path):
+    """Only a GPU trains in float16; the scaler itself works anywhere, and its state is among what is saved."""
+    runs = [trainer(tmp_path, settings(music, max_steps=1)) for _ in range(2)]
+    for run in runs:
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    runs[0].run()
+    assert runs[0].scaler.state_dict()["_growth_tracker"] == 1
+    runs[1].restore()
+    assert runs[1].scaler.state_dict() == runs[0].scaler.state_dict()
+
+
+def test_float16_gradients_that_overflow_are_passed_over_until_the_scale_fits(music, tmp_path):
+    run = trainer(tmp_path, settings(music, max_steps=2))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    run.run()
+    assert run.position.step == 2 and run.scaler.get_scale() < 2.0**127
+    assert all(map(math.isfinite, losses(tmp_path)))
+
+
+def test_states_of_before_several_processes_are_read(music, tmp_path):
+    """They count micro-batches and not items, and hold an average of weights also where none was asked for."""
+    run = trainer(tmp_path, settings(music, max_steps=2))
+    run.run()
+    run.average.values = run.network.state_dict()
+    old = {"epoch": 0, "batch": 4, "step": 2, "best": -1.0}
+    facts = {"position": old, "scaler": {}}
+    save_state(tmp_path / STATE, run.network, run.average, run.optimizer, facts, run.group)
+    resumed = trainer(tmp_path, settings(music, max_steps=3))
+    resumed.restore()
+    assert (resumed.position.items, resumed.position.step, resumed.position.best) == (8, 2, -1.0)
+    resumed.run()
+    assert len(losses(tmp_path)) == 3
+
+
+def test_state_without_an_average_starts_one_from_the_weights(music, tmp_path):
+    run = trainer(tmp_path, settings(music, max_steps=1))
+    run.run()
+    resumed = trainer(tmp_path, settings(music, ema=0.9))
+    load_state(tmp_path / STATE, resumed.network, resumed.average, resumed.optimizer, resumed.group)
+    assert torch.equal(resumed.average.state()["out"], run.network.out)
+
+
+def test_another_batch_size_goes_on_behind_the_items_that_are_done(music, tmp_path):
+    trainer(tmp_path, settings(music, max_steps=1)).run()
+    stages = [{"frames": 16, "last_epoch": 2, "batch_size": 3, "accumulation": 1}]
+    resumed = trainer(tmp_path, settings(music, stages=stages))
+    resumed.restore()
+    assert resumed.position.items == 6
+    assert [index for _, index, _ in resumed.keys(resumed.train.stages[0], 0)] == [6, 7, 8]
+
+
+def test_state_of_something_else_is_refused(music, tmp_path):
+    trainer(tmp_path, settings(music, max_steps=1)).run()
+    with pytest.raises(CheckpointError, match="another network"):
+        trainer(tmp_path, settings(music, "model.expansion=1")).restore()
+    with pytest.raises(CheckpointError, match="another optimizer, AdamW and not SGD"):
+        trainer(tmp_path, settings(music, optimizer="sgd")).restore()
+    with pytest.raises(CheckpointError, match=r"train\.task separate and not denoise"):
+        trainer(tmp_path, settings(music, task="denoise")).restore()
+    (tmp_path / STATE).write_bytes(b"no safetensors")
+    with pytest.raises(CheckpointError, match="no state of a training run"):
+        trainer(tmp_path, settings(music)).restore()
+
+
+def test_a_run_that_gets_no_better_ends_early(music, tmp_path, monkeypatch):
+    """Also where it is stopped between the validations that are no better."""
+    monkeypatch.setattr("ft.training.trainer.score", lambda scores: -1.0)
+    monkeypatch.setattr("ft.training.validation.Validation.scores", lambda *rest: {"valid/loss_pairs": 1.0})
+    values = settings(music, patience=2, validate_every=1, validation={"pairs": [str(music / "pairs")]})
+    straight = run_in_parts(tmp_path / "straight", values, 9)
+    assert (straight.position.step, straight.position.stale) == (3, 2)
+    resumed = run_in_parts(tmp_path / "stopped", values, 2, 9, 9)
+    assert resumed.position == straight.position
+    with pytest.raises(ConfigError, match=r"train\.patience: needs a score"):
+        trainer(tmp_path / "without", settings(music, patience=2))
