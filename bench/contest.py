@@ -1,0 +1,264 @@
+"""Trains several networks or recipes on the same data for the same budget, and scores them on the same songs.
+
+python -m bench.contest bench/contests/ablation.yaml -o runs/ablation [--seconds 300 | --steps 400] [--only ROW]...
+
+A contest is a YAML file: `base`, a training configuration (a preset or a file); `set`, what all rows change of it;
+`rows`, each with a `name`, `set` (as `ft train --set`), and perhaps `network` (one of `bench.peers.PEERS`) with its
+`arguments`. Every row begins with the same seed. A row that is done is not trained again, one that was interrupted
+goes on.
+
+With --seconds every row gets as many steps as fit into that many seconds of training on this device, counted by what
+its first steps take, so that a slow network takes fewer; with --steps all take the same number. The learning rate falls
+to its end over exactly these steps, and what is scored are the last weights (their average where the recipe has one):
+nothing is chosen by a score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from bench.machine import describe_machine
+from bench.peers import PEERS
+from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.data.batches import batch_from_waveforms, collate, network_input
+from ft.data.examples import read_crop
+from ft.errors import ConfigError
+from ft.files import atomic_write
+from ft.train_config import TrainConfig, train_config_from_yaml
+from ft.training.distributed import Group, processes
+from ft.training.trainer import Trainer
+from ft.training.validation import masked_song, song_sdrs
+
+logger = logging.getLogger(__name__)
+
+WARM_STEPS, TIMED_STEPS = 2, 5
+FIT_ITEMS = 64
+SPEED_SECONDS = 60
+
+
+def load_contest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The configuration that all rows share, and the rows.
+
+    Raises:
+        ConfigError: not such a file.
+    """
+    contest = load_yaml(path)
+    unknown = set(contest) - {"base", "set", "rows"}
+    if unknown or not contest.get("rows"):
+        raise ConfigError(f"{path}: keys {sorted(contest)}, expected base, set and rows")
+    names = [row.get("name") for row in contest["rows"]]
+    if None in names or len(set(names)) < len(names):
+        raise ConfigError(f"{path}: rows named {names}, expected a name of its own for each")
+    for row in contest["rows"]:
+        if row.get("network", "frame-transformer") not in ("frame-transformer", *PEERS):
+            raise ConfigError(f"{path}: network {row['network']!r}, expected one of {', '.join(PEERS)}")
+    return override(load_yaml(contest["base"]), assignments(contest.get("set"))), contest["rows"]
+
+
+def assignments(changes: Mapping[str, Any] | None) -> list[str]:
+    """Changes as `ft train --set` takes them.
+
+    >>> assignments({"model.attention": False, "train.losses": {"energy": 1}})
+    ['model.attention=false', 'train.losses={"energy": 1}']
+    """
+    return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+
+
+def make_network(row: Mapping[str, Any], config: ModelConfig) -> nn.Module | None:
+    """The peer that a row names; None for the network of its configuration."""
+    peer = PEERS.get(row.get("network", ""))
+    return peer(config, **row.get("arguments", {})) if peer else None
+
+
+def open_trainer(
+    row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path | None, group: Group
+) -> Trainer:
+    """A trainer of the row's network."""
+    torch.manual_seed(train.seed)
+    network = make_network(row, config)
+    trainer = Trainer(config, train, folder, group, network=network)
+    if hasattr(network, "fit"):
+        items = [trainer.data.items.item(0, index, train.stages[0].frames) for index in range(FIT_ITEMS)]
+        batch = batch_from_waveforms(collate(items), config)
+        trainer.network.fit(network_input(batch.mixture, batch.scale, config).to(group.device))  # type: ignore[operator]
+    return trainer
+
+
+def seconds_per_step(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, group: Group) -> float:
+    """What a step takes here: the median of a few behind the first ones, data waiting included."""
+    trainer = open_trainer(row, config, train, None, group)
+    stage = train.stages[0]
+    batches = trainer.batches(stage, (WARM_STEPS + TIMED_STEPS) * stage.accumulation)
+    taken = []
+    for _ in range(WARM_STEPS + TIMED_STEPS):
+        begin = time.monotonic()
+        trainer.step(batches, stage)
+        if group.device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.monotonic() - begin)
+    return sorted(taken[WARM_STEPS:])[TIMED_STEPS // 2]
+
+
+def budgeted(train: TrainConfig, steps: int) -> TrainConfig:
+    """The run of so many steps, at the end of which the rate has fallen; validated at the end only."""
+    warm = min(train.warmup_steps, steps // 10)
+    stages = (replace(train.stages[0], last_epoch=1_000_000),)
+    return replace(
+        train,
+        stages=stages,
+        max_steps=steps,
+        warmup_steps=warm,
+        decay_steps=steps - warm,
+        validate_every=10**9,
+        patience=None,
+    )
+
+
+def run_row(
+    row: Mapping[str, Any], values: Mapping[str, Any], folder: Path, group: Group, seconds: float, steps: int | None
+) -> dict[str, Any]:
+    """Trains and scores one row; what was found, as JSON holds it."""
+    own = override(dict(values), assignments(row.get("set")))
+    where = f"row {row['name']}"
+    config, train = model_config_from_yaml(own, where), train_config_from_yaml(own, where)
+    asked = json.loads(json.dumps({"row": row, "configuration": own, "seconds": seconds, "steps": steps}))
+    plan, result = folder / "plan.json", folder / "result.json"
+    if plan.exists():  # done or interrupted: the steps that were planned then
+        planned = json.loads(plan.read_text(encoding="utf-8"))
+        if planned["asked"] != asked:
+            raise ConfigError(
+                f"{folder}: holds another row, recipe or budget than {where}; remove it or take another -o"
+            )
+        if result.exists():
+            return json.loads(result.read_text(encoding="utf-8"))
+        step_seconds, count = planned["seconds_per_step"], planned["steps"]
+    else:
+        step_seconds = seconds_per_step(row, config, train, group)
+        count = steps or max(1, round(seconds / step_seconds))
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(plan, {"asked": asked, "seconds_per_step": step_seconds, "steps": count})
+    train = budgeted(train, count)
+    trainer = open_trainer(row, config, train, folder, group)
+    if (folder / "state.safetensors").exists():
+        trainer.restore()
+    trainer.run()
+    found = {
+        "name": row["name"],
+        "network": row.get("network", "frame-transformer"),
+        "set": row.get("set", {}),
+        "arguments": row.get("arguments", {}),
+        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+        "steps": count,
+        "examples": count * trainer.items_per_step(train.stages[0]),
+        "seconds_per_step": round(step_seconds, 4),
+        "training_seconds": round(count * step_seconds, 1),
+        **scores(trainer, config),
+    }
+    _write(result, found)
+    return found
+
+
+def scores(trainer: Trainer, config: ModelConfig) -> dict[str, Any]:
+    """SDR of both stems for each validation song, and how fast the network masks, of the averaged weights."""
+    trainer.network.eval()
+    group, sdr = trainer.group, {}
+    with trainer.average.in_place(), torch.inference_mode():
+        to_mask = trainer.validation.to_mask(trainer.network)
+        for song in trainer.data.songs:
+            (found,) = song_sdrs(to_mask, [song], config, group.device)
+            sdr[song.mixture.path.parent.name] = {stem: round(value, 3) for stem, value in found.items()}
+        speed = times_real_time(copy.deepcopy(trainer.network).cpu(), trainer, config)
+    return {"sdr": sdr, "times_real_time": round(speed, 1), "threads": torch.get_num_threads()}
+
+
+def times_real_time(network: nn.Module, trainer: Trainer, config: ModelConfig) -> float:
+    """How fast a network on the CPU masks the first song in PyTorch in float32, transforms included."""
+    audio, cpu, file = config.audio, torch.device("cpu"), trainer.data.songs[0].mixture
+    seconds = min(file.samples / file.sample_rate, SPEED_SECONDS)
+    crop = torch.from_numpy(read_crop(file, 0, round(seconds * audio.sample_rate), audio.sample_rate, audio.channels))
+
+    def to_mask(spec: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return trainer.task.mask(network, spec, scale, contextlib.nullcontext)  # type: ignore[attr-defined]
+
+    masked_song(to_mask, crop, config, cpu)
+    begin = time.monotonic()
+    masked_song(to_mask, crop, config, cpu)
+    return seconds / (time.monotonic() - begin)
+
+
+def _write(path: Path, value: Any) -> None:
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The results as a Markdown table, in the order of the rows."""
+    songs = list(results[0]["sdr"]) if results else []
+    first, others = songs[0], songs[1:]
+    lines = [
+        f"| row | parameters | steps | ms a step | x real time on the CPU | {first} vocals | instrumental | "
+        f"held out, mean of {len(others)} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results:
+        held_out = [row["sdr"][song]["vocals"] for song in others if "vocals" in row["sdr"][song]]
+        mean = f"{sum(held_out) / len(held_out):.2f} dB" if held_out else "-"
+        lines.append(
+            f"| {row['name']} | {row['parameters'] / 1e6:.1f} M | {row['steps']} | "
+            f"{1000 * row['seconds_per_step']:.0f} | {row['times_real_time']:.0f} x | "
+            f"{row['sdr'][first]['vocals']:.2f} dB | {row['sdr'][first]['instrumental']:.2f} dB | {mean} |"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("contest", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--seconds", type=float, help="Of training, for every row.")
+@click.option("--steps", type=click.IntRange(1), help="For every row.")
+@click.option("--only", multiple=True, help="Rows to run, by name; repeatable. [default: all]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the results there.")
+def main(
+    contest: Path,
+    output: Path,
+    seconds: float | None,
+    steps: int | None,
+    only: tuple[str, ...],
+    device: str,
+    report: Path | None,
+) -> None:
+    """Train and score the rows of CONTEST, then print the table."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if (seconds is None) == (steps is None):
+        raise click.UsageError("one of --seconds and --steps is needed")
+    values, rows = load_contest(contest)
+    results = []
+    with processes(device) as group:
+        for number, row in enumerate(rows):
+            if only and row["name"] not in only:
+                continue
+            logger.info("%s", row["name"])
+            results.append(run_row(row, values, output / f"{number:02d}", group, seconds or 0.0, steps))
+            if report is not None:  # after each row: a session may end
+                budget = {"seconds": seconds} if steps is None else {"steps": steps}
+                _write(
+                    report, {"contest": contest.stem, "budget": budget, "machine": describe_machine(), "rows": results}
+                )
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Contests: the same data and budget for several networks and recipes."""
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bench.contest import budgeted, load_contest, main, table
+from ft.errors import ConfigError
+from ft.train_config import TrainConfig
+
+
+@pytest.fixture
+def contest(tmp_path, music, example):
+    base = {
+        "audio": {"n_fft": 256, "hop_length": 128, "bins": 32, "stereo": "mid-side"},
+        "model": {"preset": "tiny", "multipliers": [1] * 6, "heads": [1] * 6, "expansion": 1, "mask_stem": "vocals"},
+        "train": {
+            "instrumentals": [str(music / "instrumentals")],
+            "vocals": [str(music / "vocals")],
+            "validation": {"songs": [str(music / "pairs")]},
+            "stages": [{"frames": 20, "batch_size": 2, "accumulation": 1}],
+            "epoch_size": 100,
+            "workers": 0,
+            "ema": 0.9,
+        },
+    }
+    rows = [
+        {"name": "ours"},
+        {"name": "no attention", "set": {"model.attention": False}},
+        {"name": "umx", "network": "open-unmix", "arguments": {"hidden": 8, "layers": 1}},
+        {
+            "name": "bs",
+            "network": "bs-roformer",
+            "arguments": {"width": 8, "depth": 1, "heads": 1, "head_width": 8, "bands": 4},
+            "set": {"model.mask": "complex", "audio.stereo": "left-right"},
+        },
+    ]
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    path = tmp_path / "contest.yaml"
+    path.write_text(yaml.safe_dump({"base": str(tmp_path / "base.yaml"), "rows": rows}))
+    return path
+
+
+def test_every_row_is_trained_and_scored_once(contest, tmp_path):
+    report = tmp_path / "report.json"
+    arguments = [str(contest), "-o", str(tmp_path / "runs"), "--steps", "3", "--device", "cpu", "--json", str(report)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["name"] for row in rows] == ["ours", "no attention", "umx", "bs"]
+    assert {row["steps"] for row in rows} == {3} and {row["examples"] for row in rows} == {6}
+    assert len({row["parameters"] for row in rows}) == 4
+    assert all(set(row["sdr"]["song"]) == {"vocals", "instrumental"} for row in rows)
+    assert len({row["sdr"]["song"]["vocals"] for row in rows}) == 4
+    trained = (tmp_path / "runs" / "00" / "log.jsonl").read_text()
+    again = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert table(rows) in again.output
+    assert (tmp_path / "runs" / "00" / "log.jsonl").read_text() == trained, "a row that is done is trained again"
+    other = CliRunner().invoke(main, [*arguments[:4], "4", *arguments[5:]])
+    assert isinstance(other.exception, ConfigError) and "another row, recipe or budget" in str(other.exception)
+
+
+def test_a_budget_in_seconds_gives_slower_networks_fewer_steps(contest, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.contest.seconds_per_step", lambda row, *_: 0.5 if row["name"] == "ours" else 1.0)
+    report = tmp_path / "report.json"
+    arguments = [str(contest), "-o", str(tmp_path / "runs"), "--seconds", "4", "--device", "cpu", "--json", str(report)]
+    done = CliRunner().invoke(main, [*arguments, "--only", "ours", "--only", "umx"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert [row["steps"] for row in json.loads(report.read_text())["rows"]] == [8, 4]
+
+
+def test_the_rate_has_fallen_when_the_budget_is_spent():
+    train = budgeted(TrainConfig(warmup_steps=1000, patience=3), 50)
+    assert (train.warmup_steps, train.decay_steps, train.max_steps, train.patience) == (5, 45, 50, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"base": "tiny", "rows": []}, "expected base, set and rows"),
+        ({"base": "tiny", "rows": [{"name": "a"}, {"name": "a"}]}, "a name of its own"),
+        ({"base": "tiny", "rows": [{"name": "a", "network": "demucs"}]}, "demucs.*open-unmix, bs-roformer"),
+    ],
+)
+def test_what_is_no_contest_is_named(tmp_path, content, text):
+    path = tmp_path / "contest.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=text):
+        load_contest(path)
