@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/mypy
 
 library: install
-	$(BIN)/ft library library --audio $(AUDIO) --sing 90
+	$(BIN)/ft library library --audio $(AUDIO) --sing 60
 
 train: install
 	$(BIN)/ft train small

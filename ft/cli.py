@@ -11,13 +11,22 @@ from typing import Literal
 import click
 
 from ft import __version__
+from ft.cli_data import data
+from ft.cli_evaluate import evaluate
 from ft.cli_separate import separate
 from ft.errors import FtError, one_line
 from ft.report import printable
 from ft.verbosity import set_verbosity
 
 EXIT_INTERRUPTED = 130
-_EXTRAS = {"torch": "train", "safetensors": "train", "onnx": "train", "onnxscript": "train", "matplotlib": "plots"}
+_EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "python_stretch": "train",
+    "matplotlib": "plots",
+}
 """What provides the libraries that only some commands need."""
 
 
@@ -67,16 +76,32 @@ def main(context: click.Context, verbose: bool, quiet: bool) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run. [default: runs/<model name>]")
 @click.option("--resume", is_flag=True, help="Go on where the run in this folder stopped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what it would take, by three steps of each stage, and write nothing."
+)
 @click.pass_obj
 def train(
-    settings: dict, config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool, device: str
+    settings: dict,
+    config: Path,
+    assignments: tuple[str, ...],
+    output: Path | None,
+    resume: bool,
+    device: str,
+    dry_run: bool,
 ) -> None:
-    """Train a network as CONFIG (a YAML file or a preset) says."""
-    from ft.train import train_from_yaml
+    """Train a network as CONFIG (a YAML file or a preset) says.
 
-    train_from_yaml(
-        str(config), assignments, output=output, resume=resume, device=device, progress=not settings["quiet"]
-    )
+    On several GPUs or machines: torchrun --nproc-per-node GPUS -m ft train CONFIG
+    """
+    from ft.training.run import dry_run_from_yaml, train_from_yaml
+
+    progress = not settings["quiet"]
+    if dry_run:
+        found = dry_run_from_yaml(str(config), assignments, device=device, progress=progress)
+        if found is not None:  # of several processes, one speaks
+            click.echo(found)
+        return
+    train_from_yaml(str(config), assignments, output=output, resume=resume, device=device, progress=progress)
 
 
 @main.command()
@@ -321,4 +346,6 @@ def bench(
         click.echo(plot_file)
 
 
+main.add_command(evaluate)
 main.add_command(separate)
+main.add_command(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
 # Threads that wait by spinning take the cores from each other where a machine has few; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from ft.files import example_folder
 
@@ -70,6 +72,18 @@ def write_constant(tmp_path: Path):
     return write
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` filled, in whichever process of the run came first: exports take most of the run's time."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            (folder / "done").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the preset `tiny` with random weights (`networks.tiny_model`)."""
@@ -88,9 +102,7 @@ def tiny_onnx(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The same network as `ft export` writes it."""
     from export.to_onnx import export_onnx
 
-    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    export_onnx(tiny_checkpoint, path)
-    return path
+    return made_once(tmp_path_factory, "onnx", lambda to: export_onnx(tiny_checkpoint, to / "tiny.onnx")) / "tiny.onnx"
 
 
 @pytest.fixture(scope="session")
@@ -98,9 +110,8 @@ def default_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped model as `ft export default --fp16` writes it, gate included."""
     from export.to_onnx import export_onnx
 
-    path = tmp_path_factory.mktemp("half") / "default.fp16.onnx"
-    export_onnx("default", path, precision="fp16")
-    return path
+    name = "default.fp16.onnx"
+    return made_once(tmp_path_factory, "half", lambda to: export_onnx("default", to / name, precision="fp16")) / name
 
 
 @pytest.fixture(scope="session")
@@ -108,9 +119,9 @@ def tiny_waveform(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     """The same network with its transforms, as `ft export --io waveform` writes it."""
     from export.to_onnx import export_onnx
 
-    path = tmp_path_factory.mktemp("waveform") / "tiny.waveform.onnx"
-    export_onnx(tiny_checkpoint, path, io="waveform")
-    return path
+    name = "tiny.waveform.onnx"
+    folder = made_once(tmp_path_factory, "waveform", lambda to: export_onnx(tiny_checkpoint, to / name, io="waveform"))
+    return folder / name
 
 
 @pytest.fixture(scope="session")
@@ -126,14 +137,16 @@ def tiny_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ft.checkpoint import CONFIG_KEY, GATE_KEY
 
     model = tiny_model()
-    folder = tmp_path_factory.mktemp("half")
-    graph = build_graph(model, model.model_config, 23, torch.float16)
-    graph.metadata_props.update({"ft_io": "magnitude", "ft_parameters": "263177", GATE_KEY: json.dumps(GATE)})
-    graph.metadata_props[CONFIG_KEY] = json.dumps(model.model_config.to_dict())
-    for precision in ("fp16", "bf16"):
-        graph.metadata_props["ft_precision"] = precision
-        onnx_ir.save(graph, folder / f"{precision}.onnx")
-    return folder / "fp16.onnx"
+
+    def make(folder: Path) -> None:
+        graph = build_graph(model, model.model_config, 23, torch.float16)
+        graph.metadata_props.update({"ft_io": "magnitude", "ft_parameters": "263177", GATE_KEY: json.dumps(GATE)})
+        graph.metadata_props[CONFIG_KEY] = json.dumps(model.model_config.to_dict())
+        for precision in ("fp16", "bf16"):
+            graph.metadata_props["ft_precision"] = precision
+            onnx_ir.save(graph, folder / f"{precision}.onnx")
+
+    return made_once(tmp_path_factory, "tiny-half", make) / "fp16.onnx"
 
 
 @pytest.fixture(scope="session")

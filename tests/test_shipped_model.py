@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.song import read_song
 from engines import load_engine
 from export.gate import signal_to_noise
 from ft.audio import read_audio
 from ft.checkpoint import load_config
 from ft.config import load_model_config
-from ft.dsp import magnitude, stft
+from ft.dsp import magnitude
+from ft.evaluation.songs import read_song
 from ft.files import INT8_MODEL
 from ft.info import describe_model
 from ft.metrics import sdr
 from ft.separate import Separator
-from ft.stream import network_input
+from ft.stream import network_input, song_spectrum
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "ft" / "assets" / "default.onnx"
@@ -39,9 +39,9 @@ def test_size_licence_and_configuration():
 
 @pytest.fixture(scope="module")
 def separated(example) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    song, rate = read_song(example)
+    song = read_song(example)
     with Separator() as separator:
-        return song, separator.separate(song["mixture"], rate)
+        return {"mixture": song.mixture, **song.stems}, separator.separate(song.mixture, song.sample_rate)
 
 
 def test_a_cpu_gets_the_int8_file_that_passed_its_gate(example):
@@ -52,8 +52,7 @@ def test_a_cpu_gets_the_int8_file_that_passed_its_gate(example):
         assert (engine.describe().precision, exact.describe().precision) == ("int8", "fp32 (fp16 weights)")
         assert engine.describe().config == exact.describe().config
         mixture, _ = read_audio(example / "mixture.flac")
-        audio = engine.describe().config.audio
-        values = magnitude(stft(mixture[:, :264600], audio.n_fft, audio.hop_length).swapaxes(1, 2))
+        values = magnitude(song_spectrum(mixture[:, :264600], engine.describe().config.audio))
         batch = network_input(values, float(values.max()), engine.describe().config)
         assert signal_to_noise(engine.run(batch), exact.run(batch)) > 35
 
@@ -75,9 +74,9 @@ def test_card_names_every_source_of_the_training_data():
 
     card = (MODEL.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
     sources = yaml.safe_load((ROOT / "ft" / "library" / "sources.yaml").read_text(encoding="utf-8"))
-    for package in sources["packages"]:
-        if package["folder"].startswith("train/") and package["name"] != "klettres-data":
-            assert package["name"] in card
+    recipe = (ROOT / "ft" / "presets" / "small.yaml").read_text(encoding="utf-8")
+    used = [package["name"] for package in sources["packages"] if f"library/{package['folder']}," in recipe]
+    assert len(used) >= 7 and all(name in card for name in used)
     for word in ("CC0", "CC BY", "GPL", "caesium", "cannot"):
         assert word in card
 
