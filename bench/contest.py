@@ -4,7 +4,7 @@ python -m bench.contest bench/contests/ablation.yaml -o runs/ablation [--seconds
 
 A contest is a YAML file: `base`, a training configuration (a preset or a file); `set`, what all rows change of it;
 `rows`, each with a `name`, `set` (as `ft train --set`), and perhaps `network` (one of `bench.peers.PEERS`) with its
-`arguments`. Every row begins with the same seed. A row that is done is not trained again, one that was interrupted
+`arguments`, or `pretrain`, the share of its steps that go into denoising first. Every row begins with the same seed. A row that is done is not trained again, one that was interrupted
 goes on.
 
 With --seconds every row gets as many steps as fit into that many seconds of training on this device, counted by what
@@ -38,6 +38,7 @@ from ft.errors import ConfigError
 from ft.files import atomic_write
 from ft.train_config import TrainConfig, train_config_from_yaml
 from ft.training.distributed import Group, processes
+from ft.training.run_folder import LAST, STATE
 from ft.training.trainer import Trainer
 from ft.training.validation import masked_song, song_sdrs
 
@@ -149,11 +150,11 @@ def run_row(
         count = steps or max(1, round(seconds / step_seconds))
         folder.mkdir(parents=True, exist_ok=True)
         _write(plan, {"asked": asked, "seconds_per_step": step_seconds, "steps": count})
-    train = budgeted(train, count)
-    trainer = open_trainer(row, config, train, folder, group)
-    if (folder / "state.safetensors").exists():
-        trainer.restore()
-    trainer.run()
+    before = round(count * row.get("pretrain", 0))
+    if before:
+        weights = pretrained(own, where, folder / "pretraining", group, before)
+        train = replace(train, init_from=str(weights))
+    trainer = train_row(row, config, budgeted(train, count - before), folder, group)
     found = {
         "name": row["name"],
         "network": row.get("network", "frame-transformer"),
@@ -161,6 +162,7 @@ def run_row(
         "arguments": row.get("arguments", {}),
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "steps": count,
+        "pretraining_steps": before,
         "examples": count * trainer.items_per_step(train.stages[0]),
         "seconds_per_step": round(step_seconds, 4),
         "training_seconds": round(count * step_seconds, 1),
@@ -168,6 +170,23 @@ def run_row(
     }
     _write(result, found)
     return found
+
+
+def train_row(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path, group: Group) -> Trainer:
+    """The trainer of a row at the end of its run, which goes on where it was interrupted."""
+    trainer = open_trainer(row, config, train, folder, group)
+    if (folder / STATE).exists():
+        trainer.restore()
+    trainer.run()
+    return trainer
+
+
+def pretrained(values: Mapping[str, Any], where: str, folder: Path, group: Group, steps: int) -> Path:
+    """The weights that so many steps of denoising give, with all else as the row has it."""
+    own = override(dict(values), ["train.task=denoise"])
+    config, train = model_config_from_yaml(own, where), train_config_from_yaml(own, where)
+    train_row({}, config, budgeted(train, steps), folder, group)
+    return folder / LAST
 
 
 def scores(trainer: Trainer, config: ModelConfig) -> dict[str, Any]:

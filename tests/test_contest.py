@@ -1,6 +1,7 @@
 """Contests: the same data and budget for several networks and recipes."""
 
 import json
+import logging
 
 import pytest
 import yaml
@@ -29,6 +30,7 @@ def contest(tmp_path, music, example):
     rows = [
         {"name": "ours"},
         {"name": "no attention", "set": {"model.attention": False}},
+        {"name": "pre-trained", "pretrain": 0.4},
         {"name": "umx", "network": "open-unmix", "arguments": {"hidden": 8, "layers": 1}},
         {
             "name": "bs",
@@ -43,17 +45,21 @@ def contest(tmp_path, music, example):
     return path
 
 
-def test_every_row_is_trained_and_scored_once(contest, tmp_path):
+def test_every_row_is_trained_and_scored_once(contest, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     report = tmp_path / "report.json"
     arguments = [str(contest), "-o", str(tmp_path / "runs"), "--steps", "3", "--device", "cpu", "--json", str(report)]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = json.loads(report.read_text())["rows"]
-    assert [row["name"] for row in rows] == ["ours", "no attention", "umx", "bs"]
+    assert [row["name"] for row in rows] == ["ours", "no attention", "pre-trained", "umx", "bs"]
     assert {row["steps"] for row in rows} == {3} and {row["examples"] for row in rows} == {6}
-    assert len({row["parameters"] for row in rows}) == 4
+    assert [row["pretraining_steps"] for row in rows] == [0, 0, 1, 0, 0]
+    assert rows[2]["parameters"] == rows[0]["parameters"] and len({row["parameters"] for row in rows}) == 4
+    weights = tmp_path / "runs" / "02" / "pretraining" / "last.safetensors"
+    assert weights.exists() and f"begins with the weights of {weights}" in caplog.text
     assert all(set(row["sdr"]["song"]) == {"vocals", "instrumental"} for row in rows)
-    assert len({row["sdr"]["song"]["vocals"] for row in rows}) == 4
+    assert len({row["sdr"]["song"]["vocals"] for row in rows}) >= 4
     trained = (tmp_path / "runs" / "00" / "log.jsonl").read_text()
     again = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert table(rows) in again.output

@@ -12,7 +12,7 @@ Each position-wise map is then one batched matrix product against a weight (chan
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ft.config import LEVELS, ModelConfig, NetworkConfig
 
 CONV_WIDTH = 9
+COLUMNS_APART = 32
 
 
 class MultichannelLinear(nn.Module):
@@ -74,10 +75,33 @@ def mix_channels(x: Tensor, weight: Tensor, whole: bool = False) -> Tensor:
     or for the `whole` batch (see `each_channel`)."""
     frames, features = x.shape[2], x.shape[3]
     if whole:
-        mixed = torch.mm(weight, x.transpose(0, 1).reshape(x.shape[1], -1))
+        mixed = _MixedRows.apply(weight, x.transpose(0, 1).reshape(x.shape[1], -1))
         return mixed.unflatten(1, (x.shape[0], frames, features)).transpose(0, 1)
     mixed = torch.matmul(weight, x.flatten(2))  # (batch, out, frames * features)
     return mixed.reshape(x.shape[0], weight.shape[0], frames, features)
+
+
+class _MixedRows(torch.autograd.Function):
+    """`weight` (out, in) times `rows` (in, columns), whose gradient does not end the process.
+
+    The gradient of the weights sums over all columns. Where the processor has AMX, oneDNN (torch 2.13) divides by zero,
+    SIGFPE, in a product of bfloat16 matrices of which the first has exactly 3 * 2^19 values: two rows of 16 x 128 frames
+    of 384 bins. Without the last few columns, which are added by themselves, no such round number is left.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
+        mixed = torch.mm(weight, rows)
+        ctx.save_for_backward(weight, rows.to(mixed.dtype))
+        ctx.dtype = rows.dtype
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        weight, rows = ctx.saved_tensors
+        long, short = slice(None, -COLUMNS_APART), slice(-COLUMNS_APART, None)
+        of_weight = gradient[:, long] @ rows[:, long].T + gradient[:, short] @ rows[:, short].T
+        return of_weight.to(weight.dtype), (weight.to(gradient.dtype).T @ gradient).to(ctx.dtype)
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
