@@ -138,12 +138,17 @@ def scaled_magnitude(spec: Tensor, scale: Tensor) -> Tensor:
     return (spec.abs() / scale.clamp_min(1e-8).reshape(-1, 1, 1, 1)).clamp(0, 1)
 
 
+def squared_magnitude(spec: Tensor) -> Tensor:
+    """Squared magnitude; the root that `abs` takes costs as much as the transform itself."""
+    return spec.real.square() + spec.imag.square()
+
+
 def batch_from_waveforms(waveforms: Waveforms, config: ModelConfig) -> Batch:
     """Spectrograms, scale and network input of a batch, on its device."""
     audio = config.audio
     mixture = spectrogram(mid_side(waveforms.mixture, audio), audio)
     instrumental = spectrogram(mid_side(waveforms.instrumental, audio), audio)
-    own_peak = mixture.abs().amax((1, 2, 3))
+    own_peak = squared_magnitude(mixture).amax((1, 2, 3)).sqrt()
     if audio.normalize == "window":
         scale = own_peak
     else:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ft.config import AudioConfig
-from ft.data.batches import Batch, scaled_magnitude, waveform_from_spectrogram
+from ft.data.batches import Batch, scaled_magnitude, squared_magnitude, waveform_from_spectrogram
 from ft.train_config import Losses
 
 EPSILON = 1e-8
@@ -80,7 +80,7 @@ def _spectral(mask: Tensor, real: Tensor, imaginary: Tensor, batch: Batch, weigh
             # The root has no gradient at 0, hence the floor.
             parts["complex_l1"] = torch.sqrt(squared / scale.square() + EPSILON).mean((1, 2, 3))
         if weights.energy:
-            energy = batch.mixture.abs().square().sum((1, 2, 3))
+            energy = squared_magnitude(batch.mixture).sum((1, 2, 3))
             parts["energy"] = squared.sum((1, 2, 3)) / (energy + EPSILON * batch.scale.square())
     return parts
 
