@@ -4,8 +4,8 @@ python -m bench.contest bench/contests/ablation.yaml -o runs/ablation [--seconds
 
 A contest is a YAML file: `base`, a training configuration (a preset or a file); `set`, what all rows change of it;
 `rows`, each with a `name`, `set` (as `ft train --set`), and perhaps `network` (one of `bench.peers.PEERS`) with its
-`arguments`, or `pretrain`, the share of its steps that go into denoising first. Every row begins with the same seed. A row that is done is not trained again, one that was interrupted
-goes on.
+`arguments`, or `pretrain`, the share of its steps that go into denoising first. Every row begins with the same seed.
+A row that is done is not trained again, one that was interrupted goes on.
 
 With --seconds every row gets as many steps as fit into that many seconds of training on this device, counted by what
 its first steps take, so that a slow network takes fewer; with --steps all take the same number. The learning rate falls

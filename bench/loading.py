@@ -24,6 +24,7 @@ import click
 import torch
 
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.data.batches import Batching
 from ft.data.cache import CachedItems
 from ft.data.cache_build import build_cache
 from ft.data.items import Items, mixture_items, open_batches
@@ -66,7 +67,7 @@ def steps(items: Items, frames: int, batch_size: int, workers: int, seconds: flo
     """`count` steps of `seconds` each, which a device computes while the processor is idle, behind a first batch."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = time.process_time()
-    batches = open_batches(items, 0, 0, count + 1, batch_size, frames, workers, pin=False)
+    batches = open_batches(items, Batching(batch_size, frames), 0, range(count + 1), workers)
     next(batches)
     waited, begin = 0.0, time.perf_counter()
     for _ in range(count):

@@ -12,6 +12,7 @@ import soundfile
 
 from ft.config import AudioConfig, ModelConfig, NetworkConfig
 from ft.data import cache_build
+from ft.data.batches import Batching
 from ft.data.cache import CachedItems, read_manifest, shard_path
 from ft.data.cache_build import build_cache
 from ft.data.items import mixture_items, open_batches, open_items
@@ -143,21 +144,18 @@ def test_what_marks_both_parts_is_not_mixed_anew(made, train):
 
 def test_batches_come_in_order_and_errors_in_their_turn(cache, train):
     items = opened(cache, train)
-    batches = list(open_batches(items, 0, 1, 4, batch_size=4, frames=FRAMES, workers=2, pin=False))
+    batches = list(open_batches(items, Batching(4, FRAMES), 0, range(1, 4), workers=2))
     assert len(batches) == 3
     for number, batch in enumerate(batches, 1):
         for row in range(4):
             assert np.array_equal(batch.mixture[row], items.item(0, number * 4 + row, FRAMES).mixture)
-    shares = [
-        list(open_batches(items, 0, 0, 2, batch_size=2, frames=FRAMES, workers=1, pin=False, rank=rank, size=2))
-        for rank in (0, 1)
-    ]
+    shares = [list(open_batches(items, Batching(2, FRAMES, rank, size=2), 0, range(2), workers=1)) for rank in (0, 1)]
     assert np.array_equal(shares[1][1].mixture[0], items.item(0, 6, FRAMES).mixture)
     assert np.array_equal(shares[0][1].mixture[0], items.item(0, 4, FRAMES).mixture)
     for path in cache.glob("*.safetensors"):
         path.unlink()
     with pytest.raises(DataError, match=r"safetensors: can no longer be read"):
-        next(iter(open_batches(items, 0, 0, 4, 4, FRAMES, 1, False)))
+        next(iter(open_batches(items, Batching(4, FRAMES), 0, range(4), 1)))
 
 
 def test_shorter_stages_cut_and_longer_ones_are_refused(made, train):

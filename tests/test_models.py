@@ -223,6 +223,21 @@ def test_channel_mixing_is_a_linear_map_across_channels():
     torch.testing.assert_close(mix_channels(x, weight), torch.einsum("ec,bctf->betf", weight, x))
 
 
+@pytest.mark.parametrize("shape", [(16, 128, 384), (1, 2, 3)], ids=str)
+def test_the_gradient_of_channel_mixing_comes_out_in_bfloat16(shape):
+    """Of the first shape, twice 16 x 128 x 384 values, the plain product ends the process on processors with AMX."""
+    batch, frames, features = shape
+    x, weight = torch.randn(batch, 2, frames, features), torch.randn(2, 2)
+    gradients = []
+    for inputs, mixing in (((x, weight), True), ((x.bfloat16(), weight.bfloat16()), True), ((x, weight), False)):
+        given = [value.clone().requires_grad_() for value in inputs]
+        mix_channels(*given, whole=mixing).square().sum().backward()
+        gradients.append([value.grad.float() for value in given])
+    for whole, half, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
+        assert (half - plain).norm() < 0.02 * plain.norm()
+
+
 def test_norm_is_over_the_features_of_each_frame_with_one_affine_pair():
     norm = FrameNorm(64)
     x = torch.randn(2, 3, 5, 64) * 7 + 2

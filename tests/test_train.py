@@ -20,7 +20,7 @@ from training import CPU, log_lines, losses, settings, trainer
 
 from ft.checkpoint import load_model
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
-from ft.data.batches import batch_from_waveforms, collate, load_batches
+from ft.data.batches import Batching, batch_from_waveforms, collate, load_batches
 from ft.data.examples import MixtureItems
 from ft.data.scan import Scan, pool_from_sources
 from ft.errors import ConfigError, DataError
@@ -138,7 +138,7 @@ def test_target_is_the_stem_of_the_mask(music):
 def test_workers_do_not_change_the_batches(music):
     config = model_config_from_yaml(load_yaml("tiny"), "test")
     source = items_of(music, config)
-    alone, helped = (list(load_batches(source, 1, 1, 4, 2, 16, workers, False)) for workers in (0, 2))
+    alone, helped = (list(load_batches(source, Batching(2, 16), 1, range(1, 4), workers)) for workers in (0, 2))
     assert len(alone) == len(helped) == 3
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.mixture, other.mixture) and torch.equal(one.instrumental, other.instrumental)
@@ -167,7 +167,7 @@ def test_workers_outlive_ctrl_c_of_a_terminal(music, monkeypatch):
         return item(self, *key)
 
     monkeypatch.setattr(MixtureItems, "item", interrupted)
-    assert len(list(load_batches(source, 0, 0, 2, 1, 16, 1, False))) == 2
+    assert len(list(load_batches(source, Batching(1, 16), 0, range(2), 1))) == 2
 
 
 def test_last_step_is_validated_once(music, tmp_path):

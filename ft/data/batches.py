@@ -187,36 +187,34 @@ def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def batch_keys(
-    epoch: int, batch: int, batch_size: int, frames: int, rank: int = 0, size: int = 1
-) -> list[tuple[int, int, int]]:
-    """Epoch, index and frames of the items of a batch, `batch_size` of them for each of `size` processes.
+@dataclass(frozen=True)
+class Batching:
+    """How items become batches: `batch_size` crops of `frames` for process `rank` of each of `size` processes."""
 
-    >>> batch_keys(0, 1, 2, 16, rank=1, size=2)
-    [(0, 6, 16), (0, 7, 16)]
-    """
-    begin = (batch * size + rank) * batch_size
-    return [(epoch, begin + position, frames) for position in range(batch_size)]
+    batch_size: int
+    frames: int
+    rank: int = 0
+    size: int = 1
+
+    def keys(self, epoch: int, batch: int) -> list[tuple[int, int, int]]:
+        """Epoch, index and frames of the items that this process has in a batch.
+
+        >>> Batching(2, frames=16, rank=1, size=2).keys(0, 1)
+        [(0, 6, 16), (0, 7, 16)]
+        """
+        begin = (batch * self.size + self.rank) * self.batch_size
+        return [(epoch, begin + position, self.frames) for position in range(self.batch_size)]
 
 
 def load_batches(
-    items: MixtureItems,
-    epoch: int,
-    first: int,
-    count: int,
-    batch_size: int,
-    frames: int,
-    workers: int,
-    pin: bool,
-    rank: int = 0,
-    size: int = 1,
+    items: MixtureItems, batching: Batching, epoch: int, numbers: range, workers: int, pin: bool = False
 ) -> Iterator[Waveforms]:
-    """Batches number `first` to `count` - 1 of an epoch, in order: the share of process `rank` of `size` in each.
+    """The batches of an epoch with these `numbers`, in order.
 
     Raises:
         DataError: a file can no longer be read.
     """
-    keys = [batch_keys(epoch, batch, batch_size, frames, rank, size) for batch in range(first, count)]
+    keys = [batching.keys(epoch, number) for number in numbers]
     loader: DataLoader = DataLoader(
         _Keyed(items),
         batch_sampler=keys,

@@ -1,7 +1,7 @@
 """Where training items come from: audio folders, or a cache of finished examples; and their batches, read ahead.
 
 items = open_items(config, train, folder, progress)     whatever the configuration names
-batches = open_batches(items, epoch, first, count, batch_size, frames, workers, pin)
+batches = open_batches(items, batching, epoch, numbers, workers, pin)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Protocol
 
 from ft.config import ModelConfig
-from ft.data.batches import Waveforms, batch_keys, collate, load_batches
+from ft.data.batches import Batching, Waveforms, collate, load_batches
 from ft.data.examples import Item, MixtureItems
 from ft.data.scan import Scan, music_from_sources, pool_from_sources
 from ft.errors import DataError
@@ -73,18 +73,9 @@ def mixture_items(
 
 
 def open_batches(
-    items: Items,
-    epoch: int,
-    first: int,
-    count: int,
-    batch_size: int,
-    frames: int,
-    workers: int,
-    pin: bool,
-    rank: int = 0,
-    size: int = 1,
+    items: Items, batching: Batching, epoch: int, numbers: range, workers: int, pin: bool = False
 ) -> Iterator[Waveforms]:
-    """Batches number `first` to `count` - 1 of an epoch, in order, read ahead by `workers`; as `load_batches`.
+    """The batches of an epoch with these `numbers`, in order, read ahead by `workers`; as `load_batches`.
 
     Items of audio files are made by processes. A cache is read by threads: that is copying, during which Python is
     free, and what a thread has made need not be moved from another process, which takes longer than making it.
@@ -93,19 +84,19 @@ def open_batches(
         DataError: when its turn has come, what a file has wrong.
     """
     if isinstance(items, MixtureItems):
-        yield from load_batches(items, epoch, first, count, batch_size, frames, workers, pin, rank, size)
+        yield from load_batches(items, batching, epoch, numbers, workers, pin)
         return
 
     def load(number: int) -> Waveforms:
-        batch = collate([items.item(*key) for key in batch_keys(epoch, number, batch_size, frames, rank, size)])
+        batch = collate([items.item(*key) for key in batching.keys(epoch, number)])
         return batch.pin_memory() if pin else batch
 
-    numbers = iter(range(first, count))
+    left = iter(numbers)
     waiting: deque[Future[Waveforms]] = deque()
     pool = ThreadPoolExecutor(max(workers, 1), "examples")
     try:
         while True:
-            for number in islice(numbers, AHEAD * max(workers, 1) - len(waiting)):
+            for number in islice(left, AHEAD * max(workers, 1) - len(waiting)):
                 waiting.append(pool.submit(load, number))
             if not waiting:
                 return

@@ -85,8 +85,8 @@ class _MixedRows(torch.autograd.Function):
     """`weight` (out, in) times `rows` (in, columns), whose gradient does not end the process.
 
     The gradient of the weights sums over all columns. Where the processor has AMX, oneDNN (torch 2.13) divides by zero,
-    SIGFPE, in a product of bfloat16 matrices of which the first has exactly 3 * 2^19 values: two rows of 16 x 128 frames
-    of 384 bins. Without the last few columns, which are added by themselves, no such round number is left.
+    SIGFPE, in a product of bfloat16 matrices of which the first has exactly 3 * 2^19 values: two rows of 16 x 128
+    frames of 384 bins. Without the last few columns, which are added by themselves, no such round number is left.
     """
 
     @staticmethod

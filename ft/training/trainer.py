@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ft.config import ModelConfig
-from ft.data.batches import Waveforms, batch_keys, collate
+from ft.data.batches import Batching, Waveforms, collate
 from ft.data.items import open_batches
 from ft.errors import CheckpointError, ConfigError
 from ft.train_config import Stage, TrainConfig
@@ -210,25 +210,21 @@ class Trainer:
                 f"{stage.accumulation}{processes}; raise train.epoch_size or lower the accumulation"
             )
 
+    def batching(self, stage: Stage) -> Batching:
+        """This process's share of the items of a micro-batch."""
+        return Batching(stage.batch_size, stage.frames, self.group.rank, self.group.size)
+
     def keys(self, stage: Stage, micro: int) -> list[tuple[int, int, int]]:
         """This process's items of a micro-batch, counted from where the run stands."""
         batch = self.position.items // (stage.batch_size * self.group.size) + micro
-        return batch_keys(self.position.epoch, batch, stage.batch_size, stage.frames, self.group.rank, self.group.size)
+        return self.batching(stage).keys(self.position.epoch, batch)
 
     def batches(self, stage: Stage, count: int) -> Iterator[Waveforms]:
         """The next `count` micro-batches of this epoch."""
         first = self.position.items // (stage.batch_size * self.group.size)
+        numbers, pin = range(first, first + count), self.device.type == "cuda"
         return open_batches(
-            self.data.items,
-            self.position.epoch,
-            first,
-            first + count,
-            stage.batch_size,
-            stage.frames,
-            self.train.workers,
-            pin=self.device.type == "cuda",
-            rank=self.group.rank,
-            size=self.group.size,
+            self.data.items, self.batching(stage), self.position.epoch, numbers, self.train.workers, pin
         )
 
     def _run_epoch(self, bar: tqdm) -> None:
