@@ -84,9 +84,10 @@ def mix_channels(x: Tensor, weight: Tensor, whole: bool = False) -> Tensor:
 class _MixedRows(torch.autograd.Function):
     """`weight` (out, in) times `rows` (in, columns), whose gradient does not end the process.
 
-    The gradient of the weights sums over all columns. Where the processor has AMX, oneDNN (torch 2.13) divides by zero,
-    SIGFPE, in a product of bfloat16 matrices of which the first has exactly 3 * 2^19 values: two rows of 16 x 128
-    frames of 384 bins. Without the last few columns, which are added by themselves, no such round number is left.
+    The gradient of the weights sums over all columns. Where the processor has AMX, oneDNN (torch 2.13), on one thread,
+    divides by zero, SIGFPE, in a product of bfloat16 matrices of which the first has exactly 3 * 2^19 values: two rows
+    of 16 x 128 frames of 384 bins. Without the last few columns, which are added by themselves, no such round number is
+    left.
     """
 
     @staticmethod
