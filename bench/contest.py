@@ -20,8 +20,9 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ import click
 import torch
 from torch import nn
 
+from bench.contest_page import SPEED_SECONDS, table
 from bench.machine import describe_machine
 from bench.peers import PEERS
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
-from ft.data.batches import batch_from_waveforms, collate, network_input
 from ft.data.examples import read_crop
 from ft.errors import ConfigError
 from ft.files import atomic_write
@@ -45,8 +46,6 @@ from ft.training.validation import masked_song, song_sdrs
 logger = logging.getLogger(__name__)
 
 WARM_STEPS, TIMED_STEPS = 2, 5
-FIT_ITEMS = 64
-SPEED_SECONDS = 60
 
 
 def load_contest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -89,12 +88,7 @@ def open_trainer(
     """A trainer of the row's network."""
     torch.manual_seed(train.seed)
     network = make_network(row, config)
-    trainer = Trainer(config, train, folder, group, network=network)
-    if hasattr(network, "fit"):
-        items = [trainer.data.items.item(0, index, train.stages[0].frames) for index in range(FIT_ITEMS)]
-        batch = batch_from_waveforms(collate(items), config)
-        trainer.network.fit(network_input(batch.mixture, batch.scale, config).to(group.device))  # type: ignore[operator]
-    return trainer
+    return Trainer(config, train, folder, group, network=network)
 
 
 def seconds_per_step(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, group: Group) -> float:
@@ -222,26 +216,6 @@ def _write(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """The results as a Markdown table, in the order of the rows."""
-    songs = list(results[0]["sdr"]) if results else []
-    first, others = songs[0], songs[1:]
-    lines = [
-        f"| row | parameters | steps | ms a step | x real time on the CPU | {first} vocals | instrumental | "
-        f"held out, mean of {len(others)} |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in results:
-        held_out = [row["sdr"][song]["vocals"] for song in others if "vocals" in row["sdr"][song]]
-        mean = f"{sum(held_out) / len(held_out):.2f} dB" if held_out else "-"
-        lines.append(
-            f"| {row['name']} | {row['parameters'] / 1e6:.1f} M | {row['steps']} | "
-            f"{1000 * row['seconds_per_step']:.0f} | {row['times_real_time']:.0f} x | "
-            f"{row['sdr'][first]['vocals']:.2f} dB | {row['sdr'][first]['instrumental']:.2f} dB | {mean} |"
-        )
-    return "\n".join(lines)
-
-
 @click.command()
 @click.argument("contest", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
@@ -273,9 +247,8 @@ def main(
             results.append(run_row(row, values, output / f"{number:02d}", group, seconds or 0.0, steps))
             if report is not None:  # after each row: a session may end
                 budget = {"seconds": seconds} if steps is None else {"steps": steps}
-                _write(
-                    report, {"contest": contest.stem, "budget": budget, "machine": describe_machine(), "rows": results}
-                )
+                facts = {"contest": contest.stem, "budget": budget, "date": str(date.today())}
+                _write(report, {**facts, "machine": describe_machine(), "rows": results})
     print(table(results))
 
 

@@ -40,6 +40,8 @@ class OpenUnmix(nn.Module):
         self.out_scale = nn.Parameter(torch.ones(bins))
         self.out_shift = nn.Parameter(torch.zeros(bins))
 
+    wants_fit = True
+
     @torch.no_grad()
     def fit(self, inputs: Tensor) -> None:
         """Sets the scale of each bin by inputs (batch, channels, bins, frames), as the original's training does."""

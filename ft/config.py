@@ -100,6 +100,9 @@ class NetworkConfig:
     bins: int = 1024
     input_power: float = 1.0
     """Exponent of the magnitude (0..1) before it is brought to [-1, 1]; below 1, quiet partials stand out more."""
+    standardize: bool = False
+    """Whether each bin of each channel is brought to mean 0 and deviation 1 over the training data before the network,
+    and gets a scale and a shift of its own behind it, all learned further; as in Open-Unmix."""
     channels: int = 4
     multipliers: tuple[int, ...] = (1, 2, 4, 6, 12, 24)
     """Channels of level l are `channels * multipliers[l]`."""

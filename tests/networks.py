@@ -38,7 +38,7 @@ def tiny_model(config: ModelConfig | None = None, seed: int = 0) -> FrameTransfo
         model = FrameTransformer(config.network).eval()
         with torch.no_grad():
             for name, value in model.state_dict().items():
-                if ".norm." in name:
+                if ".norm." in name or "standard_" in name:
                     value.add_(0.3 * torch.randn_like(value))
                 if name.endswith(".freqs"):
                     value.mul_(1 + 0.3 * torch.rand_like(value))

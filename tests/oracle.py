@@ -36,6 +36,7 @@ class Oracle:
 
     def logits(self, x: Tensor) -> Tensor:
         skips = []
+        x = self.standardized("standard_in", x)
         for level in range(1, LEVELS + 1):
             x = self.encoder(f"enc{level}", x)
             x = self.transformer(f"enc{level}_transformer", x, self.config.network.heads[level - 1])
@@ -44,7 +45,12 @@ class Oracle:
             skip = skips[level - 1]
             x = self.decoder(f"dec{level}", x, skip)
             x = self.transformer(f"dec{level}_transformer", x, self.config.network.heads[level - 1], skip)
-        return mix(self.weights["out"], x)
+        return self.standardized("standard_out", mix(self.weights["out"], x))
+
+    def standardized(self, name: str, x: Tensor) -> Tensor:
+        if not self.config.network.standardize:
+            return x
+        return x * self.weights[f"{name}.scale"].mT + self.weights[f"{name}.shift"].mT
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         """Position-wise, then depth-wise, as far as there are weights for them."""

@@ -7,7 +7,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bench.contest import budgeted, load_contest, main, table
+from bench import contest_page
+from bench.contest import budgeted, load_contest, main
+from bench.contest_page import table
 from ft.errors import ConfigError
 from ft.train_config import TrainConfig
 
@@ -66,6 +68,12 @@ def test_every_row_is_trained_and_scored_once(contest, tmp_path, caplog):
     assert (tmp_path / "runs" / "00" / "log.jsonl").read_text() == trained, "a row that is done is trained again"
     other = CliRunner().invoke(main, [*arguments[:4], "4", *arguments[5:]])
     assert isinstance(other.exception, ConfigError) and "another row, recipe or budget" in str(other.exception)
+
+
+def test_the_page_is_what_the_reports_give():
+    text = contest_page.PAGE.read_text(encoding="utf-8")
+    assert text == contest_page.page(), "run `python -m bench.contest_page`"
+    assert text.count("| as it is | base |") == 1
 
 
 def test_a_budget_in_seconds_gives_slower_networks_fewer_steps(contest, tmp_path, monkeypatch):

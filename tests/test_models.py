@@ -147,7 +147,9 @@ def test_linear_is_the_same_in_training(channels, depthwise):
 
 
 @pytest.mark.parametrize(
-    "variant", [{}, DENSE, {"attention_conv": "none", "rotary": "none", "qk_norm": False}], ids=str
+    "variant",
+    [{}, DENSE, {"attention_conv": "none", "rotary": "none", "qk_norm": False}, {"standardize": True}],
+    ids=str,
 )
 def test_network_and_gradients_are_the_same_in_training(variant):
     """Training takes its products in another order, and attention apart; what comes out must not tell."""
@@ -390,6 +392,38 @@ def test_convolution_is_the_plain_one_beyond_the_longest_band(monkeypatch):
     monkeypatch.setattr(FrameConvolution, "LONGEST_BAND", 8)
     monkeypatch.setattr(FrameConvolution, "_band", lambda self, frames: pytest.fail("a band of too many frames"))
     assert convolution(torch.randn(1, 2, 9, 4)).shape == (1, 2, 9, 4)
+
+
+def test_standardised_bins_have_the_same_spread_after_the_fit_and_the_logits_are_scaled_and_shifted():
+    model_config = tiny_config(standardize=True)
+    config = model_config.network
+    model, plain = tiny_model(model_config).eval(), tiny_model(tiny_config()).eval()
+    spread = torch.logspace(0, -1.5, config.bins)[:, None]
+    x = (0.3 * spread * torch.randn(4, config.in_channels, config.bins, 200) - spread).float()
+    model.fit(x)
+    found = model.standard_in(x.transpose(2, 3))
+    torch.testing.assert_close(found.mean((0, 2)), torch.zeros(config.in_channels, config.bins), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.std((0, 2)), torch.ones(config.in_channels, config.bins), atol=0.02, rtol=0)
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if "standard" not in name})
+    with torch.no_grad():
+        model.standard_out.scale.fill_(2.0)
+        model.standard_out.shift.fill_(0.5)
+        expected = 2 * plain(found.transpose(2, 3)) + 0.5
+        torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_bin_that_is_always_silent_is_not_raised_without_end():
+    model = tiny_model(tiny_config(standardize=True))
+    silent = -torch.ones(2, model.config.in_channels, model.config.bins, 8)
+    model.fit(silent)
+    assert torch.isfinite(model(silent)).all()
+    some = silent.clone()
+    some[:, :, 0] = torch.randn(2, model.config.in_channels, 8)
+    model.fit(some)
+    assert (
+        model.standard_in.scale.max()
+        <= 1.01 * model.standard_in.scale[..., 0].min() / model.standard_in.LEAST_DEVIATION
+    )
 
 
 def test_dropout_acts_in_training_only_and_in_both_kinds_of_blocks():

@@ -22,6 +22,7 @@ VARIANTS = {
     "gelu": {"activation": "gelu"},
     "norm-first": {"qk_norm_order": "norm-first"},
     "power": {"input_power": 0.5},
+    "standardize": {"standardize": True},
 }
 
 

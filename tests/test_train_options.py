@@ -242,6 +242,20 @@ def test_a_run_begins_with_weights_of_another(music, tmp_path):
         trainer(tmp_path / "third", settings(music, init_from="nowhere.safetensors"))
 
 
+def test_a_new_network_is_fitted_to_the_training_data_and_a_resumed_one_is_not(music, tmp_path):
+    values = settings(music, "model.standardize=true", max_steps=1)
+    first = trainer(tmp_path / "first", values)
+    begun = first.network.standard_in.scale.detach().clone()
+    assert begun.std() > 0.1 and torch.equal(begun, trainer(None, values).network.standard_in.scale)
+    first.run()
+    again = trainer(tmp_path / "first", values)
+    again.restore()
+    torch.testing.assert_close(again.network.standard_in.scale, first.network.standard_in.scale, rtol=0, atol=0)
+    source = tmp_path / "first" / LAST
+    second = trainer(tmp_path / "second", settings(music, "model.standardize=true", init_from=str(source)))
+    assert torch.equal(second.network.standard_in.scale, load_model(source).standard_in.scale)
+
+
 def test_pre_training_hands_its_weights_over(music, tmp_path):
     """Any music will do for it: neither vocals nor pairs are asked for."""
     values = settings(music, task="denoise", vocals=[], max_steps=1)

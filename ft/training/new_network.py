@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ft.checkpoint import check_shapes, expected_shapes, is_unused, load_model
 from ft.config import ModelConfig
@@ -21,14 +23,31 @@ RANK_SEED = 7919
 """Added to the seed once for each process before this one, so that their dropout differs."""
 
 
+@runtime_checkable
+class Fitted(Protocol):
+    """A network that knows how its inputs are spread before it learns."""
+
+    wants_fit: bool
+
+    def fit(self, inputs: Tensor) -> None:
+        """From inputs (batch, channels, bins, frames)."""
+
+
 def new_network(
-    config: ModelConfig, train: TrainConfig, group: Group, source: str | None, given: nn.Module | None = None
+    config: ModelConfig,
+    train: TrainConfig,
+    group: Group,
+    source: str | None,
+    given: nn.Module | None = None,
+    first_inputs: Callable[[], Tensor] | None = None,
 ) -> nn.Module:
     """The network where it will train: all of it on this process's device, or this process's share of it.
 
     Args:
         given: taken as it is, instead of a frame transformer.
         source: what to load the weights from, as `train.init_from` has it.
+        first_inputs: gives inputs (batch, channels, bins, frames), the same in every process, to which a network that
+            wants it is fitted where no weights are loaded.
     Raises:
         CheckpointError: weights that cannot be loaded or do not fit.
     """
@@ -37,6 +56,8 @@ def new_network(
         load_weights(network, source, config)
         if not group.rank:
             logger.info("begins with the weights of %s", source)
+    elif first_inputs is not None and isinstance(network, Fitted) and network.wants_fit:
+        network.fit(first_inputs())
     if train.checkpoint_gradients:
         checkpoint_levels(network)
     if group.size > 1 and train.parallel == "fsdp":

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ft.config import ModelConfig
-from ft.data.batches import Batching, Waveforms, collate
+from ft.data.batches import Batching, Waveforms, batch_from_waveforms, collate, network_input
 from ft.data.items import open_batches
 from ft.errors import CheckpointError, ConfigError
 from ft.train_config import Stage, TrainConfig
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+FIT_ITEMS = 64
+"""By which a network that wants it is fitted to its inputs."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -83,7 +86,8 @@ class Trainer:
             raise ConfigError("train.patience: needs a score to wait for; name train.validation.songs or other sets")
         torch.manual_seed(train.seed)
         fresh = folder is None or not (folder / STATE).exists()  # else its weights are about to be restored
-        self.network = new_network(config, train, group, train.init_from if fresh else None, network)
+        first_inputs = self._first_inputs if fresh else None
+        self.network = new_network(config, train, group, train.init_from if fresh else None, network, first_inputs)
         self.trained: Any = self.network
         self.average = WeightAverage(self.network, train.ema)
         self.optimizer = make_optimizer(train, self.network)
@@ -99,6 +103,11 @@ class Trainer:
         self.flops: dict[Stage, int] = {}
         self.asked = self.stopping = False  # in this process, and in all of them from the same step on
         self.log = TrainingLog(self.folder.writable, self._board if train.tensorboard else None)
+
+    def _first_inputs(self) -> Tensor:
+        items = [self.data.items.item(0, index, self.train.stages[0].frames) for index in range(FIT_ITEMS)]
+        batch = batch_from_waveforms(collate(items), self.config)
+        return network_input(batch.mixture, batch.scale, self.config)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context in which the network runs."""
