@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import signal
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from ft.errors import DataError, FtError, one_line
 from ft.files import atomic_write
 from ft.parts import Claim, part_name
 from ft.train_config import TrainConfig
+from ft.workers import process_pool
 
 PER_SHARD = 64
 """Examples of a file; 135 MB of six seconds in stereo."""
@@ -171,8 +171,7 @@ def _written(
             _write_shard(items, folder, manifest, frames, number)
             yield number
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(numbers)), context, _start_worker, (items,))
+    pool = process_pool(min(jobs, len(numbers)), _start_worker, (items,))
     try:
         futures = {pool.submit(_work, folder, manifest, frames, number): number for number in numbers}
         for future in as_completed(futures):

@@ -11,10 +11,9 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +24,7 @@ from ft.data.scan import patch_files, source_files
 from ft.errors import AudioError, DataError
 from ft.progress import Progress
 from ft.train_config import Source, TrainConfig
+from ft.workers import process_pool
 
 Split = Literal["train", "validation", "test", ""]
 Role = Literal["instrumental", "vocals", "mixture"]
@@ -296,7 +296,7 @@ def _measured(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, Measure 
         for path in paths:
             yield path, try_measure(path)
         return
-    with ProcessPoolExecutor(min(jobs, len(paths)), get_context("spawn"), _begin) as pool:
+    with process_pool(min(jobs, len(paths)), _begin) as pool:
         waiting = {pool.submit(try_measure, path): path for path in paths}
         try:
             for future in as_completed(waiting):

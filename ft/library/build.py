@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from ft.library.sources import AudioFile, Package, Sources, fetch_package, load_
 from ft.progress import Progress
 from ft.sing import RECIPE as SINGER_RECIPE
 from ft.sing.voice import load_world
+from ft.workers import process_pool
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,6 @@ def build_library(
             done = sum(file.seconds for file in written)
             progress(done, max(total, done))
 
-    context = multiprocessing.get_context("spawn")
     running: deque[_Run] = deque()
 
     def finish_first() -> None:
@@ -100,7 +99,7 @@ def build_library(
         files = run.finish()
         _replace_stamp(stamps / f"{run.unit.name}.json", library, run.unit, sources.recipe, files)
 
-    with ProcessPoolExecutor(jobs, context) if jobs > 1 else nullcontext() as pool:
+    with process_pool(jobs) if jobs > 1 else nullcontext() as pool:
         try:
             for unit in _units(library, audio, packages, sources, sing_minutes):
                 files = _read_stamp(stamps / f"{unit.name}.json", library, unit, sources.recipe)
