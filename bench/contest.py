@@ -88,7 +88,9 @@ def open_trainer(
     """A trainer of the row's network."""
     torch.manual_seed(train.seed)
     network = make_network(row, config)
-    return Trainer(config, train, folder, group, network=network)
+    trainer = Trainer(config, train, folder, group, network=network)
+    trainer.validation.songs = []  # which are scored once, by `scores`
+    return trainer
 
 
 def seconds_per_step(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, group: Group) -> float:
@@ -148,7 +150,9 @@ def run_row(
     if before:
         weights = pretrained(own, where, folder / "pretraining", group, before)
         train = replace(train, init_from=str(weights))
-    trainer = train_row(row, config, budgeted(train, count - before), folder, group)
+    budget = budgeted(train, count - before)
+    trainer, taken = train_row(row, config, budget, folder, group)
+    taken = taken or step_seconds
     found = {
         "name": row["name"],
         "network": row.get("network", "frame-transformer"),
@@ -158,21 +162,28 @@ def run_row(
         "steps": count,
         "pretraining_steps": before,
         "examples": count * trainer.items_per_step(train.stages[0]),
-        "seconds_per_step": round(step_seconds, 4),
-        "training_seconds": round(count * step_seconds, 1),
+        "gflop_per_step": round(trainer.flops[budget.stages[0]] * budget.stages[0].accumulation / 1e9, 4),
+        "seconds_per_step": round(taken, 4),
+        "training_seconds": round(count * taken, 1),
         **scores(trainer, config),
     }
     _write(result, found)
     return found
 
 
-def train_row(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path, group: Group) -> Trainer:
-    """The trainer of a row at the end of its run, which goes on where it was interrupted."""
+def train_row(
+    row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path, group: Group
+) -> tuple[Trainer, float | None]:
+    """The trainer of a row at the end of its run, and how many seconds a step took in the mean; None where the run was
+    interrupted and went on."""
     trainer = open_trainer(row, config, train, folder, group)
-    if (folder / STATE).exists():
+    interrupted = (folder / STATE).exists()
+    if interrupted:
         trainer.restore()
+    begin, first = time.monotonic(), trainer.position.step
     trainer.run()
-    return trainer
+    taken = (time.monotonic() - begin) / max(trainer.position.step - first, 1)
+    return trainer, None if interrupted else taken
 
 
 def pretrained(values: Mapping[str, Any], where: str, folder: Path, group: Group, steps: int) -> Path:

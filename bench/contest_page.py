@@ -35,8 +35,9 @@ Made by `python -m bench.contest_page` from what `python -m bench.contest` wrote
 - *SDR* is global: ten times the log10 of the energy of the reference over that of the error, both channels together,
   over the whole song. `caesium` (n = 1) shares its artist and singer with the three songs of the training data; the
   others (n = 5) are mixtures of a singer and music that are not in it.
-- *ms a step* is measured beside whatever else the machine did, one step being the examples of the row's batch;
-  *x real time* is the masking of {seconds} seconds in PyTorch in float32, transforms included.
+- *GFLOP a step* counts products and convolutions, forward and backward, and not those of recurrent layers. *ms a step*
+  was taken beside whatever else the machine did. *x real time* is the masking of {seconds} seconds in PyTorch in
+  float32, transforms included.
 """
 SPEED_SECONDS = 60
 """Of a song, by which the speed of a network is measured."""
@@ -47,9 +48,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     songs = list(results[0]["sdr"]) if results else []
     first, others = songs[0], songs[1:]
     lines = [
-        "| row | configuration | parameters | steps | ms a step | training | x real time on the CPU | "
+        "| row | configuration | parameters | steps | GFLOP a step | ms a step | training | x real time on the CPU | "
         f"{first} vocals | instrumental | held out, mean of {len(others)} |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in results:
         held_out = [row["sdr"][song]["vocals"] for song in others if "vocals" in row["sdr"][song]]
@@ -57,7 +58,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         steps = f"{row['steps']}" + (f", {row['pretraining_steps']} of denoising" if row["pretraining_steps"] else "")
         lines.append(
             f"| {row['name']} | {_configuration(row)} | {row['parameters'] / 1e6:.1f} M | {steps} | "
-            f"{1000 * row['seconds_per_step']:.0f} | {row['training_seconds']:.0f} s | "
+            f"{row['gflop_per_step']:.0f} | {1000 * row['seconds_per_step']:.0f} | {row['training_seconds']:.0f} s | "
             f"{row['times_real_time']:.0f} x | "
             f"{row['sdr'][first]['vocals']:.2f} dB | {row['sdr'][first]['instrumental']:.2f} dB | {mean} |"
         )

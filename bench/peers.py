@@ -81,13 +81,20 @@ def band_edges(bins: int, bands: int) -> list[int]:
     return [*edges, bins]
 
 
+class RootMeanSquareNorm(nn.RMSNorm):
+    """In the precision of its input, for which there are fused kernels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Self-attention with rotary positions (Su et al. 2021) and a gate for each head, behind an RMS norm."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
         self.heads, self.head_width = heads, head_width
-        self.norm = nn.RMSNorm(width)
+        self.norm = RootMeanSquareNorm(width)
         self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
         self.gates = nn.Linear(width, heads)
         self.out = nn.Linear(heads * head_width, width, bias=False)
@@ -96,9 +103,16 @@ class Attention(nn.Module):
         """(sequences, positions, width)."""
         x = self.norm(x)
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(self._turn(query), self._turn(key), value)
+        attended = self._attend(self._turn(query), self._turn(key), value)
         attended = attended * self.gates(x).sigmoid().transpose(1, 2).unsqueeze(-1)
         return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # Written out where that trains faster, as in ours (`ft.models.frame_transformer`).
+        if self.training and query.device.type == "cpu":
+            scores = (query / math.sqrt(self.head_width)) @ key.transpose(-1, -2)
+            return torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
+        return F.scaled_dot_product_attention(query, key, value)
 
     def _turn(self, x: Tensor) -> Tensor:
         half = self.head_width // 2
@@ -114,7 +128,10 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int, expansion: int = 4) -> None:
         super().__init__(
-            nn.RMSNorm(width), nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width)
+            RootMeanSquareNorm(width),
+            nn.Linear(width, expansion * width),
+            nn.GELU(),
+            nn.Linear(expansion * width, width),
         )
 
 
@@ -138,10 +155,10 @@ class BsRoformer(nn.Module):
         self.edges = band_edges(config.audio.bins, bands)
         self.parts = 2 * config.audio.channels
         sizes = [self.parts * (stop - start) for start, stop in itertools.pairwise(self.edges)]
-        self.split = nn.ModuleList(nn.Sequential(nn.RMSNorm(size), nn.Linear(size, width)) for size in sizes)
+        self.split = nn.ModuleList(nn.Sequential(RootMeanSquareNorm(size), nn.Linear(size, width)) for size in sizes)
         self.attentions = nn.ModuleList(Attention(width, heads, head_width) for _ in range(2 * depth))
         self.feed_forwards = nn.ModuleList(FeedForward(width) for _ in range(2 * depth))
-        self.norm = nn.RMSNorm(width)
+        self.norm = RootMeanSquareNorm(width)
         self.masks = nn.ModuleList(
             nn.Sequential(nn.Linear(width, 4 * width), nn.Tanh(), nn.Linear(4 * width, 2 * size), nn.GLU())
             for size in sizes
