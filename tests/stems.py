@@ -1,0 +1,39 @@
+"""Stems to write, and what writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ft.audio import AudioInfo
+from ft.formats import stem_format
+from ft.options import SeparateOptions
+from ft.stem_files import StemWriter
+
+ROOT = Path(__file__).parents[1]
+STEMS = ("vocals", "instrumental")
+KINDS = [("wav", "16"), ("wav", "24"), ("wav", "float"), ("flac", "16"), ("flac", "24")]
+KINDS += [("ogg", None), ("opus", None), ("mp3", None)]
+
+
+def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
+    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
+
+
+def writer_of(folder, name="wav", bit_depth="16", channels=2, rate=8000, stems=STEMS, **changes) -> StemWriter:
+    info = AudioInfo(Path("song.wav"), rate, channels, 1, "16")
+    format = stem_format(SeparateOptions(format=name, bit_depth=bit_depth), info)
+    return StemWriter({stem: folder / f"{stem}.{name}" for stem in stems}, channels, rate, format, **changes)
+
+
+def written(writer: StemWriter, stems, step: int = 7777) -> dict[str, Path]:
+    with writer:
+        for start in range(0, next(iter(stems.values())).shape[1], step):
+            writer.write({stem: waveform[:, start : start + step] for stem, waveform in stems.items()})
+        writer.commit()
+    return writer.files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
