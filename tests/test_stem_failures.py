@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -321,26 +320,3 @@ def test_a_run_that_is_killed_at_any_moment_leaves_whole_files_and_parts_that_ar
         for found in left:
             assert (folder / found).read_bytes() == (whole / found).read_bytes()
     assert len(killed) > 15 and between == 1 and any(part.endswith(".part") for part in before)
-
-
-def test_songs_of_several_threads_do_not_take_each_others_folders(tmp_path):
-    """One song after another fails beside those that are written below the same new folder."""
-    errors: list[Exception] = []
-
-    def work(number: int) -> None:
-        try:
-            for turn in range(40):
-                with writer_of(tmp_path / "out" / f"{number % 2}" / f"{number}-{turn}") as writer:
-                    writer.write({"vocals": noise(10), "instrumental": noise(10)})
-                    if number < 2:
-                        writer.commit()
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert len(list(tmp_path.rglob("*.wav"))) == 160 and not list(tmp_path.rglob("*.part"))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,12 @@ try:
 except AudioError as error:
     print(error, flush=True)
 """
+
+
+def in_threads(work: Callable[[int], None], count: int) -> None:
+    """`work` of 0 to `count` - 1 at the same time; an error of one is raised."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
 
 
 @pytest.mark.parametrize(("name", "bit_depth"), [("wav", "16"), ("wav", "float"), ("flac", "16"), ("opus", None)])
@@ -142,26 +150,31 @@ def test_where_there_are_no_locks_songs_are_written_and_parts_of_others_stay(tmp
     assert "cannot be locked" in caplog.text
 
 
-def test_songs_of_one_folder_do_not_take_each_others_parts_for_those_of_killed_runs(tmp_path):
-    """Each that begins looks for such parts; what was just made and is not locked yet is looked at again."""
-    errors: list[Exception] = []
+def test_songs_of_several_threads_do_not_take_each_others_folders(tmp_path):
+    """One song after another fails beside those that are written below the same new folder."""
 
     def work(number: int) -> None:
-        try:
-            for turn in range(60):
-                with writer_of(tmp_path, stems=(f"{number}-{turn}",), bit_depth=("16", "float")[turn % 2]) as writer:
-                    writer.write({f"{number}-{turn}": noise(10)})
-                    if turn % 3:
-                        writer.commit()
-        except Exception as error:
-            errors.append(error)
+        for turn in range(40):
+            with writer_of(tmp_path / "out" / f"{number % 2}" / f"{number}-{turn}") as writer:
+                writer.write({"vocals": noise(10), "instrumental": noise(10)})
+                if number < 2:
+                    writer.commit()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    in_threads(work, 4)
+    assert len(list(tmp_path.rglob("*.wav"))) == 160 and not list(tmp_path.rglob("*.part"))
+
+
+def test_songs_of_one_folder_do_not_take_each_others_parts_for_those_of_killed_runs(tmp_path):
+    """Each that begins looks for such parts; what was just made and is not locked yet is looked at again."""
+
+    def work(number: int) -> None:
+        for turn in range(60):
+            with writer_of(tmp_path, stems=(f"{number}-{turn}",), bit_depth=("16", "float")[turn % 2]) as writer:
+                writer.write({f"{number}-{turn}": noise(10)})
+                if turn % 3:
+                    writer.commit()
+
+    in_threads(work, 4)
     assert len(names(tmp_path)) == 4 * 40 and not list(tmp_path.glob(".ft-*"))
 
 
