@@ -16,7 +16,6 @@ nothing is chosen by a score.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 import time
@@ -93,19 +92,38 @@ def open_trainer(
     return trainer
 
 
-def seconds_per_step(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, group: Group) -> float:
+def seconds_per_step(trainer: Trainer) -> float:
     """What a step takes here: the median of a few behind the first ones, data waiting included."""
-    trainer = open_trainer(row, config, train, None, group)
-    stage = train.stages[0]
+    stage = trainer.train.stages[0]
     batches = trainer.batches(stage, (WARM_STEPS + TIMED_STEPS) * stage.accumulation)
     taken = []
     for _ in range(WARM_STEPS + TIMED_STEPS):
         begin = time.monotonic()
         trainer.step(batches, stage)
-        if group.device.type == "cuda":
+        if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         taken.append(time.monotonic() - begin)
     return sorted(taken[WARM_STEPS:])[TIMED_STEPS // 2]
+
+
+def speeds(row: Mapping[str, Any], values: Mapping[str, Any], group: Group) -> dict[str, Any]:
+    """How fast a row trains and masks; its weights do not matter for that."""
+    config, train = configurations(row, values)
+    trainer = open_trainer(row, config, train, None, group)
+    taken = seconds_per_step(trainer)
+    fast = times_real_time(trainer.network.eval().cpu(), trainer, config)
+    return {
+        "seconds_per_step": round(taken, 4),
+        "times_real_time": round(fast, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def configurations(row: Mapping[str, Any], values: Mapping[str, Any], *more: str) -> tuple[ModelConfig, TrainConfig]:
+    """The configuration that a row has of the one that all share."""
+    own = override(dict(values), [*assignments(row.get("set")), *more])
+    where = f"row {row.get('name')}"
+    return model_config_from_yaml(own, where), train_config_from_yaml(own, where)
 
 
 def budgeted(train: TrainConfig, steps: int) -> TrainConfig:
@@ -127,32 +145,30 @@ def run_row(
     row: Mapping[str, Any], values: Mapping[str, Any], folder: Path, group: Group, seconds: float, steps: int | None
 ) -> dict[str, Any]:
     """Trains and scores one row; what was found, as JSON holds it."""
+    config, train = configurations(row, values)
     own = override(dict(values), assignments(row.get("set")))
-    where = f"row {row['name']}"
-    config, train = model_config_from_yaml(own, where), train_config_from_yaml(own, where)
     asked = json.loads(json.dumps({"row": row, "configuration": own, "seconds": seconds, "steps": steps}))
     plan, result = folder / "plan.json", folder / "result.json"
     if plan.exists():  # done or interrupted: the steps that were planned then
         planned = json.loads(plan.read_text(encoding="utf-8"))
         if planned["asked"] != asked:
             raise ConfigError(
-                f"{folder}: holds another row, recipe or budget than {where}; remove it or take another -o"
+                f"{folder}: holds another row, recipe or budget than row {row['name']}; remove it or take another -o"
             )
         if result.exists():
             return json.loads(result.read_text(encoding="utf-8"))
-        step_seconds, count = planned["seconds_per_step"], planned["steps"]
+        count = planned["steps"]
     else:
-        step_seconds = seconds_per_step(row, config, train, group)
-        count = steps or max(1, round(seconds / step_seconds))
+        count = steps or max(1, round(seconds / seconds_per_step(open_trainer(row, config, train, None, group))))
         folder.mkdir(parents=True, exist_ok=True)
-        _write(plan, {"asked": asked, "seconds_per_step": step_seconds, "steps": count})
+        _write(plan, {"asked": asked, "steps": count})
     before = round(count * row.get("pretrain", 0))
     if before:
-        weights = pretrained(own, where, folder / "pretraining", group, before)
-        train = replace(train, init_from=str(weights))
+        denoising = budgeted(configurations(row, values, "train.task=denoise")[1], before)
+        train_row({}, config, denoising, folder / "pretraining", group)
+        train = replace(train, init_from=str(folder / "pretraining" / LAST))
     budget = budgeted(train, count - before)
-    trainer, taken = train_row(row, config, budget, folder, group)
-    taken = taken or step_seconds
+    trainer = train_row(row, config, budget, folder, group)
     found = {
         "name": row["name"],
         "network": row.get("network", "frame-transformer"),
@@ -163,48 +179,31 @@ def run_row(
         "pretraining_steps": before,
         "examples": count * trainer.items_per_step(train.stages[0]),
         "gflop_per_step": round(trainer.flops[budget.stages[0]] * budget.stages[0].accumulation / 1e9, 4),
-        "seconds_per_step": round(taken, 4),
-        "training_seconds": round(count * taken, 1),
-        **scores(trainer, config),
+        "sdr": scores(trainer, config),
     }
     _write(result, found)
     return found
 
 
-def train_row(
-    row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path, group: Group
-) -> tuple[Trainer, float | None]:
-    """The trainer of a row at the end of its run, and how many seconds a step took in the mean; None where the run was
-    interrupted and went on."""
+def train_row(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path, group: Group) -> Trainer:
+    """The trainer of a row at the end of its run, which goes on where it was interrupted."""
     trainer = open_trainer(row, config, train, folder, group)
-    interrupted = (folder / STATE).exists()
-    if interrupted:
+    if (folder / STATE).exists():
         trainer.restore()
-    begin, first = time.monotonic(), trainer.position.step
     trainer.run()
-    taken = (time.monotonic() - begin) / max(trainer.position.step - first, 1)
-    return trainer, None if interrupted else taken
+    return trainer
 
 
-def pretrained(values: Mapping[str, Any], where: str, folder: Path, group: Group, steps: int) -> Path:
-    """The weights that so many steps of denoising give, with all else as the row has it."""
-    own = override(dict(values), ["train.task=denoise"])
-    config, train = model_config_from_yaml(own, where), train_config_from_yaml(own, where)
-    train_row({}, config, budgeted(train, steps), folder, group)
-    return folder / LAST
-
-
-def scores(trainer: Trainer, config: ModelConfig) -> dict[str, Any]:
-    """SDR of both stems for each validation song, and how fast the network masks, of the averaged weights."""
+def scores(trainer: Trainer, config: ModelConfig) -> dict[str, dict[str, float]]:
+    """SDR of both stems for each validation song, of the averaged weights."""
     trainer.network.eval()
-    group, sdr = trainer.group, {}
+    sdr = {}
     with trainer.average.in_place(), torch.inference_mode():
         to_mask = trainer.validation.to_mask(trainer.network)
         for song in trainer.data.songs:
-            (found,) = song_sdrs(to_mask, [song], config, group.device)
+            (found,) = song_sdrs(to_mask, [song], config, trainer.device)
             sdr[song.mixture.path.parent.name] = {stem: round(value, 3) for stem, value in found.items()}
-        speed = times_real_time(copy.deepcopy(trainer.network).cpu(), trainer, config)
-    return {"sdr": sdr, "times_real_time": round(speed, 1), "threads": torch.get_num_threads()}
+    return sdr
 
 
 def times_real_time(network: nn.Module, trainer: Trainer, config: ModelConfig) -> float:
@@ -248,18 +247,26 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if (seconds is None) == (steps is None):
         raise click.UsageError("one of --seconds and --steps is needed")
-    values, rows = load_contest(contest)
-    results = []
+    (values, rows), changes = load_contest(contest), load_yaml(contest).get("set", {})
+    results: list[dict[str, Any]] = []
+
+    def save() -> None:
+        if report is not None:
+            budget = {"seconds": seconds} if steps is None else {"steps": steps}
+            facts = {"contest": contest.stem, "set": changes, "budget": budget, "date": str(date.today())}
+            _write(report, {**facts, "machine": describe_machine(), "rows": results})
+
     with processes(device) as group:
         for number, row in enumerate(rows):
             if only and row["name"] not in only:
                 continue
             logger.info("%s", row["name"])
             results.append(run_row(row, values, output / f"{number:02d}", group, seconds or 0.0, steps))
-            if report is not None:  # after each row: a session may end
-                budget = {"seconds": seconds} if steps is None else {"steps": steps}
-                facts = {"contest": contest.stem, "budget": budget, "date": str(date.today())}
-                _write(report, {**facts, "machine": describe_machine(), "rows": results})
+            save()  # after each row: a session may end
+        for result in results:
+            (row,) = (row for row in rows if row["name"] == result["name"])
+            result |= speeds(row, values, group)
+            save()
     print(table(results))
 
 

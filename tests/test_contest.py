@@ -11,6 +11,7 @@ from bench import contest_page
 from bench.contest import budgeted, load_contest, main
 from bench.contest_page import table
 from ft.errors import ConfigError
+from ft.models.frame_transformer import FrameTransformer
 from ft.train_config import TrainConfig
 
 
@@ -66,7 +67,7 @@ def test_every_row_is_trained_and_scored_once(contest, tmp_path, caplog):
     weights = tmp_path / "runs" / "00" / "last.safetensors"
     written = weights.stat().st_mtime_ns
     again = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert table(rows) in again.output
+    assert table(json.loads(report.read_text())["rows"]) in again.output
     assert weights.stat().st_mtime_ns == written, "a row that is done is trained again"
     other = CliRunner().invoke(main, [*arguments[:4], "4", *arguments[5:]])
     assert isinstance(other.exception, ConfigError) and "another row, recipe or budget" in str(other.exception)
@@ -79,7 +80,9 @@ def test_the_page_is_what_the_reports_give():
 
 
 def test_a_budget_in_seconds_gives_slower_networks_fewer_steps(contest, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.contest.seconds_per_step", lambda row, *_: 0.5 if row["name"] == "ours" else 1.0)
+    monkeypatch.setattr(
+        "bench.contest.seconds_per_step", lambda trainer: 0.5 if isinstance(trainer.network, FrameTransformer) else 1.0
+    )
     report = tmp_path / "report.json"
     arguments = [str(contest), "-o", str(tmp_path / "runs"), "--seconds", "4", "--device", "cpu", "--json", str(report)]
     done = CliRunner().invoke(main, [*arguments, "--only", "ours", "--only", "umx"], catch_exceptions=False)
