@@ -36,13 +36,14 @@ $(BIN)/python:
 	    { echo "make: $$($(PYTHON) --version) found, Python 3.11 or later needed: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
+# --no-compile: what is imported is compiled then; most of what the packages hold never is.
 # One package file per stamp: pip runs again only when what is asked for has changed.
 $(VENV)/demo.stamp: setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP) install -e '.[cpu,plots,media]'
+	$(PIP) install --no-compile -e '.[cpu,plots,media]'
 	@touch $@
 
 $(VENV)/install.stamp: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP) install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/demo.stamp
 
 clean:

@@ -126,6 +126,18 @@ def library(settings: dict, folder: Path, audio: Path, packages: Path | None, mi
         click.echo(f"{value:7.2f} h  {name}")
 
 
+@main.command()
+@click.argument("models", nargs=-1, required=True, type=str)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+def average(models: tuple[str, ...], output: Path, force: bool) -> None:
+    """Make a checkpoint of the mean of the weights of MODELS, runs that began alike."""
+    from ft.average import average_models
+
+    average_models(models, output, force)
+    click.echo(output)
+
+
 @main.command("import")
 @click.argument("weights", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Checkpoint. [default: WEIGHTS.safetensors]")
