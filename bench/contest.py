@@ -69,8 +69,8 @@ def load_contest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def assignments(changes: Mapping[str, Any] | None) -> list[str]:
     """Changes as `ft train --set` takes them.
 
-    >>> assignments({"model.attention": False, "train.losses": {"energy": 1}})
-    ['model.attention=false', 'train.losses={"energy": 1}']
+    >>> assignments({"model.mask": "complex", "train.losses": {"energy": 1}})
+    ['model.mask="complex"', 'train.losses={"energy": 1}']
     """
     return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
 

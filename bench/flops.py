@@ -52,7 +52,7 @@ def _products(network: NetworkConfig, rows: int, frames: int) -> Iterator[Produc
         yield from _linear(rows, before, width, wide, 2 * wide)
         yield from _linear(rows, width, width, 2 * wide, features)
         yield from _linear(rows, before, width, wide, features, positionwise=False)
-        yield from _attention(network, rows, frames, width, features)
+        yield from _attention(network, rows, frames, level)
         yield from _feed_forward(network, rows, width, features)
     for level in range(LEVELS - 1):
         width, features = network.width(level), network.features(level)
@@ -65,7 +65,7 @@ def _products(network: NetworkConfig, rows: int, frames: int) -> Iterator[Produc
         yield from _linear(rows, 2 * width, width, features, hidden)
         yield from _linear(rows, width, width, hidden, features, depthwise=not roomy)
         for _ in range(2):
-            yield from _attention(network, rows, frames, width, features)
+            yield from _attention(network, rows, frames, level)
         yield from _feed_forward(network, rows, width, features)
     yield _mixing(rows, network.width(0), network.in_channels, network.bins)
 
@@ -91,9 +91,10 @@ def _mixing(rows: int, in_channels: int, out_channels: int, features: int) -> Pr
     return Product(2 * rows * features * weights, weights, rows * features * (in_channels + out_channels))
 
 
-def _attention(network: NetworkConfig, rows: int, frames: int, width: int, features: int) -> Iterator[Product]:
-    if not (network.transformer and network.attention):
+def _attention(network: NetworkConfig, rows: int, frames: int, level: int) -> Iterator[Product]:
+    if not (network.transformer and network.heads[level]):
         return
+    width, features = network.width(level), network.features(level)
     group = width if network.attention_conv == "full" else 1
     values = rows * width * features
     for _ in range(3):

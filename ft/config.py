@@ -107,6 +107,7 @@ class NetworkConfig:
     multipliers: tuple[int, ...] = (1, 2, 4, 6, 12, 24)
     """Channels of level l are `channels * multipliers[l]`."""
     heads: tuple[int, ...] = (16, 8, 4, 4, 4, 4)
+    """Of the attention at each level; at a level of 0 heads, blocks do not attend and are their feed-forward part."""
     expansion: int = 4
     """Width of the feed-forward part, in features of its level."""
     dropout: float = 0.1
@@ -115,8 +116,6 @@ class NetworkConfig:
     """In the residual blocks of the U-Net."""
     transformer: bool = True
     """Whether each level has its transformer block; without, what is left is the position-wise U-Net."""
-    attention: bool = True
-    """Whether transformer blocks attend; without, they are their feed-forward part."""
     attention_conv: Literal["grouped", "full", "none"] = "grouped"
     """Convolution along time behind the q, k and v projections: each channel for itself, across channels, or none."""
     rotary: Literal["learned", "fixed", "none"] = "learned"
@@ -135,12 +134,14 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         positive(self, "in_channels", "bins", "channels", "expansion", "input_power")
-        for name in ("multipliers", "heads"):
+        for name, least in (("multipliers", 1), ("heads", 0)):
             values = getattr(self, name)
-            if len(values) != LEVELS or any(value < 1 for value in values):
-                raise ConfigError(f"model.{name}: {list(values)}, expected {LEVELS} positive numbers, one per level")
+            if len(values) != LEVELS or any(value < least for value in values):
+                raise ConfigError(
+                    f"model.{name}: {list(values)}, expected {LEVELS} numbers of at least {least}, one per level"
+                )
         for level, heads in enumerate(self.heads):
-            if self.features(level) % heads:
+            if heads and self.features(level) % heads:
                 raise ConfigError(
                     f"model.heads: {heads} heads do not divide the {self.features(level)} features of level {level + 1}"
                 )
@@ -193,6 +194,12 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """The configuration that `to_dict` gave. Raises ConfigError."""
+        network = values.get("network")
+        if isinstance(network, Mapping) and "attention" in network:  # how it was said before levels could have 0 heads
+            network = {key: value for key, value in network.items() if key != "attention"} | (
+                {} if values["network"]["attention"] else {"heads": [0] * LEVELS}
+            )
+            values = {**values, "network": network}
         return build(cls, values, "model file")
 
 

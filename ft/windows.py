@@ -47,7 +47,7 @@ Frames = NDArray[Any]
 def usual_segment_seconds(config: ModelConfig) -> float:
     """Of a window where nobody says: `WINDOW_SECONDS`, or as few as keep to `SCORES_BYTES`."""
     network, audio = config.network, config.audio
-    maps = max(network.width(level) * network.heads[level] for level in range(LEVELS))
+    maps = max(1, *(network.width(level) * network.heads[level] for level in range(LEVELS)))
     frames = math.isqrt(SCORES_BYTES // (4 * maps))
     return max(min(WINDOW_SECONDS, frames * audio.hop_length / audio.sample_rate), 4 * CONTEXT_SECONDS)
 

@@ -78,13 +78,12 @@ class Oracle:
 
     def transformer(self, name: str, x: Tensor, heads: int, skip: Tensor | None = None) -> Tensor:
         """Self-attention, attention to the encoder's raw output where there is one, feed-forward; pre-norm."""
-        if skip is None:
+        if heads and skip is None:
             x = x + self.attention(f"{name}.attn", self.norm(f"{name}.norm1", x), None, heads)
-            normed = self.norm(f"{name}.norm2", x)
-        else:
+        elif heads:
             x = x + self.attention(f"{name}.attn1", self.norm(f"{name}.norm1", x), None, heads)
             x = x + self.attention(f"{name}.attn2", self.norm(f"{name}.norm2", x), skip, heads)
-            normed = self.norm(f"{name}.norm3", x)
+        normed = self.norm(f"{name}.norm2" if skip is None else f"{name}.norm3", x)
         hidden = self.linear(f"{name}.linear1", normed)
         hidden = F.gelu(hidden) if self.config.network.activation == "gelu" else torch.relu(hidden) ** 2
         return x + self.linear(f"{name}.linear2", hidden)

@@ -51,6 +51,14 @@ def test_dict_and_back(name):
     assert isinstance(values["network"]["heads"], list)  # plain values, as JSON gives them back
 
 
+def test_models_that_say_attention_for_all_levels_still_load():
+    config = load_model_config("tiny")
+    values = config.to_dict()
+    assert ModelConfig.from_dict({**values, "network": {**values["network"], "attention": True}}) == config
+    without = ModelConfig.from_dict({**values, "network": {**values["network"], "attention": False}})
+    assert without.network == dataclasses.replace(config.network, heads=(0,) * 6)
+
+
 def test_a_file_lists_only_what_it_changes(tmp_path):
     path = tmp_path / "model.yaml"
     path.write_text("audio: {n_fft: 512, hop_length: 256, bins: 256}\nmodel: {name: mine, channels: 2}\n")
@@ -75,8 +83,9 @@ def test_a_file_may_start_from_a_preset():
         ({"model": {"bins": 64}}, r"unknown key 'bins'"),
         ({"model": {"heads": [3, 4, 4, 4, 4, 4]}}, r"3 heads do not divide the 1024 features of level 1"),
         ({"model": {"heads": [4, 4, 4, 4, 4, 3]}}, r"3 heads do not divide the 32 features of level 6"),
-        ({"model": {"heads": [4, 4]}}, r"heads: \[4, 4\], expected 6 positive numbers"),
-        ({"model": {"multipliers": [1, 2, 4, 6, 8, 0]}}, r"multipliers: .* expected 6 positive numbers"),
+        ({"model": {"heads": [4, 4]}}, r"heads: \[4, 4\], expected 6 numbers of at least 0"),
+        ({"model": {"heads": [4, 4, 4, 4, 4, -1]}}, r"heads: .* expected 6 numbers of at least 0"),
+        ({"model": {"multipliers": [1, 2, 4, 6, 8, 0]}}, r"multipliers: .* expected 6 numbers of at least 1"),
         ({"model": {"dropout": 1}}, r"dropout: 1.0, expected 0 <= x < 1"),
         ({"model": {"activation": "relu"}}, r"activation: 'relu', expected gelu or squared-relu"),
         ({"model": {"channels": 1.5}}, r"channels: 1.5, expected a whole number"),

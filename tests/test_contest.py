@@ -32,7 +32,7 @@ def contest(tmp_path, music, example):
     }
     rows = [
         {"name": "ours"},
-        {"name": "no attention", "set": {"model.attention": False}},
+        {"name": "no attention", "set": {"model.heads": [0] * 6}},
         {"name": "pre-trained", "pretrain": 0.4},
         {"name": "umx", "network": "open-unmix", "arguments": {"hidden": 8, "layers": 1}},
         {

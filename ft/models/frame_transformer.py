@@ -349,7 +349,7 @@ class FrameTransformerEncoder(_FeedForward):
 
     def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
         super().__init__(channels, features, config)
-        self.attends = config.attention
+        self.attends = heads > 0
         if self.attends:
             self.norm1 = FrameNorm(features)
             self.attn = MultichannelMultiheadAttention(channels, features, heads, config)
@@ -371,7 +371,7 @@ class FrameTransformerDecoder(_FeedForward):
 
     def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
         super().__init__(channels, features, config)
-        self.attends = config.attention
+        self.attends = heads > 0
         if self.attends:
             self.norm1 = FrameNorm(features)
             self.attn1 = MultichannelMultiheadAttention(channels, features, heads, config)
