@@ -171,7 +171,7 @@ def test_network_and_gradients_are_the_same_in_training(variant):
     ("change", "gone"),
     [
         ({"transformer": False}, "_transformer."),
-        ({"attention": False}, ".attn"),
+        ({"heads": (0,) * 6}, ".attn"),
         ({"attention_conv": "none"}, "_proj.1.weight"),
         ({"qk_norm": False}, ".q_norm."),
     ],
@@ -237,14 +237,17 @@ def one_thread():
 def test_the_gradient_of_channel_mixing_comes_out_in_bfloat16(shape, one_thread):
     """Of the first shape, on one thread, the plain product ends the process on processors with AMX."""
     batch, frames, features = shape
-    x, weight = torch.randn(batch, 2, frames, features), torch.randn(2, 2)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 2, frames, features, generator=generator)
+    weight = torch.randn(2, 2, generator=generator)
     gradients = []
     for inputs, mixing in (((x, weight), True), ((x.bfloat16(), weight.bfloat16()), True), ((x, weight), False)):
         given = [value.clone().requires_grad_() for value in inputs]
         mix_channels(*given, whole=mixing).square().sum().backward()
         gradients.append([value.grad.float() for value in given])
     for whole, half, plain in zip(*gradients, strict=True):
-        torch.testing.assert_close(whole, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
+        # Sums of 786,432 float32 values each, in another order: up to 4e-4 of the largest apart.
+        torch.testing.assert_close(whole, plain, rtol=0, atol=1e-3 * plain.abs().max().item())
         assert (half - plain).norm() < 0.02 * plain.norm()
 
 
