@@ -4,140 +4,24 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
-import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from click.testing import CliRunner
+from library_material import KEPT, PACKAGE, RATE, Material, make_deb, tree
 
 from ft.cli import main
-from ft.errors import AudioError, DataError
-from ft.library import build_library, midi, sound
+from ft.errors import DataError
+from ft.library import build_library, sound
 from ft.library.build import share_seconds
 from ft.library.deb import extract_audio
-from ft.library.sources import Package, Sources, load_sources
-
-RATE = 44100
-PACKAGE = "tunes_1.0_all.deb"
-
-
-def make_deb(path: Path, files: dict[str, bytes]) -> None:
-    """A Debian package that holds `files`, in this order."""
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:xz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(f"./{name}")
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    with path.open("wb") as file:
-        file.write(b"!<arch>\n")
-        for name, content in (("debian-binary", b"2.0\n"), ("data.tar.xz", data.getvalue())):
-            file.write(f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode())
-            file.write(content + b"\n" * (len(content) % 2))
-
-
-def encoded(waveform: np.ndarray, sample_rate: int, suffix: str = "OGG") -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, sample_rate, format=suffix, subtype="VORBIS", compression_level=0.0)
-    return buffer.getvalue()
-
-
-MIXED = {
-    "voice": "vocadito/solo.wav",
-    "level_db": -5,
-    "start": 4,
-    "tracks": ["train/instrumentals/tunes/tune.wav", "train/instrumentals/tunes/mono.wav"],
-}
-
-
-KEPT = ("pairs/kept", "mixed/tune", "mixed/mono")
-
-
-class Material:
-    """An audio folder, a folder of packages and the list that names them, all in small."""
-
-    def __init__(self, folder: Path, example: Path) -> None:
-        self.audio, self.packages, self.listed = folder / "audio", folder / "packages", folder / "sources.yaml"
-        self.packages.mkdir(parents=True)
-        mixture, _ = soundfile.read(example / "mixture.flac", dtype="float32", always_2d=True)
-        vocals, _ = soundfile.read(example / "vocals.flac", dtype="float32", always_2d=True)
-        groups = []
-        for kind, songs in (("pair", ["kept"]), ("stem", ["one", "two"])):
-            for number, song in enumerate(songs):
-                for index, stem in enumerate(("vocals", "drums", "other")):
-                    start = (2 * number + index) * RATE
-                    self._put(f"eif/{song}/{stem}.ogg", encoded(mixture[start : start + (3 + number) * RATE], RATE))
-            names = [f"eif/{song}/{stem}.ogg" for song in songs for stem in ("vocals", "drums", "other")]
-            groups.append((kind, "CC0 1.0", "the band", names))
-        for kind, name in (("sung", "voices/a/singer.ogg"), ("spoken", "voices/speaker.ogg")):
-            self._put(name, encoded(vocals[: 2 * RATE, 0], RATE))
-            groups.append((kind, "CC BY 4.0", f"the {kind} one", [name]))
-        self._put("vocadito/solo.wav", b"")
-        soundfile.write(self.audio / "vocadito/solo.wav", vocals[: 2 * RATE : 2, 0], RATE // 2)
-        groups.append(("validation", "CC BY 4.0", "solo", ["vocadito/solo.wav"]))
-        self.groups = [
-            {"kind": kind, "licence": licence, "attribution": who, "files": {name: self._sum(name) for name in names}}
-            for kind, licence, who, names in groups
-        ]
-        inner = io.BytesIO()
-        with zipfile.ZipFile(inner, "w") as archive:
-            archive.writestr("music/mono.ogg", encoded(mixture[: 21 * RATE, 0], RATE))
-        noise = np.random.default_rng(0).uniform(-0.5, 0.5, (15 * 48000, 2))
-        make_deb(
-            self.packages / PACKAGE,
-            {
-                "usr/share/tunes/tune.ogg": encoded(mixture[: 22 * RATE], RATE),
-                "usr/share/tunes/other/tune.ogg": encoded(mixture[: 21 * 48000], 48000),
-                "usr/share/tunes/too_short.ogg": encoded(noise, 48000),
-                "usr/share/tunes/too_small.ogg": encoded(np.zeros((30 * RATE, 2)), RATE),
-                "usr/share/tunes/readme.txt": b"x" * 500_000,
-                "usr/share/tunes/more.pk3": inner.getvalue(),
-                "usr/share/doc/tunes/copyright": b"GPL-2+, by everybody\n",
-            },
-        )
-        make_deb(
-            self.packages / "letters_1.0_all.deb",
-            {f"usr/share/letters/en/alpha/a-{n}.ogg": encoded(vocals[n * RATE : (n + 1) * RATE], RATE) for n in (5, 6)},
-        )
-        self.exclude: list[str] = []
-
-    def _put(self, name: str, content: bytes) -> None:
-        (self.audio / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.audio / name).write_bytes(content)
-
-    def _sum(self, name: str) -> str:
-        return hashlib.sha256((self.audio / name).read_bytes()).hexdigest()
-
-    def sources(self) -> Sources:
-        packages = [
-            {
-                "name": file.partition("_")[0],
-                "file": file,
-                "sha256": hashlib.sha256((self.packages / file).read_bytes()).hexdigest(),
-                "folder": folder,
-                "kind": kind,
-                "licence": "GPL-2+",
-                "attribution": "everybody",
-                "exclude": self.exclude,
-                "seconds": 60,
-            }
-            for file, folder, kind in (
-                (PACKAGE, "train/instrumentals/tunes", "music"),
-                ("letters_1.0_all.deb", "train/vocals/spoken", "clips"),
-            )
-        ]
-        table = {"recipe": 1, "audio_seconds": 30, "packages": packages, "audio": self.groups, "mixed": MIXED}
-        self.listed.write_text(yaml.safe_dump(table))
-        return load_sources(self.listed)
+from ft.library.sources import load_sources
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +51,6 @@ def material(tmp_path: Path, made: Material) -> Material:
 def built(tmp_path: Path, built_once: Path) -> Path:
     """A library of its own for each test."""
     return shutil.copytree(built_once, tmp_path / "library")
-
-
-def tree(library: Path) -> set[str]:
-    return {str(path.relative_to(library)) for path in library.rglob("*.wav")}
 
 
 def test_builds_the_tree_and_says_what_it_holds(built, material):
@@ -250,13 +130,13 @@ SPLITS = ("train", "validation", "test")
 def test_the_shipped_list_is_whole():
     shipped = load_sources()
     assert len(shipped.audio) == 12 + 1 + 98
-    assert len(shipped.packages) == 12
+    assert len(shipped.packages) == 17
     for entry in (*shipped.audio, *shipped.packages):
         assert len(bytes.fromhex(entry.sha256)) == 32
         assert entry.licence
         assert entry.attribution
         assert "{" not in entry.attribution
-    assert len({entry.sha256 for entry in (*shipped.audio, *shipped.packages)}) == 12 + 1 + 98 + 12
+    assert len({entry.sha256 for entry in (*shipped.audio, *shipped.packages)}) == 12 + 1 + 98 + 17
     forbidden = ("NC", "ND", "research")
     assert not [entry for entry in shipped.audio if any(word in entry.licence.split("-") for word in forbidden)]
 
@@ -394,84 +274,6 @@ def test_reads_what_dpkg_writes(tmp_path, compression):
     assert found == {"usr/a.ogg": "a" * 999, "usr/doc/b.opus": "b" * 2001}
     assert (tmp_path / "into/COPYRIGHT").read_text() == "free"
     assert [file.name for file in extract_audio(path, tmp_path / "large", min_bytes=1000)] == ["b.opus"]
-
-
-class Sines:
-    """Instead of a soundfont: each track a sine of its own, as long as its last note."""
-
-    def render(self, score, stereo):
-        score = score.to("second")
-        wave = np.zeros((2, round(score.end() * RATE)), np.float32)
-        for track in score.tracks:
-            end = round(track.end() * RATE)
-            wave[:, :end] += np.sin(np.arange(end) * (0.01 + 0.001 * track.program)).astype(np.float32)
-        return wave
-
-
-@pytest.fixture
-def song(tmp_path) -> Path:
-    from symusic import Note, Score, Track
-
-    score = Score(480)
-    for program, is_drum, beats in ((0, True, 4), (33, False, 3), (5, False, 5), (24, False, 2), (52, False, 30)):
-        track = Track("", program, is_drum)
-        track.notes.append(Note(0, 480 * beats, 60, 100))
-        score.tracks.append(track)
-    score.dump_midi(tmp_path / "song.mid")
-    return tmp_path / "song.mid"
-
-
-def test_a_midi_song_is_the_sum_of_its_stems_and_has_no_voices(tmp_path, song, monkeypatch):
-    monkeypatch.setattr(midi, "_synthesizer", lambda soundfont: Sines())
-    written = midi.render(tmp_path, "train/instrumentals/tunes", song, Path("font.sf2"), "tunes: song.mid", "GPL-2")
-    stems = {name: sound.read(tmp_path / f"train/stems/tunes/song/{name}.wav") for name in ("drums", "bass", "other")}
-    assert [file.path for file in written] == [
-        "train/instrumentals/tunes/song.wav",
-        *(f"train/stems/tunes/song/{name}.wav" for name in stems),
-    ]
-    whole = sound.read(tmp_path / "train/instrumentals/tunes/song.wav")
-    np.testing.assert_allclose(sum(stems.values()), whole, atol=4 / 32768)
-    assert len(whole) / RATE == pytest.approx(2.5, abs=0.01)  # five beats at 120 a minute, not the voice's thirty
-    assert np.abs(stems["drums"][round(2.1 * RATE) :]).max() == 0
-    assert np.abs(stems["bass"][round(1.4 * RATE) : round(1.49 * RATE)]).max() > 0.1
-
-
-def test_a_file_that_is_no_midi_is_named(tmp_path):
-    (tmp_path / "x.mid").write_bytes(b"no song")
-    with pytest.raises(AudioError, match=r"x\.mid: no readable MIDI"):
-        midi.render(tmp_path, "train/instrumentals/tunes", tmp_path / "x.mid", Path("font.sf2"), "", "")
-
-
-def test_midi_songs_are_rendered_once_or_left_out_with_a_word(tmp_path, material, song, monkeypatch, caplog):
-    make_deb(
-        material.packages / "songs_1.0_all.deb",
-        {"usr/share/songs/song.mid": song.read_bytes(), "usr/share/doc/songs/copyright": b"free"},
-    )
-    make_deb(material.packages / "font_1.0_all.deb", {"usr/share/font.sf2": b"a font"})
-    entry = {
-        "folder": "train/instrumentals/songs",
-        "licence": "GPL-2",
-        "attribution": "all",
-        "exclude": (),
-        "seconds": 1,
-    }
-    packages = [
-        Package(name=name, file=f"{name}_1.0_all.deb", kind=kind, **entry,
-                sha256=hashlib.sha256((material.packages / f"{name}_1.0_all.deb").read_bytes()).hexdigest())
-        for name, kind in (("songs", "midi"), ("font", "soundfont"))
-    ]  # fmt: skip
-    sources = Sources(1, 1.0, tuple(packages[:1]), packages[1], ())
-    monkeypatch.setattr(midi, "missing", lambda: "symusic is not installed")
-    build_library(tmp_path / "library", material.audio, material.packages, jobs=1, sources=sources)
-    assert tree(tmp_path / "library") == set()
-    assert "songs: left out, as symusic is not installed" in caplog.text
-    monkeypatch.undo()
-    monkeypatch.setattr(midi, "_synthesizer", lambda soundfont: Sines())
-    for _ in range(2):
-        build_library(tmp_path / "library", material.audio, material.packages, jobs=1, sources=sources)
-        assert len(tree(tmp_path / "library")) == 4
-    assert (tmp_path / "library/licences/songs.txt").read_text() == "free"
-    assert "font_1.0_all.deb" in (tmp_path / "library/SOURCES.md").read_text()
 
 
 def test_silence_is_cut_and_sound_is_kept():
