@@ -121,6 +121,6 @@ def read_whole(path: Path) -> tuple[np.ndarray, int] | None:
             if promised > 1 << 24:
                 return None
             samples, rate = file.read(dtype="float64", always_2d=True), file.samplerate
-    except Exception:
+    except (soundfile.SoundFileError, ValueError):
         return None
     return (samples, rate) if len(samples) == promised else None
