@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from ft.cli import main
 from ft.data.check import Root, check_library, find_tracks, role_of, split_of
 from ft.data.check_measure import measure
-from ft.data.check_screen import excerpts_of, vocals_share
+from ft.data.check_screen import FLOOR_DB, excerpts_of, vocals_level
 from ft.errors import AudioError, DataError
 
 RATE = 44100
@@ -207,13 +207,47 @@ class Hearing:
             yield {"vocals": vocals, "instrumental": block - vocals}
 
 
-@pytest.mark.parametrize(("part_db", "share"), [(-19, 0.75), (-21, 0.0)])
-def test_share_of_the_time_with_vocals(part_db, share, write_constant):
+@pytest.mark.parametrize(("share", "level"), [(0.1, -19.0), (0.7, -19.0), (0.8, FLOOR_DB)])
+def test_level_that_vocals_exceed_in_a_share_of_the_time(share, level, write_constant):
+    """They are there from the first second of four on."""
     path = write_constant("loud.wav", 0.5, -0.5, samples=4 * 8000, rate=8000)
-    assert vocals_share(Hearing(10 ** (part_db / 20), 8000), path, 4.0, None, -20.0) == pytest.approx(share)
+    hearing = Hearing(10 ** (-19 / 20), 8000)
+    assert vocals_level(hearing, path, 4.0, None, share) == pytest.approx(level, abs=1e-4)
     quiet = write_constant("quiet.wav", 1e-4, 1e-4, samples=4 * 8000, rate=8000)
-    assert vocals_share(Hearing(1.0, 0), quiet, 4.0, None, -20.0) == 0
-    assert vocals_share(Hearing(1.0, 0), path, 4.0, 2.0, -20.0) == 1
+    assert vocals_level(Hearing(1.0, 0), quiet, 4.0, None, share) == FLOOR_DB
+    assert vocals_level(Hearing(1.0, 0), path, 4.0, 2.0, share) == pytest.approx(0)
+
+
+def test_music_without_vocals_says_what_the_model_takes_for_them(tmp_path, write_constant, monkeypatch):
+    """Nothing that is as loud in known music is suspected; what is louder is."""
+    for name, left in (("clean/a.wav", 0.3), ("clean/b.wav", 0.5), ("music/c.wav", 0.4), ("music/d.wav", 0.6)):
+        write_constant(name, left, left, samples=8000, rate=8000)
+    monkeypatch.setattr("ft.separate.Separator", lambda model: nullcontext(Loudness()))
+    folders, options = (tmp_path / "clean", tmp_path / "music"), ("--screen", "--json")
+    without = json.loads(run(*folders, *options)[1])
+    assert without["vocals_db"] == -20 and len(without["suspected"]) == 4
+    code, output = run(*folders, *options, "--clean", tmp_path / "clean")
+    found = json.loads(output)
+    assert code == 1 and list(found["suspected"]) == [str(tmp_path / "music/d.wav")]
+    assert found["vocals_db"] == pytest.approx(20 * np.log10(0.5), abs=0.01)
+    assert of(found, "b.wav")["vocals_db"] == found["vocals_db"]
+    (tmp_path / "other").mkdir()
+    result = CliRunner().invoke(
+        main, ["data", "check", *map(str, folders), *options, "--clean", str(tmp_path / "other")]
+    )
+    assert result.exit_code == 1 and "other: none of the instrumentals that are checked" in result.stderr
+    assert CliRunner().invoke(main, ["data", "check", str(folders[0]), "--clean", str(folders[0])]).exit_code == 2
+
+
+class Loudness:
+    """Stands for a model that takes loud music for vocals: as large a part of it as its first sample is."""
+
+    def track_peak(self, blocks, rate):
+        return 1.0
+
+    def stream(self, blocks, rate, peak):
+        for block in blocks:
+            yield {"vocals": block * block[0, 0], "instrumental": block * (1 - block[0, 0])}
 
 
 def test_a_model_listens_to_instrumentals(library, tmp_path, monkeypatch):
@@ -225,8 +259,8 @@ def test_a_model_listens_to_instrumentals(library, tmp_path, monkeypatch):
     found = json.loads(output)
     assert code == 1 and [Path(path).name for path in found["suspected"]] == ["instrumental.flac"]
     assert found["screened_seconds"] == pytest.approx(4) and found["screen_wall_seconds"] > 0
-    assert of(found, "instrumental.flac")["vocals"] > 0.5
-    assert "vocals" not in of(found, "alto.wav") and "vocals" not in of(found, "mixture.flac")
+    assert -60 < of(found, "instrumental.flac")["vocals_db"] < 0
+    assert "vocals_db" not in of(found, "alto.wav") and "vocals_db" not in of(found, "mixture.flac")
     assert yaml.safe_load(file.read_text()) == {str(library / "train/pairs/one"): ["instrumental"]}
     monkeypatch.setattr("ft.separate.Separator", lambda model: nullcontext(Hearing(1.0, 0)))
     code, text = run(*folders, "--screen", "--sample", "4", "--vocals-db", "20")

@@ -43,6 +43,8 @@ MUCH_CLIPPING = 0.01
 MUCH_VOCALS = 0.1
 """Shares of the time above which a file is named."""
 AUDIBLE_DB = -20.0
+CLEAN_ABOVE = 20
+"""One in so many tracks that are known to be without vocals may be above the level from which others are suspected."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ class Report:
     patches: dict[Path, int] = field(default_factory=dict)
     """Folders of patch files (`ft.data.patches`), which are not checked, and the number of these."""
     vocals: dict[Path, float] = field(default_factory=dict)
-    """Share of the time with vocals, of the instrumentals that were listened to."""
+    """Of the instrumentals that were listened to, the level that the vocals which the model hears exceed in more than a
+    tenth of the time, in dB of the sound."""
+    clean: dict[Path, float] = field(default_factory=dict)
+    """The same of music that is known to be without vocals."""
+    vocals_db: float = AUDIBLE_DB
+    """The level above which an instrumental is suspected."""
     wall_seconds: float = 0.0
     screen_seconds: float = 0.0
     screened: float = 0.0
@@ -116,9 +123,9 @@ class Report:
 
     @property
     def suspected(self) -> dict[Path, float]:
-        """Instrumentals with vocals in more than a tenth of the time, the worst first."""
+        """Instrumentals with vocals in more than a tenth of the time, with their level, the worst first."""
         worst = sorted(self.vocals.items(), key=lambda item: -item[1])
-        return {path: share for path, share in worst if share > MUCH_VOCALS}
+        return {path: level for path, level in worst if level > self.vocals_db}
 
     @property
     def leaks(self) -> list[Shared]:
@@ -252,7 +259,12 @@ def check_library(
 
 
 def screen_library(
-    report: Report, model: str | None, sample: float | None, progress: Progress, audible_db: float = AUDIBLE_DB
+    report: Report,
+    model: str | None,
+    sample: float | None,
+    progress: Progress,
+    vocals_db: float = AUDIBLE_DB,
+    clean: Sequence[Path] = (),
 ) -> None:
     """Listens for vocals in the instrumentals of a report, with a model, and adds what it hears.
 
@@ -260,28 +272,40 @@ def screen_library(
         model: as `ft.separate.Separator` takes it; None for the one that ships.
         sample: seconds of each file to listen to; None for all.
         progress: called with the seconds that are done and those there are.
-        audible_db: level of the predicted vocals, in dB of the mixture, from which they count. A model that leaves
-            much of the music in its vocals needs a higher one.
+        vocals_db: level of the predicted vocals, in dB of the mixture, from which they count.
+        clean: folders of the report whose music is known to be without vocals. None of it is suspected; it raises
+            `vocals_db` to what the model takes for vocals in it, but for one track in twenty. A model that leaves much
+            of the music in its vocals says nothing without it.
     Raises:
+        DataError: a folder of `clean` holds none of the instrumentals.
         FtError: the model cannot be opened or run.
     """
-    from ft.data.check_screen import vocals_share
+    from ft.data.check_screen import vocals_level
     from ft.separate import Separator
 
     start = time.perf_counter()
     chosen = {track.path: report.measures.get(track.path) for track in report.tracks if track.role == "instrumental"}
     lengths = {path: found.seconds for path, found in chosen.items() if found is not None and found.silent < 1}
     heard = {path: seconds if sample is None else min(seconds, sample) for path, seconds in lengths.items()}
+    known: set[Path] = set()
+    for folder in clean:
+        below = {path for path in lengths if path.resolve().is_relative_to(folder.resolve())}
+        if not below:
+            raise DataError(f"{folder}: none of the instrumentals that are checked; expected a folder of them")
+        known |= below
     total = sum(heard.values())
     with Separator(model) as separator:
         for path, seconds in lengths.items():
             try:
-                report.vocals[path] = vocals_share(separator, path, seconds, sample, audible_db)
+                level = vocals_level(separator, path, seconds, sample, MUCH_VOCALS)
             except AudioError as error:
                 report.unreadable[path] = str(error)
                 continue
+            (report.clean if path in known else report.vocals)[path] = level
             report.screened += heard[path]
             progress(report.screened, total)
+    falling = sorted(report.clean.values(), reverse=True)
+    report.vocals_db = max([vocals_db, *falling[len(falling) // CLEAN_ABOVE :][:1]])
     report.screen_seconds = time.perf_counter() - start
 
 

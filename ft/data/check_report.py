@@ -25,8 +25,9 @@ def as_text(report: Report) -> Iterator[str]:
         ("cannot be read", list(report.unreadable.values())),
         ("the same recording in two splits", [_pair(each) for each in report.leaks]),
         (
-            f"instrumentals with vocals in more than {MUCH_VOCALS:.0%} of the time",
-            [f"{share:5.0%}  {path}" for path, share in report.suspected.items()],
+            f"instrumentals with vocals above {report.vocals_db:.1f} dB of the sound in more than {MUCH_VOCALS:.0%} "
+            "of the time",
+            [f"{level:5.1f} dB  {path}" for path, level in report.suspected.items()],
         ),
         ("silent from beginning to end", [str(path) for path in report.silent]),
         (
@@ -62,7 +63,7 @@ def as_text(report: Report) -> Iterator[str]:
     if report.screened:
         rate = report.screened / max(report.screen_seconds, 1e-9)
         yield (
-            f"listened to {report.screened / 3600:.2f} h of {len(report.vocals)} instrumentals in "
+            f"listened to {report.screened / 3600:.2f} h of {len(report.vocals) + len(report.clean)} instrumentals in "
             f"{report.screen_seconds:.0f} s, {rate:.0f} times real time"
         )
 
@@ -88,7 +89,8 @@ def as_json(report: Report) -> str:
             }
             for each in report.shared
         ],
-        "suspected": {str(path): round(share, 4) for path, share in report.suspected.items()},
+        "vocals_db": round(report.vocals_db, 2) if report.screened else None,
+        "suspected": {str(path): round(level, 2) for path, level in report.suspected.items()},
         "silent": [str(path) for path in report.silent],
         "unreadable": {str(path): why for path, why in report.unreadable.items()},
         "ignored": [str(path) for path in report.ignored],
@@ -101,7 +103,7 @@ def excluded(report: Report) -> dict[Path, str]:
     """The tracks to leave out, with the reason: what makes a check fail, and of a leak the side that trains."""
     reasons = dict.fromkeys(report.unreadable, "cannot be read")
     reasons |= dict.fromkeys(report.silent, "silent")
-    reasons |= {path: f"vocals in {share:.0%} of the time" for path, share in report.suspected.items()}
+    reasons |= {path: f"vocals at {level:.1f} dB" for path, level in report.suspected.items()}
     order = ("train", "validation", "test")
     for each in report.leaks:
         drop, keep = sorted((each.first, each.second), key=lambda track: order.index(track.split))
@@ -191,7 +193,8 @@ def _file(report: Report, track: Track) -> dict[str, Any]:
         "clipped": round(found.clipped, 4),
         "silent": round(found.silent, 4),
     }
-    return known | ({"vocals": round(report.vocals[track.path], 4)} if track.path in report.vocals else {})
+    level = (report.vocals | report.clean).get(track.path)
+    return known | ({} if level is None else {"vocals_db": round(level, 2)})
 
 
 def _db(value: float) -> float | None:

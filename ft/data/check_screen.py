@@ -18,10 +18,12 @@ EXCERPT_SECONDS = 10.0
 WINDOW_SECONDS = 0.5
 SILENCE_DB = -60.0
 """Level of the mixture, in dB of full scale, below which a window holds none."""
+FLOOR_DB = -100.0
+"""What no level is below."""
 
 
-def vocals_share(separator: Separator, path: Path, seconds: float, sample: float | None, audible_db: float) -> float:
-    """Share of the time, 0 to 1, in which the predicted vocals are louder than `audible_db`, in dB of the mixture.
+def vocals_level(separator: Separator, path: Path, seconds: float, sample: float | None, share: float) -> float:
+    """The level that the predicted vocals exceed in more than a `share` of the time, in dB of the mixture.
 
     Args:
         separator: of a model with the stems vocals and instrumental.
@@ -38,7 +40,7 @@ def vocals_share(separator: Separator, path: Path, seconds: float, sample: float
     peak = separator.track_peak(_blocks(path, excerpts), rate)
     size = max(round(rate * WINDOW_SECONDS), 1)
     rest: dict[str, Array] = {}
-    audible = count = 0
+    levels = []
     for stems in separator.stream(_blocks(path, excerpts), rate, peak):
         if rest:
             stems = {stem: np.concatenate((rest[stem], block), axis=1) for stem, block in stems.items()}
@@ -47,9 +49,10 @@ def vocals_share(separator: Separator, path: Path, seconds: float, sample: float
         vocals, mixture = stems["vocals"][:, :whole], stems["vocals"][:, :whole] + stems["instrumental"][:, :whole]
         of_vocals, of_mixture = _power(vocals, size), _power(mixture, size)
         loud = of_mixture > 10 ** (SILENCE_DB / 10)
-        audible += int((loud & (of_vocals > of_mixture * 10 ** (audible_db / 10))).sum())
-        count += len(of_mixture)
-    return audible / max(count, 1)
+        ratio = np.divide(of_vocals, of_mixture, out=np.zeros_like(of_mixture), where=loud)
+        levels.append(10 * np.log10(np.maximum(ratio, 10 ** (FLOOR_DB / 10))))
+    falling = np.sort(np.concatenate(levels))[::-1] if levels else np.zeros(0)
+    return float(falling[int(share * len(falling))]) if len(falling) else FLOOR_DB
 
 
 def excerpts_of(seconds: float, sample: float | None) -> list[tuple[float, float | None]]:
