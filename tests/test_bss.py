@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from ft.metrics import bss_eval, bss_eval_v4, museval_sdr
-from ft.metrics.bss import fast_length
+from ft.metrics.bss import _solved, fast_length
 
 MUSEVAL = {
     "sdr": [[5.065102468293, 4.957932157071, 4.123680191426], [9.593391418828, 9.557624857458, 9.367048926386]],
@@ -94,6 +94,35 @@ def test_a_voice_in_the_middle_is_no_trouble():
     assert found.sdr[0] == pytest.approx(10 * np.log10(1 / 0.1), abs=0.3)
     assert found.sir[0] == pytest.approx(20 * np.log10(1 / 0.3), abs=0.6)
     assert np.isfinite(found.sar).all()
+
+
+def test_a_real_voice_in_the_middle_has_the_figures_of_least_squares(example, monkeypatch):
+    part = {"start": 0, "frames": 44100, "dtype": "float32"}
+    vocals, music = (soundfile.read(example / f"{stem}.flac", **part)[0] for stem in ("vocals", "instrumental"))
+    references = np.stack([vocals.mean(axis=1, keepdims=True).repeat(2, axis=1).T, music.T])
+    estimates = references + 0.3 * references[::-1]
+    estimates += 0.01 * np.random.default_rng(0).standard_normal(references.shape).astype(np.float32)
+    found = bss_eval_v4(references, estimates, 44100)
+    monkeypatch.setattr("ft.metrics.bss._solved", lambda gram, cross: np.linalg.lstsq(gram, cross, rcond=None)[0])
+    expected = bss_eval_v4(references, estimates, 44100)
+    for name in ("sdr", "isr", "sir", "sar"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=0.05, err_msg=name)
+
+
+def test_filters_that_are_finite_and_solve_nothing_are_not_taken(monkeypatch):
+    """What LAPACK gives, at random, for a matrix that is singular but for rounding."""
+    voice = np.random.default_rng(0).standard_normal((20, 60))
+    gram = np.concatenate([voice, voice]) @ np.concatenate([voice, voice]).T
+    cross, solve, given = gram @ np.ones((40, 2)), np.linalg.solve, []
+
+    def solved(matrix, right):
+        given.append(1e16 * (-1.0) ** np.arange(80).reshape(40, 2) if not given else solve(matrix, right))
+        return given[-1]
+
+    monkeypatch.setattr(np.linalg, "solve", solved)
+    filters = _solved(gram, cross)
+    assert len(given) == 2
+    np.testing.assert_allclose(gram @ filters, cross, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ FILTER_LENGTH = 512
 """Samples of the filters that a source may have passed; that of BSSEval and of both libraries."""
 MAX_SOURCES = 8
 """Their orders are tried one by one."""
+_RESIDUAL = 1e-6
+"""Largest share of the right side that filters may miss."""
+_LARGEST_FILTER = 1e4
+"""Filters beyond it cancel each other, and more than their figures are worth is lost in rounding."""
 _RIDGE = 1e-10
 _BLOCK_FFT = 1 << 15
 _BATCH = 8
@@ -317,7 +321,9 @@ def _solved(gram: Float, cross: Float) -> Float:
     identity = np.eye(len(gram))
     try:
         filters = np.asarray(np.linalg.solve(gram + np.finfo(np.float64).eps * identity, cross), np.float64)
-        if np.isfinite(filters).all():
+        # A matrix that is singular but for rounding gives filters of up to 1e16, which are finite and solve nothing.
+        missed = np.linalg.norm(gram @ filters - cross)
+        if missed <= _RESIDUAL * np.linalg.norm(cross) and np.abs(filters).max() <= _LARGEST_FILTER:
             return filters
     except np.linalg.LinAlgError:
         pass
