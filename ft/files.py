@@ -57,6 +57,24 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sound_name(path: Path) -> str | bytes:
+    """A path as soundfile takes it, which cannot encode a name that is no UTF-8; Windows has no such names."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Every file below a folder, linked folders included, each folder once: links may lead in a circle."""
+    seen: set[str] = set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner.sort()
+        real = os.path.realpath(place)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in sorted(names) if (path := Path(place, name)).is_file())
+
+
 def example_folder() -> Path:
     """The folder of the example song: its `mixture`, `vocals` and `instrumental`."""
     return Path(str(resources.files("ft") / "assets" / "caesium"))

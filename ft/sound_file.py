@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +16,7 @@ from ft.audio import BLOCK_SAMPLES, INSTALL_MEDIA, READABLE, Array, AudioSource,
 from ft.errors import AudioError
 from ft.file_length import Extent, extent, ogg_end, ogg_is_chain
 from ft.file_view import FileView
+from ft.files import sound_name
 from ft.mpeg_audio import APPENDED, count_frames, counting_frame, first_frame, says_its_frames, tags_begin
 from ft.options import BitDepth
 from ft.quiet import quiet
@@ -167,9 +166,7 @@ class SoundFile(AudioSource):
         """The file; of an Ogg file up to its last whole page, without which libsndfile refuses Opus; of an MP3 without
         a count of frames behind one that has it, without which libsndfile ends where it estimates the end."""
         if self._ogg is None and not self._mp3_tag:
-            # As bytes, since soundfile cannot encode a name that is no UTF-8; Windows has no such names.
-            name = str(self._file_path) if sys.platform == "win32" else os.fsencode(self._file_path)
-            return stack.enter_context(_Forward(name))
+            return stack.enter_context(_Forward(sound_name(self._file_path)))
         raw = stack.enter_context(self._file_path.open("rb"))
         if self._ogg is not None:
             return stack.enter_context(_Forward(FileView(raw, self._ogg)))

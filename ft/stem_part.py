@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ft.audio import BLOCK_SAMPLES, peak_of, reason
 from ft.dsp import StreamingResampler
 from ft.errors import AudioError, EngineError
+from ft.files import sound_name
 from ft.formats import StemFormat, encoder_settings
 from ft.ogg import set_serial
 from ft.parts import Claim, part_name, remove
@@ -122,7 +123,7 @@ class StemPart:
         serial = 0
         try:
             with soundfile.SoundFile(
-                _name(self.part), "w", self.format.sample_rate, self.channels, **settings
+                sound_name(self.part), "w", self.format.sample_rate, self.channels, **settings
             ) as sound:
                 for frames in self._frames(self._raw, _ENCODER_SAMPLES, gain):
                     serial = zlib.crc32(frames.data, serial)
@@ -137,7 +138,7 @@ class StemPart:
     def check(self) -> None:
         """Raises AudioError unless the part is whole: its header says what it should, and its end can be read."""
         expected = (self.samples, self.format.sample_rate, self.channels)
-        with soundfile.SoundFile(_name(self.part)) as sound:
+        with soundfile.SoundFile(sound_name(self.part)) as sound:
             found = (sound.frames, sound.samplerate, sound.channels)
             if found == expected:
                 tail = min(self.samples, _TAIL_SAMPLES)
@@ -229,8 +230,3 @@ def require_room(part: Path) -> None:
                 missing -= file.write(bytes(missing))
         finally:
             file.truncate(size)
-
-
-def _name(path: Path) -> str | bytes:
-    """A path as soundfile takes it, names that are no text included."""
-    return str(path) if os.name == "nt" else os.fsencode(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +223,7 @@ def test_bad_folders_are_named(tmp_path, music):
     with pytest.raises(DataError, match="one: a mixture without instrumental"):
         songs_from_sources([Source(str(tmp_path / "songs"))], Scan(AUDIO))
     soundfile.write(song / "instrumental.wav", np.zeros((11, 2)), 44100)
-    with pytest.raises(DataError, match="10 samples and instrumental 11"):
+    with pytest.raises(DataError, match="10 samples at 44100 Hz and instrumental 11 samples"):
         songs_from_sources([Source(str(tmp_path / "songs"))], Scan(AUDIO))
 
 
@@ -241,3 +243,35 @@ def test_augmentation_is_off_by_default():
     assert {name for name, value in vars(options).items() if value} == sizes
     assert not any(getattr(options, name) for name in options.probabilities)
     assert dataclasses.asdict(VoxAug())["mixup"] == 0
+
+
+def test_linked_folders_are_searched_once(tmp_path, write_constant):
+    write_constant("disk/far.wav", 0.1, 0.1)
+    write_constant("music/near.wav", 0.1, 0.1)
+    (tmp_path / "music/more").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/back").symlink_to(tmp_path / "music")
+    assert [path.name for path in audio_files(tmp_path / "music")] == ["far.wav", "near.wav"]
+
+
+def test_pairs_of_two_rates_are_named(tmp_path, write_constant):
+    write_constant("song/mixture.wav", 0.1, 0.1, rate=44100)
+    write_constant("song/instrumental.wav", 0.1, 0.1, rate=48000)
+    with pytest.raises(DataError, match="4096 samples at 44100 Hz and instrumental 4096 samples at 48000 Hz"):
+        songs_from_sources([Source(str(tmp_path / "song"))], Scan(AUDIO))
+
+
+def test_peaks_are_kept_where_another_file_is_bad(tmp_path, write_constant):
+    good = write_constant("a.wav", 0.5, 0.5)
+    (tmp_path / "z.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"z\.wav"):
+        Scan(AUDIO, tmp_path / "scan.json").read([good, tmp_path / "z.wav"], need_peak=True)
+    assert len(Scan(AUDIO, tmp_path / "scan.json").known) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names of any bytes")
+def test_a_name_that_is_no_text_is_a_name(tmp_path, write_constant):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    write_constant("plain.wav", 0.5, 0.25).rename(path)
+    (file,) = Scan(AUDIO).read([path], need_peak=True)
+    assert file.samples == 4096 and file.peak > 0
+    assert read_crop(file, 0, 100, 44100, 2)[:, 50] == pytest.approx([0.5, 0.25])

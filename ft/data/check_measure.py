@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ft.audio import open_source, reason
 from ft.data.fingerprint import Fingerprint, Fingerprinter
 from ft.errors import AudioError
+from ft.files import sound_name
 
 Array = NDArray[np.float32]
 Channels = Literal["mono", "equal", "one silent", "stereo"]
@@ -58,7 +59,7 @@ def measure(path: Path) -> Measure:
         AudioError: training cannot read it: no audio, damaged, cut off, empty, more than two channels, not finite.
     """
     try:
-        soundfile.info(path)
+        soundfile.info(sound_name(path))
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:  # TypeError: a .raw file, without a header
         with open_source(path):  # says more where nothing reads it
             raise AudioError(f"{path}: libsndfile, which training reads by, does not ({reason(error)})") from error

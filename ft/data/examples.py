@@ -22,6 +22,7 @@ from ft.data.augment_parts import Parts
 from ft.data.patches import read_waveform
 from ft.data.scan import AudioFile, Pool, Remix, Song
 from ft.errors import DataError
+from ft.files import sound_name
 from ft.train_config import TrainConfig, VoxAug
 
 Waveform = NDArray[np.float32]
@@ -53,7 +54,7 @@ def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, chann
         return _channels(augment.fit(read_waveform(file.path, file.patch, start, samples), samples), channels)
     ratio = file.sample_rate / sample_rate
     try:
-        with soundfile.SoundFile(file.path) as source:
+        with soundfile.SoundFile(sound_name(file.path)) as source:
             source.seek(min(int(start * ratio), max(source.frames - 1, 0)))
             waveform = source.read(int(np.ceil(samples * ratio)), dtype="float32", always_2d=True).T
     except (soundfile.SoundFileError, RuntimeError) as error:

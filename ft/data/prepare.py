@@ -26,6 +26,7 @@ from ft.data.align import (
 )
 from ft.data.patches import SUFFIX, PatchGrid, cut_patches, folder_name, frames_of, write_patch
 from ft.errors import DataError, FtError
+from ft.files import files_below
 from ft.wav_file import WavFile
 
 Array = NDArray[np.float32]
@@ -240,7 +241,7 @@ def _sounds(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with audio files")
     suffixes = AUDIO_SUFFIXES | MEDIA_SUFFIXES
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(path for path in files_below(folder) if path.suffix.lower() in suffixes)
 
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:

@@ -18,7 +18,7 @@ from ft.config import AudioConfig
 from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_info
 from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
-from ft.files import atomic_write
+from ft.files import atomic_write, files_below, sound_name
 from ft.train_config import Source
 
 Entry = TypeVar("Entry")
@@ -76,7 +76,7 @@ def audio_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with audio files")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    files = sorted(path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
         raise DataError(f"{folder}: no audio files in it; expected files such as .wav, .flac or .ogg")
     return files
@@ -84,7 +84,7 @@ def audio_files(folder: str | Path) -> list[Path]:
 
 def patch_files(folder: str | Path) -> list[Path]:
     """All patch files (`ft.data.patches`) below `folder`, sorted; none where there is no such folder."""
-    return sorted(path for path in Path(folder).rglob(f"*{SUFFIX}") if path.is_file())
+    return sorted(path for path in files_below(folder) if path.name.endswith(SUFFIX))
 
 
 class Scan:
@@ -109,31 +109,37 @@ class Scan:
         """
         from tqdm import tqdm
 
-        files, bad, new = [], [], False
-        for path in tqdm(paths, desc="scan", unit="file", disable=not progress or None, leave=False):
-            try:
-                info = soundfile.info(path)
-                if info.frames == 0 or info.channels > 2:
-                    bad.append(f"{path} ({info.frames} samples, {info.channels} channels)")
-                    continue
-                peak = None
-                if need_peak:
-                    key = self._key(path)
-                    if key not in self.known:
-                        self.known[key] = [self._peak(path)]
-                        new = True
-                    peak = self.known[key][0]
-            except (AudioError, soundfile.SoundFileError, RuntimeError, TypeError) as error:  # TypeError: a .raw file
-                bad.append(f"{path} ({error})")
-                continue
-            files.append(AudioFile(path, info.frames, info.samplerate, peak))
+        files, bad = [], []
+        known = len(self.known)
+        try:
+            for path in tqdm(paths, desc="scan", unit="file", disable=not progress or None, leave=False):
+                try:
+                    files.append(self._read(path, need_peak))
+                except AudioError as error:
+                    bad.append(f"{path} ({error})")
+        finally:  # also of a folder in which one file is bad, or that was interrupted: a peak takes long
+            if len(self.known) > known and self.cache:
+                with atomic_write(self.cache) as part:
+                    part.write_text(json.dumps(self.known), encoding="utf-8")
         if bad:
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             raise DataError(f"cannot be read: {', '.join(bad[:5])}{more}; mend or remove them")
-        if new and self.cache:
-            with atomic_write(self.cache) as part:
-                part.write_text(json.dumps(self.known), encoding="utf-8")
         return files
+
+    def _read(self, path: Path, need_peak: bool) -> AudioFile:
+        """One file. Raises AudioError."""
+        try:
+            info = soundfile.info(sound_name(path))
+        except (soundfile.SoundFileError, RuntimeError, TypeError) as error:  # TypeError: a .raw file
+            raise AudioError(str(error)) from error
+        if info.frames == 0 or info.channels > 2:
+            raise AudioError(f"{info.frames} samples, {info.channels} channels")
+        if not need_peak:
+            return AudioFile(path, info.frames, info.samplerate)
+        key = self._key(path)
+        if key not in self.known:
+            self.known[key] = [self._peak(path)]
+        return AudioFile(path, info.frames, info.samplerate, self.known[key][0])
 
     def read_patch(self, path: Path) -> AudioFile | Song:
         """A patch file, opened once: a pair, or music or vocals alone. Raises DataError."""
@@ -151,7 +157,7 @@ class Scan:
 
     def _peak(self, file: Path) -> float:
         """Largest STFT magnitude, block by block."""
-        info = soundfile.info(file)
+        info = soundfile.info(sound_name(file))
         resampler = StreamingResampler(info.samplerate, self.audio.sample_rate, info.channels)
         stft = StreamingStft(info.channels, self.audio.n_fft, self.audio.hop_length)
         both = self.audio.stereo == "mid-side" and info.channels == 2
@@ -265,10 +271,11 @@ def songs_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool = 
             if not partner:
                 raise DataError(f"{mixture.parent}: a mixture without instrumental.*; expected both")
             pair = scan.read([mixture, partner[0]], need_peak)
-            if pair[0].samples != pair[1].samples:
+            lengths = [f"{file.samples} samples at {file.sample_rate} Hz" for file in pair]
+            if lengths[0] != lengths[1]:
                 raise DataError(
-                    f"{mixture.parent}: mixture has {pair[0].samples} samples and instrumental {pair[1].samples}; "
-                    "expected two files of one length"
+                    f"{mixture.parent}: mixture has {lengths[0]} and instrumental {lengths[1]}; expected two files of "
+                    "one length and rate"
                 )
             songs.append(Song(*pair))
     return songs
