@@ -152,3 +152,16 @@ def test_command_exits_with_1_where_a_pair_does_not_fit(pair, tmp_path: Path):
     result = CliRunner().invoke(main, ["data", "prepare", "align", str(tmp_path), "-o", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "silent: silent" in result.output
+
+
+@pytest.mark.parametrize("mono", ["mixture", "instrumental"])
+def test_one_channel_beside_two_is_refused_where_sides_are_heard(pair, song, mono, tmp_path):
+    """What is beside the middle of the music would be taken for vocals."""
+    folder = pair().mixture.parent
+    soundfile.write(folder / f"{mono}.wav", song[mono].mean(axis=1), RATE, subtype="FLOAT")
+    with pytest.raises(DataError, match=rf"song: {mono}\.wav is mono and .* stereo"):
+        find_alignment(find_pairs(tmp_path)[0])
+    for name in ("mixture", "instrumental"):
+        middle = song[name].mean(axis=1, keepdims=True)
+        soundfile.write(folder / f"{name}.wav", middle.repeat(1 + (name != mono), axis=1), RATE, subtype="FLOAT")
+    assert find_alignment(find_pairs(tmp_path)[0]).delay == 0

@@ -35,6 +35,8 @@ SAME_GAIN_DB = 0.1
 LONGEST_DELAY = 5.0
 """Seconds; what is looked for where nothing else is asked."""
 LARGEST_RESIDUAL_DB = -15.0
+SIDES_HEARD = 1e-4
+"""Share of the energy of a file, -40 dB, from which what is beside its middle counts."""
 QUIET_DB = -40.0
 """Windows of less than this, against the loudest, say nothing about levels."""
 
@@ -112,6 +114,7 @@ def find_alignment(pair: Pair, max_delay: float = LONGEST_DELAY, residual_db: fl
         DataError: the two do not fit; the reason is named.
         AudioError: one cannot be read.
     """
+    _check_sides(pair)
     delay = _delay(pair, round(max_delay * SAMPLE_RATE))
     gain, left = _gain(_levels(pair, delay))
     if left > residual_db:
@@ -120,6 +123,25 @@ def find_alignment(pair: Pair, max_delay: float = LONGEST_DELAY, residual_db: fl
             f"subtracted; expected {residual_db:g} or less. Another mastering or take? --residual-db allows it"
         )
     return Alignment(delay, gain, left)
+
+
+def _check_sides(pair: Pair) -> None:
+    """Raises DataError where one file has a left and a right and the other one channel.
+
+    What is beside the middle of the music would be taken for vocals.
+    """
+    channels = {}
+    for path in (pair.mixture, pair.instrumental):
+        with open_source(path) as source:
+            channels[path] = source.info.channels
+    mono, stereo = sorted(channels, key=lambda path: channels[path])
+    if channels[mono] == channels[stereo]:
+        return
+    energy = np.zeros(2)
+    for block in stereo_blocks(stereo):
+        energy += [np.square(block.sum(axis=0)).sum(), np.square(block[0] - block[1]).sum()]
+    if energy[1] > SIDES_HEARD * energy.sum():
+        raise DataError(f"{pair.song}: {mono.name} is mono and {stereo.name} stereo; expected two of one kind")
 
 
 def aligned_blocks(pair: Pair, alignment: Alignment, size: int = 1 << 16) -> Iterator[tuple[Array, Array]]:
