@@ -228,6 +228,12 @@ def test_interrupted_and_growing_caches_hold_what_one_run_makes(made, train, tmp
     build_cache(MODEL, train, tmp_path, PER_SHARD, per_shard=PER_SHARD)  # fewer are asked for than it is to have
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in made.iterdir())
     assert all(path.read_bytes() == (made / path.name).read_bytes() for path in tmp_path.iterdir())
+    done.clear()
+    monkeypatch.setattr(cache_build, "_write_shard", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(MODEL, train, tmp_path, 3 * COUNT, per_shard=PER_SHARD)
+    monkeypatch.undo()
+    assert opened(tmp_path, train).count == COUNT  # as it was, until it has grown
     build_cache(MODEL, dataclasses.replace(train, seed=8), tmp_path, COUNT + 1, per_shard=PER_SHARD)
     assert read_manifest(tmp_path).examples == COUNT + PER_SHARD
     direct = mixture_items(MODEL, train)

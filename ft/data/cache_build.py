@@ -86,18 +86,26 @@ def build_cache(
         items.train = replace(train, seed=manifest.seed)
         missing = _missing(folder, manifest)
         _check_room(folder, manifest, len(missing))
-        with atomic_write(folder / MANIFEST) as part:
-            part.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
+        begun = (folder / MANIFEST).exists()
+        if not begun:
+            _write_manifest(folder, manifest)
         done = manifest.shards - len(missing)
         for _ in _written(items, folder, manifest, frames, missing, jobs):
             done += 1
             if progress is not None:
                 progress(done / manifest.shards)
+        if begun:  # one that grows can be used as it was until it has grown
+            _write_manifest(folder, manifest)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         claim.close()
     return manifest
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    with atomic_write(folder / MANIFEST) as part:
+        part.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
 
 
 def _manifest(
