@@ -82,6 +82,7 @@ def check(
     from ft.data.check import Root, check_library, roots_of_config, screen_library, usable_cores
     from ft.data.check_report import as_json as json_of
     from ft.data.check_report import as_text, write_exclude_file
+    from ft.files import DEFAULT_MODEL, model_path
     from ft.progress import seconds_bar, share_bar
     from ft.report import printable
 
@@ -98,15 +99,20 @@ def check(
         raise click.UsageError("--set is for keys of --config")
     if not roots:
         raise click.UsageError("no folder; expected FOLDER, --train, --validation, --test or --config")
+    screen |= engine is not None
+    if clean and not screen:
+        raise click.UsageError("--clean is for --screen")
+    if screen:
+        model_path(engine or DEFAULT_MODEL)  # says at once, and not once all files were read, that there is none
     with share_bar("check", settings["quiet"]) as progress:
         report = check_library(roots, jobs or usable_cores(), progress)
-    if screen or engine is not None:
-        with seconds_bar("screen", settings["quiet"]) as seconds:
-            screen_library(report, engine, sample or None, seconds, vocals_db, clean)
-    elif clean:
-        raise click.UsageError("--clean is for --screen")
-    for line in [json_of(report)] if as_json else map(printable, as_text(report)):
-        click.echo(line)
+    try:
+        if screen:
+            with seconds_bar("screen", settings["quiet"]) as seconds:
+                screen_library(report, engine, sample or None, seconds, vocals_db, clean)
+    finally:
+        for line in [json_of(report)] if as_json else map(printable, as_text(report)):
+            click.echo(line)
     if exclude_file is not None:
         count = write_exclude_file(exclude_file, report)
         click.echo(f"ft: {exclude_file}: {count} tracks to leave out", err=True)

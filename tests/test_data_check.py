@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from ft.cli import main
 from ft.data.check import Root, check_library, find_tracks, role_of, split_of
 from ft.data.check_measure import measure
 from ft.data.check_screen import FLOOR_DB, excerpts_of, vocals_level
-from ft.errors import AudioError, DataError
+from ft.errors import AudioError, DataError, EngineError
 
 RATE = 44100
 
@@ -278,6 +280,7 @@ def test_wrong_folders_are_named(library, tmp_path):
 
 def test_names_say_what_a_file_is():
     assert split_of(Path("a/train/b/validation/c.wav")) == "validation" and split_of(Path("a/b.wav")) == ""
+    assert role_of(Path("mixtures/a.wav")) == "mixture"
     assert role_of(Path("x/vocals.wav")) == "vocals" and role_of(Path("x/drums.wav")) == "instrumental"
 
 
@@ -307,3 +310,33 @@ def test_samples_that_are_not_numbers_make_a_file_unreadable(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.full((100, 2), np.nan), RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match="not finite"):
         measure(tmp_path / "nan.wav")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names of any bytes")
+def test_a_name_that_is_no_text_is_checked_and_listed(tmp_path, write_constant):
+    silent = write_constant("lib/plain.wav", 0.0, 0.0, samples=44100)
+    silent.rename(os.fsdecode(os.fsencode(tmp_path) + b"/lib/caf\xe9.wav"))
+    code, text = run(tmp_path / "lib", "--exclude-file", tmp_path / "exclude.yaml")
+    assert code == 1 and "silent from beginning to end: 1" in text
+    (names,) = yaml.safe_load((tmp_path / "exclude.yaml").read_text()).values()
+    assert names == ["caf\udce9"]
+
+
+def test_a_folder_that_is_named_twice_is_checked_once(tmp_path, write_constant):
+    write_constant("lib/music/a.wav", 0.5, 0.25, samples=44100)
+    report = find_tracks([Root(tmp_path / "lib"), Root(tmp_path / "lib/music", "train")])
+    assert [track.split for track in report.tracks] == ["train"]
+
+
+def test_a_missing_model_is_named_before_anything_is_read(library):
+    result = CliRunner().invoke(main, ["data", "check", str(library), "--engine", "typo.onnx"])
+    assert result.exit_code == 1 and "typo.onnx: no such file" in result.stderr and not result.stdout
+
+
+def test_what_was_read_is_reported_where_the_model_fails(library, monkeypatch):
+    def broken(model):
+        raise EngineError("the model broke")
+
+    monkeypatch.setattr("ft.separate.Separator", broken)
+    result = CliRunner().invoke(main, ["data", "check", str(library / "train/vocals"), "--screen"])
+    assert result.exit_code == 1 and "the model broke" in result.stderr and "read 0.00 h" in result.stdout

@@ -22,6 +22,7 @@ from ft.data.check_measure import Measure, try_measure
 from ft.data.fingerprint import find_matches
 from ft.data.scan import patch_files, source_files
 from ft.errors import AudioError, DataError
+from ft.files import files_below
 from ft.progress import Progress
 from ft.train_config import Source, TrainConfig
 from ft.workers import process_pool
@@ -192,8 +193,10 @@ def find_tracks(roots: Sequence[Root]) -> Report:
             split = split_of(path) if root.split is None else root.split
             track = Track(path, split, role_of(path) if root.role is None else root.role)
             tracks.setdefault((path.resolve(), split), track)
-        media = (path for path in root.path.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
+        media = (path for path in files_below(root.path) if path.suffix.lower() in MEDIA_SUFFIXES)
         ignored |= {path.resolve(): path for path in media if not root.stems or path.stem in root.stems}
+    said = {path for path, split in tracks if split}
+    tracks = {key: track for key, track in tracks.items() if key[1] or key[0] not in said}
     return Report(
         sorted(tracks.values(), key=lambda track: (track.path, track.split)),
         ignored=sorted(ignored.values()),
@@ -216,9 +219,10 @@ def role_of(path: Path) -> Role:
     >>> role_of(Path("songs/one/mixture.wav")), role_of(Path("vocals/alto/a.wav")), role_of(Path("b.wav"))
     ('mixture', 'vocals', 'instrumental')
     """
-    if path.stem.lower() in ("mixture", "mix"):
+    names = {path.stem.lower(), *(part.lower() for part in path.parts[:-1])}
+    if path.stem.lower() in ("mixture", "mix") or "mixtures" in names:
         return "mixture"
-    return "vocals" if "vocals" in (path.stem.lower(), *(part.lower() for part in path.parts[:-1])) else "instrumental"
+    return "vocals" if "vocals" in names else "instrumental"
 
 
 def check_library(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ft.data.check import MUCH_CLIPPING, MUCH_SILENCE, MUCH_VOCALS, Report, Shared, Track
 from ft.files import atomic_write
+from ft.report import printable
 
 SHOWN = 20
 """Lines of each kind that are printed; JSON holds all."""
@@ -121,13 +122,18 @@ def write_exclude_file(path: Path, report: Report) -> int:
         folders[track.parent].append((track.stem, reason))
     lines = ["# Tracks to leave out, as `ft data check` found them: names without suffix, by folder."]
     for folder, names in folders.items():
-        lines.append(f"{json.dumps(str(folder), ensure_ascii=False)}:")
-        lines += [f"  - {json.dumps(name, ensure_ascii=False)}  # {reason}" for name, reason in names]
+        lines.append(f"{_quoted(str(folder))}:")
+        lines += [f"  - {_quoted(name)}  # {printable(reason)}" for name, reason in names]
     if not folders:
         lines.append("{}")
     with atomic_write(path) as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return sum(len(names) for names in folders.values())
+
+
+def _quoted(text: str) -> str:
+    """Text in quotes, with escapes where it holds bytes that are no UTF-8."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _table(report: Report) -> Iterator[str]:
