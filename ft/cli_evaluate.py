@@ -14,6 +14,8 @@ from ft.errors import FtError
 if TYPE_CHECKING:
     from ft.evaluation.evaluate import Evaluation
 
+_OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
 
 @click.command()
 @click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -53,8 +55,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="What runs the models.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures and definitions there.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw them there (PNG).")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all figures and definitions there.",
+)
+@click.option("--plot", "plot_file", type=_OUTPUT, help="Draw them there (PNG).")
 @click.pass_obj
 def evaluate(
     settings: dict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,9 @@ import soundfile
 from click.testing import CliRunner
 
 from ft.cli import main
+from ft.config import AudioConfig
 from ft.errors import AudioError, ConfigError
+from ft.evaluation import evaluate as evaluation
 from ft.evaluation.evaluate import BASELINES, EvaluateOptions, evaluate
 from ft.evaluation.report import exit_code, report_lines, to_json
 from ft.evaluation.scores import METRICS, SHOWN, check_metrics, shown_metrics
@@ -85,7 +88,13 @@ def test_mono_stems_count_for_both_channels(tmp_path, stems):
 def test_stems_of_other_tools_are_scored(songs, stems, tmp_path, layout):
     """Parts that add up to the instrumental, and names of other tools for it."""
     ours, music = 0.9 * stems["vocals"], stems["instrumental"]
-    write(tmp_path / "theirs" / layout.format(name="One"), vocals=ours, drums=0.5 * music, bass=0.4 * music)
+    write(
+        tmp_path / "theirs" / layout.format(name="One"),
+        vocals=ours,
+        drums=0.5 * music,
+        bass=0.3 * music,
+        other=0.1 * music,
+    )
     write(tmp_path / "theirs" / layout.format(name="Two"), vocals=ours, accompaniment=0.9 * music)
     found = evaluate([songs], options(estimates=[tmp_path / "theirs"]))
     assert [row.name for row in found.rows] == ["theirs"]
@@ -112,6 +121,45 @@ def test_estimates_that_do_not_fit_are_named_and_in_no_mean(songs, stems, tmp_pa
     assert exit_code(found) == 1
     text = "\n".join(report_lines(found))
     assert "n=1" in text and "88195 samples" in text and "48000 Hz" in text
+
+
+def test_an_instrumental_that_lacks_a_stem_of_the_song_is_no_estimate(songs, stems, tmp_path):
+    music = stems["instrumental"]
+    write(tmp_path / "theirs/One", vocals=stems["vocals"], drums=0.5 * music, bass=0.25 * music)
+    write(tmp_path / "theirs/Two", vocals=stems["vocals"], drums=0.5 * music, bass=0.5 * music)
+    found = evaluate([songs], options(estimates=[tmp_path / "theirs"]))
+    assert [problem for song in found.songs for problem in song.problems] == [
+        f"theirs: {tmp_path / 'theirs/One'}: no other.*, which the song has; the others are not its instrumental"
+    ]
+    assert found.aggregate("theirs", "instrumental", "sdr")["n"] == 1
+    assert found.aggregate("theirs", "vocals", "sdr")["n"] == 2
+
+
+@pytest.mark.parametrize("where", ["read_song", "SongScorer"])
+def test_a_song_too_large_for_memory_leaves_the_others(songs, monkeypatch, where):
+    real = getattr(evaluation, where)
+
+    def full(first, *others):
+        if done:
+            raise MemoryError
+        done.append(1)
+        return real(first, *others)
+
+    done = []
+    monkeypatch.setattr(evaluation, where, full)
+    found = evaluate([songs], of_the_truth(songs))
+    assert found.songs[0].error is None and found.aggregate("test", "vocals", "sdr")["n"] == 1
+    assert str(songs / "test/Two") in found.songs[1].error and exit_code(found) == 1
+
+
+def test_ideal_masks_of_different_transforms_have_rows_of_their_own():
+    audio = AudioConfig(n_fft=2048, hop_length=1024, bins=256)
+    others = {"rate": {"sample_rate": 22050}, "band": {"bins": 512}, "whole": {"extend_mask": 8}}
+    changed = [dataclasses.replace(audio, **change) for change in others.values()]
+    alike = [dataclasses.replace(audio, normalize="window"), dataclasses.replace(changed[2], bins=512)]
+    chosen = options(baselines=("ideal-ratio-mask",))
+    rows = [row.info for row in evaluation._ceilings(chosen, [audio, *changed, *alike])]
+    assert len(rows) == len({row.name for row in rows}) == len({row.definition for row in rows}) == 4
 
 
 def test_a_song_without_stems_fails_and_the_others_go_on(songs, tmp_path, stems):

@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,9 +212,9 @@ def _evaluate_song(
     result, start = SongResult(song.name, song.path), time.perf_counter()
     try:
         sound = read_song(song.path)
-    except AudioError as error:
-        result.error = str(error)
-        logger.warning("%s", error)
+    except (AudioError, MemoryError) as error:
+        result.error = str(error) or f"{song.path}: {type(error).__name__} while it was read"
+        logger.warning("%s", result.error)
         return result
     result.sample_rate, result.residual_db = sound.sample_rate, sound.residual_db
     result.channels, result.samples = sound.mixture.shape
@@ -224,6 +224,25 @@ def _evaluate_song(
             f"{-LEAST_RESIDUAL_DB:.0f} or less; stems that add up to it cannot be right, and score less"
         )
         logger.warning("%s: %s", song.name, result.notes[-1])
+    try:
+        _score_rows(song, sound, rows, options, result, share)
+    except MemoryError:
+        result.rows, result.error = {}, f"{song.path}: too little memory to score it"
+        logger.warning("%s", result.error)
+        return result
+    result.wall_seconds = time.perf_counter() - start
+    logger.info("%s: %d rows in %.1f s", song.name, len(rows), result.wall_seconds)
+    return result
+
+
+def _score_rows(
+    song: SongFolder,
+    sound: SongSound,
+    rows: Sequence[Row],
+    options: EvaluateOptions,
+    result: SongResult,
+    share: Callable[[float], None],
+) -> None:
     scorer = SongScorer(sound.stems, sound.sample_rate, options.metrics)
     for number, row in enumerate(rows):
         try:
@@ -239,9 +258,6 @@ def _evaluate_song(
         scores = scorer.score(estimates, problems)
         result.rows[row.info.name] = {stem: scores[stem] for stem in options.stems}
         share((number + 1) / len(rows))
-    result.wall_seconds = time.perf_counter() - start
-    logger.info("%s: %d rows in %.1f s", song.name, len(rows), result.wall_seconds)
-    return result
 
 
 @contextmanager
@@ -279,11 +295,17 @@ def _floor(options: EvaluateOptions) -> Iterator[Row]:
 
 def _ceilings(options: EvaluateOptions, configs: Sequence[AudioConfig]) -> Iterator[Row]:
     """Ideal masks, for each STFT that a model of the table has."""
-    configs = list(dict.fromkeys(replace(audio, normalize="track") for audio in configs))  # a mask's scale is its own
-    for audio in configs:
+    # By what such a mask depends on: one that is extended has no band, and its scale is its own.
+    different = {
+        (each.sample_rate, each.n_fft, each.hop_length, each.stereo, 0 if each.extend_mask else each.bins): each
+        for each in reversed(configs)
+    }
+    rates = {audio.sample_rate for audio in configs}
+    for audio in reversed(different.values()):
         band = "" if audio.extend_mask else f", bins 0 to {audio.bins - 1}"
         where = f"n_fft {audio.n_fft}, hop {audio.hop_length}, {audio.sample_rate} Hz, {audio.stereo}{band}"
-        suffix = "" if len(configs) == 1 else f" ({audio.n_fft}/{audio.hop_length}, {audio.stereo}{band})"
+        rate = f"{audio.sample_rate} Hz, " if len(rates) > 1 else ""
+        suffix = "" if len(different) == 1 else f" ({audio.n_fft}/{audio.hop_length}, {rate}{audio.stereo}{band})"
         kinds: dict[str, tuple[Literal["ratio", "phase"], str]] = {
             "ideal-ratio-mask": ("ratio", "|V| / (|V| + |I|) of the true stems"),
             "ideal-phase-mask": ("phase", "Re(V / X) of the truth, cut to 0..1"),

@@ -129,17 +129,21 @@ def read_estimates(
     estimates, problems = {}, {}
     for stem in STEMS:
         try:
-            estimates[stem] = _read_estimate(place, stem, sound)
+            estimates[stem] = _read_estimate(place, stem, song, sound)
         except AudioError as error:
             problems[stem] = str(error)
     return estimates, problems
 
 
-def _read_estimate(folder: Path, stem: str, sound: SongSound) -> Array:
+def _read_estimate(folder: Path, stem: str, song: SongFolder, sound: SongSound) -> Array:
     files = _one_each(folder)
     names = _instrumental_names(files) if stem == "instrumental" else [stem] * (stem in files)
     if not names:
         raise AudioError(f"{folder}: no {stem}.*")
+    if stem == "instrumental" and names[0] not in INSTRUMENTALS:
+        parts_of_song = set(_instrumental_names(_one_each(song.path)))
+        if set(names) < parts_of_song and (missing := ", ".join(sorted(parts_of_song - set(names)))):
+            raise AudioError(f"{folder}: no {missing}.*, which the song has; the others are not its instrumental")
     channels, samples = sound.mixture.shape
     parts = []
     for name in names:
