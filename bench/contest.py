@@ -19,7 +19,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -34,7 +34,7 @@ from bench.machine import describe_machine
 from bench.peers import PEERS
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
 from ft.data.examples import read_crop
-from ft.errors import ConfigError
+from ft.errors import ConfigError, FtError
 from ft.files import atomic_write
 from ft.train_config import TrainConfig, train_config_from_yaml
 from ft.training.distributed import Group, processes
@@ -55,7 +55,7 @@ def load_contest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     contest = load_yaml(path)
     unknown = set(contest) - {"base", "set", "rows"}
-    if unknown or not contest.get("rows"):
+    if unknown or not contest.get("rows") or not contest.get("base"):
         raise ConfigError(f"{path}: keys {sorted(contest)}, expected base, set and rows")
     names = [row.get("name") for row in contest["rows"]]
     if None in names or len(set(names)) < len(names):
@@ -63,7 +63,13 @@ def load_contest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for row in contest["rows"]:
         if row.get("network", "frame-transformer") not in ("frame-transformer", *PEERS):
             raise ConfigError(f"{path}: network {row['network']!r}, expected one of {', '.join(PEERS)}")
-    return override(load_yaml(contest["base"]), assignments(contest.get("set"))), contest["rows"]
+        if row.get("network", "frame-transformer") in PEERS and row.get("pretrain"):
+            raise ConfigError(f"{path}: row {row['name']}: pretrain is for the frame transformer, not {row['network']}")
+    values = override(load_yaml(contest["base"]), assignments(contest.get("set")))
+    for row in contest["rows"]:
+        if not configurations(row, values)[1].validation.songs:
+            raise ConfigError(f"{path}: row {row['name']} has no train.validation.songs to be scored on")
+    return values, contest["rows"]
 
 
 def assignments(changes: Mapping[str, Any] | None) -> list[str]:
@@ -107,13 +113,15 @@ def seconds_per_step(trainer: Trainer) -> float:
 
 
 def speeds(row: Mapping[str, Any], values: Mapping[str, Any], group: Group) -> dict[str, Any]:
-    """How fast a row trains and masks; its weights do not matter for that."""
+    """What a step of a row takes, and how fast it masks; its weights do not matter for that."""
     config, train = configurations(row, values)
     trainer = open_trainer(row, config, train, None, group)
     taken = seconds_per_step(trainer)
+    stage = train.stages[0]
     fast = times_real_time(trainer.network.eval().cpu(), trainer, config)
     return {
         "seconds_per_step": round(taken, 4),
+        "gflop_per_step": round(trainer.flops[stage] * stage.accumulation / 1e9, 4),
         "times_real_time": round(fast, 1),
         "threads": torch.get_num_threads(),
     }
@@ -178,7 +186,6 @@ def run_row(
         "steps": count,
         "pretraining_steps": before,
         "examples": count * trainer.items_per_step(train.stages[0]),
-        "gflop_per_step": round(trainer.flops[budget.stages[0]] * budget.stages[0].accumulation / 1e9, 4),
         "sdr": scores(trainer, config),
     }
     _write(result, found)
@@ -247,7 +254,27 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if (seconds is None) == (steps is None):
         raise click.UsageError("one of --seconds and --steps is needed")
+    try:
+        found = run_contest(contest, output, seconds, steps, only, device, report)
+    except FtError as error:
+        raise click.ClickException(str(error)) from error
+    print(table(found))
+
+
+def run_contest(
+    contest: Path,
+    output: Path,
+    seconds: float | None,
+    steps: int | None,
+    only: Sequence[str],
+    device: str,
+    report: Path | None,
+) -> list[dict[str, Any]]:
+    """The results of the rows, in their order; arguments as those of the command. Raises FtError."""
     (values, rows), changes = load_contest(contest), load_yaml(contest).get("set", {})
+    names = [row["name"] for row in rows]
+    if strange := [name for name in only if name not in names]:
+        raise ConfigError(f"--only {strange[0]}: no such row; expected one of {', '.join(names)}")
     results: list[dict[str, Any]] = []
 
     def save() -> None:
@@ -267,7 +294,7 @@ def main(
             (row,) = (row for row in rows if row["name"] == result["name"])
             result |= speeds(row, values, group)
             save()
-    print(table(results))
+    return results
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ def average_models(sources: Sequence[str | Path], output: Path, force: bool = Fa
     for source, model in zip(sources[1:], models[1:], strict=True):
         if (model.model_config.audio, model.model_config.network) != (first.audio, first.network):
             raise CheckpointError(f"{source}: another network or spectrogram than {sources[0]}; see ft info of both")
+        if (masked := model.model_config.mask_stem) != first.mask_stem:
+            raise CheckpointError(f"{source}: its mask keeps {masked}, that of {sources[0]} {first.mask_stem}")
     states = [model.state_dict() for model in models]
     mean = {name: _mean([state[name] for state in states]) for name in states[0]}
     save_checkpoint(output, mean, first, {"averaged": [Path(source).name for source in sources]})

@@ -57,8 +57,6 @@ def save_checkpoint(
     Raises:
         CheckpointError: names or shapes are not those of the configuration, or the file cannot be written.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     check_shapes(path, {name: tuple(tensor.shape) for name, tensor in model_state.items()}, expected_shapes(config))
     added = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (extra or {}).items()}
@@ -71,11 +69,20 @@ def save_checkpoint(
     }
     # A copy of each: safetensors refuses tensors that share memory or are not contiguous.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file, whole or not at all. Raises CheckpointError where it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     try:
         with atomic_write(path) as part:
-            save_file(tensors, part, metadata)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+            save_file(dict(tensors), part, dict(metadata))
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise CheckpointError(f"{path}: cannot be written: {reason}") from error
 
 
 def load_model(source: str | Path) -> FrameTransformer:

@@ -325,6 +325,8 @@ class TrainConfig:
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema: {self.ema}, expected 0 <= x < 1")
         positive(self, *(["nan_limit"] if self.patience is None else ["nan_limit", "patience"]))
+        if self.epochs < 1:
+            raise ConfigError("extra_epochs: 0 and one stage of last_epoch: 0, which is no epoch; raise one of them")
         if self.vocals and not (self.instrumentals or self.pairs):
             raise ConfigError("instrumentals: none, expected folders of music without vocals to mix the vocals into")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -38,6 +40,9 @@ def test_what_cannot_be_averaged_is_named(tmp_path):
         average_models([first], output)
     with pytest.raises(CheckpointError, match=r"b\.safetensors: another network or spectrogram than .*a\.safetensors"):
         average_models([first, other], output)
+    inverse = write(tmp_path / "c.safetensors", config=dataclasses.replace(tiny_config(), mask_stem="instrumental"))
+    with pytest.raises(CheckpointError, match=r"c\.safetensors: its mask keeps instrumental, that of .* vocals"):
+        average_models([first, inverse], output)
     with pytest.raises(CheckpointError, match=r"a\.safetensors: exists; --force"):
         average_models([first, first], first)
     assert not output.exists()

@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from bench import contest_page
-from bench.contest import budgeted, load_contest, main
+from bench.contest import budgeted, load_contest, main, seconds_per_step
 from bench.contest_page import table
 from ft.errors import ConfigError
 from ft.models.frame_transformer import FrameTransformer
@@ -70,7 +70,12 @@ def test_every_row_is_trained_and_scored_once(contest, tmp_path, caplog):
     assert table(json.loads(report.read_text())["rows"]) in again.output
     assert weights.stat().st_mtime_ns == written, "a row that is done is trained again"
     other = CliRunner().invoke(main, [*arguments[:4], "4", *arguments[5:]])
-    assert isinstance(other.exception, ConfigError) and "another row, recipe or budget" in str(other.exception)
+    assert other.exit_code == 1 and "another row, recipe or budget" in other.output
+    # Killed once it was trained and before it was scored.
+    (tmp_path / "runs/00/result.json").unlink()
+    again = CliRunner().invoke(main, [*arguments, "--only", "ours"], catch_exceptions=False)
+    assert again.exit_code == 0 and weights.stat().st_mtime_ns >= written
+    assert json.loads(report.read_text())["rows"][0]["sdr"] == rows[0]["sdr"]
 
 
 def test_the_page_is_what_the_reports_give():
@@ -80,14 +85,18 @@ def test_the_page_is_what_the_reports_give():
 
 
 def test_a_budget_in_seconds_gives_slower_networks_fewer_steps(contest, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "bench.contest.seconds_per_step", lambda trainer: 0.5 if isinstance(trainer.network, FrameTransformer) else 1.0
-    )
+    def taken(trainer):
+        seconds_per_step(trainer)
+        return 0.5 if isinstance(trainer.network, FrameTransformer) else 1.0
+
+    monkeypatch.setattr("bench.contest.seconds_per_step", taken)
     report = tmp_path / "report.json"
     arguments = [str(contest), "-o", str(tmp_path / "runs"), "--seconds", "4", "--device", "cpu", "--json", str(report)]
     done = CliRunner().invoke(main, [*arguments, "--only", "ours", "--only", "umx"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert [row["steps"] for row in json.loads(report.read_text())["rows"]] == [8, 4]
+    other = CliRunner().invoke(main, [*arguments, "--only", "theirs"])
+    assert other.exit_code == 1 and "--only theirs: no such row; expected one of ours" in other.output
 
 
 def test_the_rate_has_fallen_when_the_budget_is_spent():
@@ -101,6 +110,9 @@ def test_the_rate_has_fallen_when_the_budget_is_spent():
         ({"base": "tiny", "rows": []}, "expected base, set and rows"),
         ({"base": "tiny", "rows": [{"name": "a"}, {"name": "a"}]}, "a name of its own"),
         ({"base": "tiny", "rows": [{"name": "a", "network": "demucs"}]}, "demucs.*open-unmix, bs-roformer"),
+        ({"rows": [{"name": "a"}]}, "expected base, set and rows"),
+        ({"base": "tiny", "rows": [{"name": "a"}]}, "row a has no train.validation.songs"),
+        ({"base": "tiny", "rows": [{"name": "a", "network": "open-unmix", "pretrain": 0.5}]}, "row a: pretrain is for"),
     ],
 )
 def test_what_is_no_contest_is_named(tmp_path, content, text):

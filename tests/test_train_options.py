@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -119,6 +120,26 @@ def test_a_compiled_network_is_taken_where_it_equals_eager(caplog):
     assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in network.parameters())
     assert network[1].p == 0.1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what dynamo does with autograd functions
+def test_steps_run_what_was_compiled(music, monkeypatch):
+    """All but the first micro-batch, whose operations are counted."""
+    calls = []
+
+    def backend(graph, inputs):
+        def run(*arguments):
+            calls.append(len(calls))
+            return graph(*arguments)
+
+        return run
+
+    monkeypatch.setattr("ft.training.trainer.compiled_or_eager", partial(compiled_or_eager, backend=backend))
+    run = trainer(None, settings(music, "model.transformer=false", compile=True, max_steps=2))
+    run.run()
+    graphs = len(calls) / (1 + 2 * run.train.stages[0].accumulation - 1)  # one batch of the comparison, one eager
+    assert graphs >= 1 and graphs == int(graphs)
+    assert run.flops[run.train.stages[0]] > 0
 
 
 @pytest.mark.parametrize("fault", ["gradient", "no compiler"])

@@ -106,6 +106,11 @@ def test_state_of_something_else_is_refused(music, tmp_path):
         trainer(tmp_path, settings(music, optimizer="sgd")).restore()
     with pytest.raises(CheckpointError, match=r"train\.task separate and not denoise"):
         trainer(tmp_path, settings(music, task="denoise")).restore()
+    for change, line in (("model.mask_stem=instrumental", "model.mask_stem vocals and not instrumental"),
+                         ("audio.hop_length=256", "audio.hop_length 512 and not 256")):  # fmt: skip
+        with pytest.raises(CheckpointError, match=line):
+            trainer(tmp_path, settings(music, change)).restore()
+    trainer(tmp_path, settings(music, "model.dropout=0.3")).restore()
     (tmp_path / STATE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="no state of a training run"):
         trainer(tmp_path, settings(music)).restore()
@@ -119,6 +124,11 @@ def test_a_run_that_gets_no_better_ends_early(music, tmp_path, monkeypatch):
     straight = run_in_parts(tmp_path / "straight", values, 9)
     assert (straight.position.step, straight.position.stale) == (3, 2)
     resumed = run_in_parts(tmp_path / "stopped", values, 2, 9, 9)
+    assert resumed.position == straight.position
+    del values["train"]["validate_every"]  # at the end of each epoch of three steps, where a run is stopped too
+    straight = run_in_parts(tmp_path / "epochs", values, 20)
+    assert (straight.position.step, straight.position.stale) == (9, 2)
+    resumed = run_in_parts(tmp_path / "epochs stopped", values, 3, 4, 6, 20, 20)
     assert resumed.position == straight.position
     with pytest.raises(ConfigError, match=r"train\.patience: needs a score"):
         trainer(tmp_path / "without", settings(music, patience=2))

@@ -182,9 +182,10 @@ def _collate_or_error(items: Sequence[Item | FtError]) -> Waveforms | FtError:
     return error or collate([item for item in items if isinstance(item, Item)])
 
 
-def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
-    """A terminal sends Ctrl-C to the workers too, and the trainer still needs them to finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A terminal sends Ctrl-C to the workers too, and schedulers SIGTERM; the trainer still needs them for its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def load_batches(
         batch_sampler=keys,
         num_workers=workers,
         collate_fn=_collate_or_error,
-        worker_init_fn=_leave_ctrl_c_to_the_trainer,
+        worker_init_fn=_leave_signals_to_the_trainer,
         pin_memory=pin,
         # A generator of its own: the loader would draw from the one of dropout, and a resumed run would differ.
         generator=torch.Generator(),

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft.errors import CheckpointError
+from ft.files import atomic_write
+
 if TYPE_CHECKING:
     from ft.training.board import Board
 
@@ -28,7 +31,12 @@ class TrainingLog:
         self.board: Board | None = None
 
     def begin(self, step: int) -> None:
-        """Opens the board for a run that stands at `step`. Raises ConfigError where TensorBoard is not installed."""
+        """Opens the log of a run that stands at `step`: lines of steps that will be taken again, and those that a crash
+        cut, go. Raises ConfigError where TensorBoard is not installed."""
+        if self.path is not None and self.path.exists():
+            kept = [line for line in self.path.read_text("utf-8", "replace").splitlines() if _step(line) <= step]
+            with atomic_write(self.path) as part:
+                part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         if self.path is not None and self._make_board is not None:
             self.board = self._make_board(self.path.parent, step)
 
@@ -38,8 +46,11 @@ class TrainingLog:
             return
         line: dict[str, Any] = {"step": step, "epoch": epoch, "time": round(time.time(), 1)}
         line |= {name: None if _not_finite(value) else value for name, value in values.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         if self.board is not None:
             numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
             self.board.scalars(numbers, step)
@@ -48,6 +59,14 @@ class TrainingLog:
         """Ends the board, if there is one."""
         if self.board is not None:
             self.board.close()
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinity for one that is not whole."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _not_finite(value: Any) -> bool:

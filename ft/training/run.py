@@ -55,7 +55,7 @@ def train_from_yaml(
     folder = output or Path("runs") / config.name
     if not resume and (folder / STATE).exists():
         raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it, or -o FOLDER for a new one")
-    command = ["ft", "train", source, "--resume", "-o", str(folder)]
+    command = ["train", source, "--resume", "-o", str(folder)]
     command += [word for item in assignments for word in ("--set", item)]
     command += ["--device", device] if device != "auto" else []
     with processes(device) as group:
@@ -66,7 +66,8 @@ def train_from_yaml(
             trainer.run()
         except Interrupted:
             if not group.rank:
-                line = shlex.join(command)
+                several = ["torchrun", "--nproc-per-node", str(group.size), "-m"] if group.size > 1 else []
+                line = shlex.join([*several, "ft", *command])
                 logger.warning("stopped at step %d and saved; go on with: %s", trainer.position.step, line)
             raise
     return folder

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ft.checkpoint import check_shapes
+from ft.checkpoint import check_shapes, write_tensors
 from ft.errors import CheckpointError
-from ft.files import atomic_write
 from ft.training.averaging import WeightAverage
 from ft.training.distributed import Group, sharded_like, whole
 
@@ -35,8 +34,6 @@ def save_state(
     Args:
         facts: plain values: position, sums of the log, gradient scaler.
     """
-    from safetensors.torch import save_file
-
     tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.values.items()}
     scalars: dict[str, Any] = {}
@@ -51,9 +48,8 @@ def save_state(
         copies |= {_rng_name(name, rank): value for name, value in numbers.items()}
     if group.rank:
         return
-    with atomic_write(path) as part:
-        state = {"facts": facts, "optimizer": scalars, "kind": type(optimizer).__name__, "processes": group.size}
-        save_file(copies, part, metadata={"ft_state": json.dumps(state)})
+    state = {"facts": facts, "optimizer": scalars, "kind": type(optimizer).__name__, "processes": group.size}
+    write_tensors(path, copies, {"ft_state": json.dumps(state)})
 
 
 def load_state(

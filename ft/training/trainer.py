@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,13 @@ from tqdm import tqdm
 from ft.config import ModelConfig
 from ft.data.batches import Batching, Waveforms, batch_from_waveforms, collate, network_input
 from ft.data.items import open_batches
-from ft.errors import CheckpointError, ConfigError
+from ft.errors import CheckpointError, ConfigError, one_line
 from ft.train_config import Stage, TrainConfig
 from ft.training.averaging import WeightAverage
 from ft.training.compiling import compiled_or_eager
 from ft.training.data import TrainingData
 from ft.training.distributed import Group, whole
-from ft.training.guard import Guard
+from ft.training.guard import Guard, TrainingError
 from ft.training.log import TrainingLog
 from ft.training.new_network import has_unused, new_network
 from ft.training.optimizers import make_optimizer
@@ -94,7 +94,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=train.precision == "float16")
         first = train.stages[0]
         per_epoch = max(1, self.data.items_per_epoch // self.items_per_step(first))
-        decay = train.decay_steps or per_epoch * train.stages[-1].last_epoch
+        decay = train.decay_steps or per_epoch * max(1, train.stages[-1].last_epoch)
         self.schedule = Schedule(train.learning_rate, train.warmup_steps, decay, train.decay_target, train.decay_power)
         self.position = Position()
         self.guard = Guard(train.on_nan, train.nan_limit, self.data.items)
@@ -128,6 +128,7 @@ class Trainer:
                 f"{path}: a run of train.task {task} and not {self.train.task}; begin another with -o, and "
                 f"train.init_from: {path / LAST}"
             )
+        self._check_meaning(facts.get("model"))
         self.position = Position.saved(facts["position"], self.train, self.group.size)
         self.sums = dict(facts.get("sums", {}))
         if facts["scaler"]:  # empty where the run had another precision so far
@@ -141,6 +142,15 @@ class Trainer:
         if self.position.step:
             logger.info("resumed at step %d (epoch %d)", self.position.step, self.position.epoch)
 
+    def _check_meaning(self, saved: Mapping[str, Any] | None) -> None:
+        """Raises CheckpointError where the weights were trained to mean something else; older states do not say."""
+        for key, value in _meaning(self.config).items():
+            if saved is not None and (found := saved.get(key, value)) != value:
+                raise CheckpointError(
+                    f"{self.folder.path}: a run of {key} {found} and not {value}; go on with {found}, or begin another "
+                    "with -o"
+                )
+
     def run(self) -> None:
         """Trains to the end of the last stage (or `max_steps`, or `patience`). Ctrl-C saves and raises Interrupted."""
         self.folder.describe()
@@ -148,16 +158,28 @@ class Trainer:
         self.prepare()
         with on_stop_signals(self._stop), self._bar() as bar:
             while self.position.epoch < self.train.epochs and not self.finished:
-                self._run_epoch(bar)
+                try:
+                    self._run_epoch(bar)
+                except torch.OutOfMemoryError as error:
+                    raise self._too_large(error) from error
             self.save()  # before the last validation, which a second Ctrl-C ends
             if self.position.validated != self.position.step:
-                self.validate()
+                stage = self.train.stage(self.position.epoch)
+                self.validate(waited=not (self.train.validate_every or self._steps_left(stage)))
                 self.save()
         self.log.close()
         self.group.wait()
         if self.folder.writable is not None:
             early = f", as {self.position.stale} validations were no better (train.patience)" if self._stale else ""
             logger.info("done after %d steps%s: %s", self.position.step, early, self.folder.writable / LAST)
+
+    def _too_large(self, error: torch.OutOfMemoryError) -> TrainingError:
+        stage = self.train.stage(self.position.epoch)
+        return TrainingError(
+            f"step {self.position.step}: {stage.batch_size} x {stage.frames} frames do not fit into the memory of "
+            f"{self.device} ({one_line(error)[:120]}); lower the stage's batch_size and raise its accumulation, or set "
+            "train.checkpoint_gradients: true, and --resume"
+        )
 
     def _board(self, folder: Path, step: int) -> Board:
         from ft.training.board import Board
@@ -236,10 +258,14 @@ class Trainer:
             self.data.items, self.batching(stage), self.position.epoch, numbers, self.train.workers, pin
         )
 
+    def _steps_left(self, stage: Stage) -> int:
+        """Optimizer steps to the end of this epoch."""
+        return (self.data.items_per_epoch - self.position.items) // self.items_per_step(stage)
+
     def _run_epoch(self, bar: tqdm) -> None:
         stage, position, train = self.train.stage(self.position.epoch), self.position, self.train
         self.check_epoch(stage)
-        steps = (self.data.items_per_epoch - position.items) // self.items_per_step(stage)
+        steps = self._steps_left(stage)
         batches = self.batches(stage, steps * stage.accumulation)
         for _ in range(steps):
             taken = self.step(batches, stage)
@@ -255,9 +281,9 @@ class Trainer:
                 raise Interrupted
             if self.finished:
                 return
-        position.epoch, position.items = position.epoch + 1, 0
-        if not train.validate_every:
+        if not train.validate_every and position.validated != position.step:
             self.validate()
+        position.epoch, position.items = position.epoch + 1, 0
         self.save()
 
     def step(self, batches: Iterator[Waveforms], stage: Stage) -> bool:
@@ -329,12 +355,12 @@ class Trainer:
 
     @contextlib.contextmanager
     def _counted(self, stage: Stage) -> Iterator[None]:
-        """Counts the operations of the first micro-batch of a stage. What inductor compiles counts as eager does: it
-        leaves products and attention to the calls that are counted."""
+        """Counts the operations of the first micro-batch of a stage, which is not compiled: whatever `torch.compile`
+        meets while a dispatch mode is on it leaves to eager for good."""
         if stage in self.flops:
             yield
             return
-        with CountFlops() as count:
+        with torch.compiler.set_stance("force_eager"), CountFlops() as count:
             yield
         self.flops[stage] = count.total
 
@@ -354,8 +380,13 @@ class Trainer:
         bar.set_postfix_str(f"loss {means['train/loss']:.4f}, lr {rate:.2g}, {speed['seconds_per_step']:.2f} s/step")
         self.log.write(self.position.step, self.position.epoch, **means, lr=rate, **speed)
 
-    def validate(self) -> dict[str, float]:
-        """Scores of the averaged weights, logged; saves them as `best` if they are the best so far."""
+    def validate(self, waited: bool = True) -> dict[str, float]:
+        """Scores of the averaged weights, logged; saves them as `best` if they are the best so far.
+
+        Args:
+            waited: it counts for `patience`. One that only the end of a run is the reason for does not, as a run that
+                goes on would not have it.
+        """
         position = self.position
         position.validated = position.step
         if self.validation.empty:
@@ -372,7 +403,7 @@ class Trainer:
         if (found := score(scores)) > position.best:
             position.best, position.stale = found, 0
             self.folder.save_model(BEST, self.average, position.step, scores)
-        else:
+        elif waited:
             position.stale += 1
         return scores
 
@@ -386,6 +417,7 @@ class Trainer:
             "sums": self.sums,
             "scaler": self.scaler.state_dict(),
             "task": self.train.task,
+            "model": _meaning(self.config),
         }
         save_state(self.folder.path / STATE, self.network, self.average, self.optimizer, facts, self.group)
 
@@ -395,6 +427,14 @@ class Trainer:
         return tqdm(
             total=total, initial=self.position.step, unit="step", desc="train", disable=disable, file=sys.stderr
         )
+
+
+def _meaning(config: ModelConfig) -> dict[str, Any]:
+    """What decides what the weights mean, by its key in YAML; dropout may change on the way."""
+    values = config.to_dict()
+    keys = {f"audio.{key}": value for key, value in values["audio"].items()}
+    keys |= {f"model.{key}": value for key, value in values["network"].items() if "dropout" not in key}
+    return keys | {"model.mask_stem": config.mask_stem}
 
 
 def _finite(value: float) -> bool:
