@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -22,12 +24,19 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Gives the path of a `.part` beside `path`, which takes that name when the block ends well.
 
     The bytes are on the disk before the rename, so that a crash leaves the old file or the new one and never half of
-    one. Where the block raises, the `.part` is removed and `path` stays as it was. Missing folders are made.
+    one. Where the block raises, the `.part` is removed and `path` stays as it was. Missing folders are made. What is no
+    file, as /dev/stdout or a pipe, is written to and not replaced.
 
     Raises:
         OSError: the folder cannot be made or written.
     """
     path = Path(path)
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            with Path(folder, path.name).open("rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART_SUFFIX)
     try:

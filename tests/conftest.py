@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from engines.tensorrt_build import BuiltPlan
 
 EXAMPLE = example_folder()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def what_is_imported_is_no_garbage() -> None:
+    """Engines collect garbage when they close, hundreds of times in a run: half a second each with torch imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -160,6 +162,17 @@ def test_a_folder_that_cannot_be_written_is_named(saved):
     path, model = saved
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_checkpoint(path / "below.safetensors", model.state_dict(), model.model_config)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit((tmp_path / "pipe").read_bytes)
+        with atomic_write(tmp_path / "pipe") as part:
+            part.write_bytes(b"all of it")
+        assert found.result(timeout=10) == b"all of it"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):

@@ -260,7 +260,7 @@ def test_devices():
 
 
 def test_an_interruption_of_the_last_validation_loses_no_step(music, tmp_path, monkeypatch):
-    def interrupted(self):
+    def interrupted(self, waited):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "validate", interrupted)
@@ -316,19 +316,22 @@ def test_no_signal_is_lost_and_none_stops_a_process_alone(music, tmp_path, monke
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a POSIX terminal does")
-def test_ctrl_c_saves_and_says_how_to_go_on(music, tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(settings(music, epoch_size=40000)))
-    command = [sys.executable, "-m", "ft", "train", str(path), "-o", str(tmp_path / "run"), "--device", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / LOG).exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert f"ft train {path} --resume -o {tmp_path / 'run'}" in errors
-    assert "Traceback" not in errors
-    resumed = trainer(tmp_path / "run", settings(music, epoch_size=40000))
-    resumed.restore()
-    assert resumed.position.step >= 1
+def test_signals_to_the_whole_group_save_and_say_how_to_go_on(music, tmp_path):
+    """SIGTERM, by which schedulers end jobs, and then Ctrl-C: both reach the processes that load items too."""
+    path, run = tmp_path / "config.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(settings(music, epoch_size=40000, workers=1)))
+    command, step = [sys.executable, "-m", "ft", "train", str(path), "-o", str(run), "--device", "cpu"], 0
+    for number, more in ((signal.SIGTERM, []), (signal.SIGINT, ["--resume"])):
+        process = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while (not (run / LOG).exists() or log_lines(run)[-1]["step"] <= step) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 130
+        assert f"ft train {path} --resume -o {run}" in errors
+        assert "Traceback" not in errors
+        resumed = trainer(run, settings(music, epoch_size=40000))
+        resumed.restore()
+        assert resumed.position.step > step
+        step = resumed.position.step
