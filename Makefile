@@ -9,15 +9,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS := cpu,plots,media,rtx,openvino,train,dev
 
-.PHONY: demo install test lint library train clean
+.PHONY: demo install test pytest lint library train clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m bench.demo
 
 install: $(VENV)/install.stamp
 
+test: install
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
 # Files of tests are shared by two processes; most of the time goes into tracing networks, which takes one core.
-test: install lint
+pytest: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install

@@ -41,17 +41,17 @@ def excerpt(example) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def default_int8(tmp_path_factory, music) -> Path:
+def default_int8(tmp_path_factory, music, excerpt_folder) -> Path:
     """The shipped model in int8, calibrated with a folder of songs."""
     path = tmp_path_factory.mktemp("int8") / "default.int8.onnx"
-    export_onnx("default", path, precision="int8", calibrate=music / "pairs")
+    export_onnx("default", path, precision="int8", calibrate=music / "pairs", example=excerpt_folder)
     return path
 
 
 @pytest.fixture(scope="module")
-def tiny_bf16(tiny_checkpoint, tmp_path_factory) -> Path:
+def tiny_bf16(tiny_checkpoint, tmp_path_factory, excerpt_folder) -> Path:
     path = tmp_path_factory.mktemp("bf16") / "tiny.bf16.onnx"
-    export_onnx(tiny_checkpoint, path, precision="bf16")
+    export_onnx(tiny_checkpoint, path, precision="bf16", example=excerpt_folder)
     return path
 
 
@@ -150,44 +150,51 @@ def test_a_network_that_overflows_in_half_does_not_pass(example):
         judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example(example))
 
 
-def test_a_weight_beyond_half_precision_is_named():
+def test_a_weight_beyond_half_precision_is_named(excerpt_folder):
     model = tiny_model()
     with torch.no_grad():
         model.enc3.linear1.weight_pw[0, 0, 0] = 1e5
     with pytest.raises(ExportError, match=r"enc3.linear1.weight_pw has values beyond 65504"):
-        judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example())
+        judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example(excerpt_folder))
 
 
-def test_a_graph_of_other_weights_does_not_pass(tiny_onnx):
+def test_a_graph_of_other_weights_does_not_pass(tiny_onnx, excerpt_folder):
     with pytest.raises(ExportError, match=r"int8: the mask has -?\d+\.\d dB .* at least 25 .*nothing was written"):
-        judge(tiny_onnx, tiny_model(seed=1), load_config(tiny_onnx), "int8", LIMITS["int8"], read_example())
+        judge(
+            tiny_onnx, tiny_model(seed=1), load_config(tiny_onnx), "int8", LIMITS["int8"], read_example(excerpt_folder)
+        )
 
 
-def test_lost_sound_does_not_pass(tiny_onnx):
+def test_lost_sound_does_not_pass(tiny_onnx, excerpt_folder):
     model = tiny_model()
     with pytest.raises(ExportError, match=r"loses -?[\d.]+ dB of SDR .* at most -1 are"):
-        judge(tiny_onnx, model, model.model_config, "fp16", Limits(45, -1), read_example())
+        judge(tiny_onnx, model, model.model_config, "fp16", Limits(45, -1), read_example(excerpt_folder))
 
 
-def test_what_does_not_pass_is_not_written(tmp_path, default_half, monkeypatch):
-    import onnx_ir
-
-    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(default_half))
-    output = tmp_path / "model.onnx"
-    with pytest.raises(ExportError, match="at least 200 are wanted"):
-        export_onnx("default", output, precision="fp16", mask_snr_db=200)
-    assert not list(tmp_path.iterdir())
+def test_limits_are_those_that_are_asked_for():
     assert limits_of("fp16", 50, None) == Limits(50, 0.02)
     assert limits_of("int8", None, 0.1) == Limits(25, 0.1)
 
 
+def test_what_does_not_pass_is_not_written(tmp_path, tiny_half, tiny_checkpoint, excerpt_folder, monkeypatch):
+    import onnx_ir
+
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_half))
+    with pytest.raises(ExportError, match="at least 200 are wanted"):
+        options = {"mask_snr_db": 200, "example": excerpt_folder}
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision="fp16", **options)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_an_fp32_graph_does_not_pass_for_less(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, precision):
+def test_an_fp32_graph_does_not_pass_for_less(
+    tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, precision, excerpt_folder
+):
     import onnx_ir
 
     monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
     with pytest.raises(ExportError, match=rf"{precision}: MatMul \S+ would compute in float; nothing was written"):
-        export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision=precision)
+        export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision=precision, example=excerpt_folder)
     assert not list(tmp_path.iterdir())
 
 
@@ -197,18 +204,19 @@ def test_a_graph_without_products_is_not_int8(tmp_path, tiny_onnx, music):
         quantize(tiny_onnx, tmp_path / "model.onnx", set(), songs)
 
 
-def test_a_file_that_no_engine_runs_is_not_judged(tiny_onnx, monkeypatch):
+def test_a_file_that_no_engine_runs_is_not_judged(tiny_onnx, monkeypatch, excerpt_folder):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     model = tiny_model()
     with pytest.raises(ExportError, match=r"bf16: no engine here .*pip install 'frame-transformer\[openvino\]'"):
-        judge(tiny_onnx, model, model.model_config, "bf16", LIMITS["bf16"], read_example())
+        judge(tiny_onnx, model, model.model_config, "bf16", LIMITS["bf16"], read_example(excerpt_folder))
 
 
-def test_int8_of_the_example_alone_says_so(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, caplog):
+def test_int8_of_the_example_alone_says_so(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, caplog, excerpt_folder):
     import onnx_ir
 
     monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
-    result = export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision="int8")
+    song = {"calibrate": excerpt_folder, "example": excerpt_folder}
+    result = export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision="int8", **song)
     assert result.gate["in_sample"] and "judged by the song that calibrated it" in caplog.text
     assert _lowered(result.path) == "int8" and "its weights are int8" in caplog.text
     assert _lowered(tiny_onnx) == _lowered(tiny_checkpoint) == _lowered("default") == ""
