@@ -1,6 +1,6 @@
 # make demo     separates the example song; needs Python 3.11 or later and nothing else
 # make install  the same environment with all that works on a CPU, and the development tools
-# make test     install, then ruff, mypy and pytest
+# make test     install, then ruff, mypy and pytest;  make test-long   the few tests that would take it beyond ten minutes
 # make library AUDIO=FOLDER   rebuilds the training audio;  make train   trains the shipped model again
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS := cpu,plots,media,rtx,openvino,train,dev
 
-.PHONY: demo install test pytest lint library train clean
+.PHONY: demo install test pytest test-long lint library train clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m bench.demo
@@ -21,7 +21,10 @@ test: install
 
 # Files of tests are shared by two processes; most of the time goes into tracing networks, which takes one core.
 pytest: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long'
+
+test-long: install
+	$(BIN)/python -m pytest -m long
 
 lint: install
 	$(BIN)/ruff check .

@@ -69,6 +69,7 @@ def short_example(monkeypatch, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_bars_of_whole_songs(short_example, tiny_onnx):
     """With the same weights nearly nothing is lost, and the song is really separated in both ways."""
     model = read_model(str(tiny_onnx))

@@ -152,6 +152,7 @@ def test_weights_come_back_bit_for_bit(tiny_checkpoint, tiny_onnx):
     assert {name for name, value in before.state_dict().items() if not torch.equal(value, state[name])} == set()
 
 
+@pytest.mark.long
 def test_the_original_structure_with_weights_in_half(tmp_path):
     # Wide enough that each of the 16 attentions has its rotary embedding, as at full size.
     preset = load_model_config("original-gelu")
@@ -186,6 +187,7 @@ def test_the_original_structure_with_weights_in_half(tmp_path):
     assert Counter(node.op_type for node in optimized.node)["Cast"] <= NATIVE_NODES["Cast"]
 
 
+@pytest.mark.long
 def test_an_exported_file_is_exported_again_for_older_runtimes(tmp_path, tiny_onnx):
     stale = tmp_path / "old.onnx.data"
     stale.write_bytes(b"weights of the file that is replaced")

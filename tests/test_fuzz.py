@@ -41,6 +41,7 @@ def test_damaged_audio_gives_stems_or_one_line(audio, tiny_onnx):
     assert report.cases == 304
 
 
+@pytest.mark.long
 def test_damaged_models_give_stems_or_one_line(models, audio):
     report = run_campaign(ModelCampaign(models, audio["wav"][0]), range(100), workers=2)
     assert not report.findings, json.dumps(report.findings[0], indent=1)

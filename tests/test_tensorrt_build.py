@@ -139,6 +139,7 @@ def test_an_attention_whose_kernel_is_missing_does_not_fail_the_build(tiny_half,
     check_plan(built.path)
 
 
+@pytest.mark.long
 def test_the_shipped_model_as_an_fp16_plan(default_half, tmp_path):
     """The whole way of `ft export default --fp16 --tensorrt rtx`, but for the export that other tests share."""
     built = build_plan(default_half, tmp_path / "model.plan", kind="rtx", precision="fp16")
