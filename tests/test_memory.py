@@ -33,8 +33,13 @@ WEIGHTS = 31
 """MB that the shipped model's weights take at least, in fp16; each closed model that stayed would add them."""
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+@pytest.mark.parametrize(
+    "runtime", ["onnxruntime", *(pytest.param(name, marks=LONG) for name in ("openvino", "torch"))]
+)
 def test_a_closed_model_leaves_no_memory_behind(tiny_onnx, runtime):
     # OpenVINO compiles the shipped model for seconds; what a window takes shows with the tiny one too.
     model = tiny_onnx if runtime == "openvino" else "default"
