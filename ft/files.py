@@ -71,17 +71,22 @@ def sound_name(path: Path) -> str | bytes:
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def files_below(folder: str | Path) -> Iterator[Path]:
-    """Every file below a folder, linked folders included, each folder once: links may lead in a circle."""
+def walk_once(folder: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` in order, linked folders included, each folder once: links may lead in a circle."""
     seen: set[str] = set()
     for place, inner, names in os.walk(folder, followlinks=True):
         inner.sort()
-        real = os.path.realpath(place)
-        if real in seen:
+        if os.path.realpath(place) in seen:
             inner.clear()
             continue
-        seen.add(real)
-        yield from (path for name in sorted(names) if (path := Path(place, name)).is_file())
+        seen.add(os.path.realpath(place))
+        yield Path(place), inner, names
+
+
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Every file below a folder, linked folders included."""
+    for place, _, names in walk_once(folder):
+        yield from (place / name for name in sorted(names) if (place / name).is_file())
 
 
 def example_folder() -> Path:

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from training import losses, settings, trainer
+from training import log_lines, losses, settings, trainer
 
 from ft.config import override
 from ft.errors import CheckpointError, ConfigError
-from ft.training.run import STATE, Trainer
+from ft.training.run import LOG, STATE, Trainer, TrainingError
 from ft.training.state import load_state, save_state
 
 
@@ -132,3 +132,46 @@ def test_a_run_that_gets_no_better_ends_early(music, tmp_path, monkeypatch):
     assert resumed.position == straight.position
     with pytest.raises(ConfigError, match=r"train\.patience: needs a score"):
         trainer(tmp_path / "without", settings(music, patience=2))
+
+
+def test_a_resumed_log_has_each_step_once(music, tmp_path):
+    """What was logged behind the last save goes, and so does a line that a crash cut."""
+    trainer(tmp_path, settings(music, max_steps=2)).run()
+    with (tmp_path / LOG).open("a") as log:
+        log.write('{"step": 3, "epoch": 0, "train/loss": 1.0}\n{"step": 4, "ep')
+    run_on = trainer(tmp_path, settings(music, max_steps=4))
+    run_on.restore()
+    run_on.run()
+    steps = [line["step"] for line in log_lines(tmp_path) if "train/loss" in line]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_full_disk_is_named_by_the_saver(music, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*arguments):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: cannot be written: .*No space left"):
+        trainer(tmp_path, settings(music, max_steps=1)).run()
+    assert not [path for path in tmp_path.iterdir() if "safetensors" in path.name]
+
+
+def test_a_step_too_large_for_the_device_is_named(music, tmp_path, monkeypatch):
+    def step(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    run = trainer(tmp_path, settings(music))
+    monkeypatch.setattr(run, "step", step)
+    with pytest.raises(TrainingError, match=r"step 0: 2 x 16 frames do not fit .* lower the stage's batch_size"):
+        run.run()
+
+
+def test_what_would_train_or_validate_nothing_is_refused(music, tmp_path):
+    stages = [{"frames": 16, "last_epoch": 0, "batch_size": 2, "accumulation": 2}]
+    with pytest.raises(ConfigError, match="which is no epoch"):
+        trainer(tmp_path, settings(music, stages=stages, extra_epochs=0))
+    for key, line in (("vocals", "without instrumentals"), ("instrumentals", "without vocals")):
+        with pytest.raises(ConfigError, match=line):
+            trainer(tmp_path, settings(music, validation={key: [str(music / key)]}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, read_audio
 from ft.errors import AudioError
+from ft.files import walk_once
 from ft.metrics import sdr
 
 Array = NDArray[np.float32]
@@ -156,16 +156,10 @@ def _read_estimate(folder: Path, stem: str, song: SongFolder, sound: SongSound) 
 
 
 def _search(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()  # links may lead in a circle
-    for place, inner, _ in os.walk(folder, followlinks=True):
-        inner.sort()
-        if os.path.realpath(place) in seen:
+    for place, inner, _ in walk_once(folder):
+        if set(_stem_files(place)) & set(_MARKS):
             inner.clear()
-            continue
-        seen.add(os.path.realpath(place))
-        if set(_stem_files(Path(place))) & set(_MARKS):
-            inner.clear()
-            yield Path(place)
+            yield place
 
 
 def _stem_files(folder: Path) -> dict[str, list[Path]]:
