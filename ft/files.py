@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -12,11 +14,15 @@ from pathlib import Path
 
 from ft.errors import CheckpointError
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_MODEL = "default"
 INT8_MODEL = "default-int8"
 SHIPPED_MODELS = {DEFAULT_MODEL: "default.onnx", INT8_MODEL: "default.int8.onnx"}
 """Names that stand for files in `ft/assets`: the shipped model, and the same in int8 for CPUs."""
 PART_SUFFIX = ".part"
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says that knows of no syncing; all else means that bytes are lost."""
 
 
 @contextlib.contextmanager
@@ -49,21 +55,38 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 def move_into_place(part: Path, path: Path) -> None:
     """Gives the finished file `part` the name `path`, once its bytes are on the disk. Raises OSError."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
+    sync_file(part)
     part.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Writes the rename itself to the disk, where the system can open a folder (not on Windows)."""
+def sync_file(path: Path) -> None:
+    """Waits until the bytes of a file are on the disk, where its file system can say so.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    with path.open("rb+") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+            logger.debug("%s: cannot be synced: %s", path, error)
+
+
+def sync_folder(folder: Path) -> None:
+    """Writes the names in a folder to the disk, where that is possible: not on Windows, nor on many network shares."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # the file has its name by now
+        logger.debug("%s: cannot be synced: %s", folder, error)
 
 
 def sound_name(path: Path) -> str | bytes:

@@ -16,7 +16,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ft.errors import AudioError, ConfigError, one_line
-from ft.files import move_into_place
 from ft.inputs import STDIN, Song, to_do, with_files, with_marks
 from ft.names import MASK, Names, check_outputs
 from ft.options import SeparateOptions
@@ -131,8 +130,7 @@ def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
             if not to_do(song, options):  # another run ended meanwhile
                 return record.changed(status="skipped")
             shutil.copyfile(song.path, part)
-            claim.permit_rename()
-            move_into_place(part, target)
+            claim.place()
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise AudioError(f"{song.path}: cannot be copied to {target}: {reason}; nothing was written") from error

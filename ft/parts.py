@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import re
+import struct
 import sys
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ft.errors import AudioError
+from ft.files import sync_file, sync_folder
 
 if sys.platform == "win32":
     import ctypes
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 _PART = re.compile(r"(\.ft-[0-9a-f]{12})(\.raw|\.page\.\d+)?\.part")
 _ATTEMPTS, _PAUSE = 10, 0.03
 """So often a lock is asked for, seconds apart: `remove_parts` holds those of what is nobody's for a moment."""
+_LOCKED = 1 << 62, 1
+"""First byte, and their number."""
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a change of a folder has a time that differs from the last one's on every file system."""
 _empty: dict[Path, int] = {}
@@ -51,13 +55,15 @@ class Claim:
             AudioError: another run has the claim.
             OSError: the part cannot be made.
         """
-        self.part = part
+        self.part, self.path = part, path
         self._made: list[Path] = []
         self._descriptor: int | None = None
+        self._status: os.stat_result | None = None
         try:
             self._descriptor = self._take()
             if self._descriptor is None:
                 raise AudioError(f"{path}: another run is writing it; wait for it, or choose another -o")
+            self._status = os.fstat(self._descriptor)
             os.ftruncate(self._descriptor, 0)
         except BaseException:
             self.close()
@@ -65,12 +71,20 @@ class Claim:
 
     def is_at(self, path: Path) -> bool:
         """Whether this path is the file that was claimed; False for another's of the same name."""
-        return self._descriptor is not None and _is_at(self._descriptor, path)
+        return self._status is not None and _is(self._status, path)
 
-    def permit_rename(self) -> None:
-        """To be called before the part gets its name: Windows renames no open file. Elsewhere the claim goes on."""
-        if os.name == "nt":
-            self._let_go()
+    def place(self, part: Path | None = None, path: Path | None = None) -> None:
+        """Gives the part its name, or another part that this claim stands for. Raises OSError."""
+        part, path = part or self.part, path or self.path
+        sync_file(part)
+        try:
+            part.replace(path)
+        except OSError:
+            if self._descriptor is None:
+                raise
+            self._let_go()  # Windows renames no open file, nor do some shares; elsewhere the claim goes on
+            part.replace(path)
+        sync_folder(path.parent)
 
     def close(self) -> None:
         """Ends the claim: removes the part unless it got its name, and the folders made for it where they are empty."""
@@ -178,7 +192,7 @@ def _locked(part: Path) -> tuple[int | None, bool]:
                 return None, True
             logger.debug("%s: cannot be locked (%s); another run that writes it would not be noticed", part, error)
             is_locked = False
-        is_kept = _is_at(descriptor, part)  # else another run ended meanwhile: it removed or renamed this very file
+        is_kept = _is(os.fstat(descriptor), part)  # else another run ended meanwhile, and removed or renamed it
         return (descriptor if is_kept else None), is_locked
     finally:
         if not is_kept:
@@ -186,17 +200,23 @@ def _locked(part: Path) -> tuple[int | None, bool]:
 
 
 def _lock(descriptor: int) -> None:
-    """Locks an open file, without waiting. Raises OSError."""
+    """Locks an open file, without waiting. Raises OSError.
+
+    That is a byte behind any end: on Windows, and on SMB shares under Linux, nobody can read or write what is locked,
+    not even the one who locked it by another descriptor.
+    """
     if sys.platform == "win32":
-        # A byte behind any end: others cannot read or write what is locked.
-        if not ctypes.windll.kernel32.LockFile(msvcrt.get_osfhandle(descriptor), 0, 0x4000_0000, 1, 0):
+        if not ctypes.windll.kernel32.LockFile(msvcrt.get_osfhandle(descriptor), 0, _LOCKED[0] >> 32, 1, 0):
             raise PermissionError(errno.EACCES, "locked")
+    elif hasattr(fcntl, "F_OFD_SETLK"):  # Linux: the lock ends with this descriptor and not with any of the file
+        wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, *_LOCKED, 0)  # struct flock
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
     else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _is(status: os.stat_result, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(status, path.stat())
     except OSError:
         return False

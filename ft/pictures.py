@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.errors import AudioError, ConfigError
-from ft.files import move_into_place
 from ft.parts import Claim, part_name, remove, remove_parts
 
 __all__ = ["Pictures", "remove_parts"]
@@ -132,8 +131,7 @@ class Pictures:
             try:
                 if path == self.files[name]:
                     _remove_later_pages(path, len(self.pages[name]))
-                    self._claims[name].permit_rename()
-                move_into_place(part, path)
+                self._claims[name].place(part, path)
             except OSError as error:
                 raise _cannot_write(path, error) from error
             self._placed.append((name, path))

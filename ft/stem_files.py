@@ -8,7 +8,6 @@ length is that of the song at their rate, rounded. The same stems give the same 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -24,8 +23,8 @@ from numpy.typing import NDArray
 
 from ft.audio import reason
 from ft.errors import AudioError, Cancelled
-from ft.files import move_into_place
 from ft.formats import StemFormat
+from ft.interruption import held_back
 from ft.parts import remove, remove_parts
 from ft.stem_part import StemPart, StemSound, cause
 from ft.tags import Tags, write_tags
@@ -75,6 +74,8 @@ class StemWriter:
         """Of these, and of stems that are not written."""
         self._new_sound = partial(StemSound, channels=channels, sample_rate=sample_rate, format=format)
         self._placed: list[StemPart] = []
+        """What has its name, and loses it again where anything fails before the end of `with`."""
+        self._is_whole = False
 
     def __enter__(self) -> Self:
         """Claims the files. Raises AudioError where another run is writing one of them, or it cannot be made."""
@@ -92,6 +93,8 @@ class StemWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._is_whole and kind is None:
+            self._placed = []
         self._clean()
 
     @property
@@ -125,7 +128,7 @@ class StemWriter:
             check: called from this thread again and again until the first file gets its name, at least with every block
                 or ten times a second; what it raises ends this.
         Raises:
-            AudioError: a file cannot be written; then none of them is there.
+            AudioError: a file cannot be written; then none of them is there after the end of `with`.
         """
         check = check or _nothing
         for name, sound in self._sounds.items():
@@ -146,13 +149,12 @@ class StemWriter:
                 self._make(stem)
         check()
         for stem in self._stems.values():
-            with _told(stem.path):
+            with _told(stem.path), held_back():
                 _check_place(stem.path)
-                if stem.claim is not None:
-                    stem.claim.permit_rename()
-                move_into_place(stem.part, stem.path)
-            self._placed.append(stem)
-        self._placed = []
+                assert stem.claim is not None
+                stem.claim.place()
+                self._placed.append(stem)
+        self._is_whole = True
 
     def _in_order(self) -> list[StemPart]:
         """The same in every run, so that of two runs that want the same files one gets them all."""
@@ -209,7 +211,7 @@ class StemWriter:
             for stem in self._in_order():  # the first claim last, which made the folders
                 stack.callback(stem.discard)
             for stem in self._placed:
-                if os.name == "nt" or (stem.claim is not None and stem.claim.is_at(stem.path)):
+                if stem.claim is not None and stem.claim.is_at(stem.path):
                     stack.callback(remove, stem.path)
             self._placed = []
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ft.audio import BLOCK_SAMPLES, peak_of, reason
 from ft.dsp import StreamingResampler
 from ft.errors import AudioError, EngineError
-from ft.files import sound_name
+from ft.files import sound_name, sync_file
 from ft.formats import StemFormat, encoder_settings
 from ft.ogg import set_serial
 from ft.parts import Claim, part_name, remove
@@ -152,8 +152,7 @@ class StemPart:
 
     def settle(self) -> None:
         """Waits until the part is on the disk."""
-        with self.part.open("r+b") as file:
-            os.fsync(file.fileno())
+        sync_file(self.part)
 
     def remove_raw(self) -> None:
         if self._raw is not None:

@@ -241,15 +241,15 @@ def test_drawing_can_be_stopped(frames, tmp_path):
 
 def test_a_name_that_cannot_be_given_leaves_no_page(frames, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "PAGE_FRAMES", 150)
-    move, moved = pictures.move_into_place, []
+    place, placed = pictures.Claim.place, []
 
-    def fails(part, path):
-        if len(moved) == 7:
+    def fails(claim, part, path):
+        if len(placed) == 7:
             raise OSError(5, "Input/output error")
-        move(part, path)
-        moved.append(path)
+        place(claim, part, path)
+        placed.append(path)
 
-    monkeypatch.setattr(pictures, "move_into_place", fails)
+    monkeypatch.setattr(pictures.Claim, "place", fails)
     with pytest.raises(AudioError, match="Input/output error"):
         drawn(tmp_path / "new", *frames)
-    assert len(moved) == 7 and not list(tmp_path.iterdir())
+    assert len(placed) == 7 and not list(tmp_path.iterdir())

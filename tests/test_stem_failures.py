@@ -54,18 +54,17 @@ def test_what_was_there_before_stays_until_the_new_is_whole(tmp_path):
     assert (tmp_path / "vocals.wav").read_text() == "old"
 
 
-@pytest.mark.parametrize("method", ["encode", "check", "settle", "move"])
+@pytest.mark.parametrize("method", ["encode", "check", "settle", "place"])
 def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, method):
-    owner, name = (ft.stem_files, "move_into_place") if method == "move" else (ft.stem_files.StemPart, method)
-    works = getattr(owner, name)
+    owner = ft.parts.Claim if method == "place" else ft.stem_files.StemPart
+    works = getattr(owner, method)
 
     def fails_for_the_second(first, *others):
-        path = others[0] if method == "move" else first.path
-        if path.name.startswith("instrumental"):
+        if first.path.name.startswith("instrumental"):
             raise OSError(28, "No space left on device")
         works(first, *others)
 
-    monkeypatch.setattr(owner, name, fails_for_the_second)
+    monkeypatch.setattr(owner, method, fails_for_the_second)
     with pytest.raises(AudioError, match=r"instrumental\.wav: cannot write: No space left on device"):
         written(writer_of(tmp_path / "song"), {"vocals": noise(10), "instrumental": noise(10)})
     assert list(tmp_path.iterdir()) == []
@@ -285,7 +284,7 @@ def killing(work):
         return work(*arguments)
     return killed
 
-steps = [(ft.stem_files, "write_tags"), (ft.stem_files, "move_into_place")]
+steps = [(ft.stem_files, "write_tags"), (ft.parts.Claim, "place")]
 for method in ("open", "write", "finish", "encode", "check", "remove_raw", "settle"):
     steps.append((ft.stem_files.StemPart, method))
 for owner, method in steps:

@@ -120,16 +120,16 @@ def test_of_threads_that_write_the_same_files_one_wins_whole(tmp_path, monkeypat
 
 def test_who_fails_takes_away_nothing_of_who_came_after(tmp_path, monkeypatch):
     """A run that fails between two names removes the file it gave one, but not another run's of the same name."""
-    move, later = ft.stem_files.move_into_place, {"vocals": noise(50, seed=7)}
+    place, later = ft.parts.Claim.place, {"vocals": noise(50, seed=7)}
 
-    def fails(part, path):
-        if path.name.startswith("instrumental"):
+    def fails(claim):
+        if claim.path.name.startswith("instrumental"):
             monkeypatch.undo()
             written(writer_of(tmp_path, stems=("vocals",)), later)
             raise OSError(5, "Input/output error")
-        move(part, path)
+        place(claim)
 
-    monkeypatch.setattr(ft.stem_files, "move_into_place", fails)
+    monkeypatch.setattr(ft.parts.Claim, "place", fails)
     with pytest.raises(AudioError, match="Input/output"):
         written(writer_of(tmp_path), {"vocals": noise(10), "instrumental": noise(10)})
     assert names(tmp_path) == ["vocals.wav"]

@@ -1,0 +1,136 @@
+"""Places where files are written that cannot sync, lock or rename as a disk does: network shares, FUSE, VirtualBox."""
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from stems import names, noise, writer_of, written
+
+from ft.errors import AudioError
+from ft.files import atomic_write
+from ft.parts import Claim
+from ft.pictures import Pictures
+from ft.separate import Separator
+
+SOUND = {"vocals": noise(10), "instrumental": noise(10, seed=1)}
+
+
+def refuse_sync(monkeypatch, code: int, of_folders: bool, after: int = 0) -> None:
+    """Makes the sync of folders, or else of files, fail with this error from a number of calls on."""
+    sync, calls = os.fsync, []
+
+    def refuses(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            calls.append(descriptor)
+            if len(calls) > after:
+                raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuses)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+@pytest.mark.parametrize("after", [0, 1])
+def test_songs_are_written_where_folders_cannot_be_synced(tmp_path, monkeypatch, code, after):
+    refuse_sync(monkeypatch, code, of_folders=True, after=after)
+    written(writer_of(tmp_path / "song"), SOUND)
+    assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"]
+    with atomic_write(tmp_path / "report.json") as part:
+        part.write_text("{}")
+    assert names(tmp_path) == ["report.json", "song"]
+
+
+def test_a_folder_that_may_be_written_and_not_read_takes_files(tmp_path, monkeypatch):
+    opens = os.open
+
+    def refuses(path, flags, *mode):
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opens(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuses)
+    written(writer_of(tmp_path / "song"), SOUND)
+    assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
+def test_songs_are_written_where_files_cannot_be_synced(tmp_path, monkeypatch, code):
+    refuse_sync(monkeypatch, code, of_folders=False)
+    written(writer_of(tmp_path / "song"), SOUND)
+    assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"]
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_bytes_that_do_not_reach_the_disk_leave_no_stem(tmp_path, monkeypatch, after):
+    """Both stems are synced twice: when they are whole, and with their names."""
+    refuse_sync(monkeypatch, errno.EIO, of_folders=False, after=after)
+    with pytest.raises(AudioError, match="Input/output error"):
+        written(writer_of(tmp_path / "song"), SOUND)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_songs_are_written_where_open_files_cannot_be_renamed(tmp_path, monkeypatch):
+    replace, refused = Path.replace, []
+
+    def refuses_open(part, path):
+        if any(os.path.samestat(part.stat(), status) for status in open_files()):
+            refused.append(path)
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return replace(part, path)
+
+    monkeypatch.setattr(Path, "replace", refuses_open)
+    written(writer_of(tmp_path / "song"), SOUND)
+    assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"] and len(refused) == 2
+
+
+def open_files() -> list[os.stat_result]:
+    """Of the descriptors of this process."""
+    found = []
+    for descriptor in range(256):
+        try:
+            found.append(os.fstat(descriptor))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_name_that_cannot_be_given_takes_the_stems_before_it_away(tmp_path, monkeypatch, failing):
+    replace, calls = Path.replace, []
+
+    def fails(part, path):
+        calls.append(path)
+        if path.name.startswith("vocals"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return replace(part, path)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    stems = ("vocals", "instrumental")[:: 1 if failing == 1 else -1]
+    with pytest.raises(AudioError, match=r"vocals\.wav: cannot write: Permission denied"):
+        written(writer_of(tmp_path / "song", stems=stems), SOUND)
+    assert list(tmp_path.iterdir()) == [] and len(calls) == 1 + failing
+
+
+def test_a_picture_that_cannot_be_placed_takes_the_stems_away(tmp_path, monkeypatch, example, tiny_onnx):
+    def fails(pictures, check=None):
+        raise AudioError("no picture")
+
+    monkeypatch.setattr(Pictures, "commit", fails)
+    with Separator(tiny_onnx, images=True, duration=1.0) as separator, pytest.raises(AudioError, match="no picture"):
+        separator.separate_file(example / "mixture.flac", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_locks_no_byte_of_the_sound(tmp_path):
+    """On SMB shares nobody reads or writes what is locked, the owner's other descriptors neither."""
+    part = tmp_path / "a.part"
+    claim = Claim(part, tmp_path / "a.wav")
+    with part.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1 << 50)  # fails where another owner holds one of these
+    with pytest.raises(AudioError, match="another run is writing it"):
+        Claim(part, tmp_path / "a.wav")
+    claim.close()
+    assert list(tmp_path.iterdir()) == []
