@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -59,6 +60,18 @@ class _Group(click.Group):
             sys.exit(1)
 
 
+def _open_closed_streams() -> None:
+    """Puts the null device where a standard stream is closed, as after `2>&-`.
+
+    The next file that is opened would take its number, and get what libraries print there among its bytes.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ft")
 @click.option("-v", "--verbose", is_flag=True, help="Show debug messages and tracebacks.")
@@ -66,6 +79,7 @@ class _Group(click.Group):
 @click.pass_context
 def main(context: click.Context, verbose: bool, quiet: bool) -> None:
     """Separate vocals from music; train, export and check the networks that do it."""
+    _open_closed_streams()
     set_verbosity(verbose, quiet)
     context.obj = {"quiet": quiet}
 

@@ -100,7 +100,7 @@ def _option(item: Field[Any], annotation: Any) -> Callable[[Decorated], Decorate
     settings: dict[str, Any] = {"help": text, "group": said["group"], "metavar": said["metavar"]}
     types = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not NoneType]
     if said["choices"]:
-        settings["type"] = click.Choice(said["choices"])
+        settings["type"] = click.Choice(said["choices"], case_sensitive=False)
     elif types == [bool]:
         settings |= {"is_flag": True, "default": False}
     else:

@@ -23,12 +23,16 @@ class _Path(click.Path):
         return super().convert(value, parameter, context)
 
 
+_PATH = _Path(path_type=Path, allow_dash=True, readable=False)
+"""What cannot be read fails by itself, so that the other inputs are done."""
+
+
 @click.command(cls=GroupedCommand)
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=_Path(path_type=Path, allow_dash=True))
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=_PATH)
 @grouped_option(
     "-o",
     "--output",
-    type=_Path(path_type=Path, allow_dash=True),
+    type=_PATH,
     default="separated",
     help="Folder, or - for standard output. [default: separated]",
     group="Output",

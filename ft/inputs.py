@@ -39,7 +39,8 @@ class Song:
     marks: tuple[Path, ...] = ()
     """Folders that `ft.output_mark.marking` marks while the files are written."""
     error: str | None = None
-    """Why it cannot be separated, as far as the search knows: a folder without audio, or one that may not be read."""
+    """Why it cannot be separated, as far as is known before: a folder without audio, or one that may not be read, or a
+    file that another song would get too."""
 
     @property
     def outputs(self) -> list[Path]:
@@ -60,8 +61,7 @@ def find_songs(
         stems: those of the model; `options.stem` may choose one of them.
         model: what stands for {model} in the names.
     Raises:
-        AudioError: nothing but folders without audio, two songs that would get the same file, or a file in place of an
-            input.
+        AudioError: nothing but folders without audio.
         ConfigError: the model has no such stem, or the template of names leads out of `output_dir`.
     """
     inputs = list(_unique(_found(paths, output_dir)))
@@ -75,12 +75,30 @@ def find_songs(
             "those of earlier runs) are not searched; name the files, or choose another -o"
         )
     names = Names.of(options, stems, model)
-    songs = [with_files(song, output_dir, names) for song in inputs]
-    doubles = check_outputs([(song.path, song.outputs) for song in songs])
-    return with_marks([(song, output_dir) for number, song in enumerate(songs) if number not in doubles])
+    return failures_first(checked([(with_files(song, output_dir, names), output_dir) for song in inputs]))
 
 
-def with_marks(songs: Sequence[tuple[Song, Path]]) -> list[Song]:
+def checked(songs: Sequence[tuple[Song, Path]]) -> list[Song | None]:
+    """Makes the songs of one call, each given with its output folder, ready to be written.
+
+    One that is there twice is None the second time. One that cannot be written, as another would get the same file, has
+    that as its `error`.
+    """
+    doubles, problems = check_outputs([(song.path, song.outputs) for song, _ in songs])
+    kept = [number for number in range(len(songs)) if number not in doubles]
+    ready: list[Song | None] = [None] * len(songs)
+    for number, song in zip(kept, _with_marks([songs[number] for number in kept]), strict=True):
+        error = problems.get(number)
+        ready[number] = song if error is None else replace(song, files={}, images={}, marks=(), error=error)
+    return ready
+
+
+def failures_first(songs: Sequence[Song | None]) -> list[Song]:
+    """Puts what is known to fail before all else, so that it is told before the work begins."""
+    return sorted(filter(None, songs), key=lambda song: song.error is None)
+
+
+def _with_marks(songs: Sequence[tuple[Song, Path]]) -> list[Song]:
     """The songs of one call, each given with its output folder, with the folders to mark for their files."""
     inputs = [song.path for song, _ in songs if song.path != STDIN]
     places = MarkPlaces(inputs, (file for song, _ in songs for file in song.files.values()), SUFFIXES)
@@ -97,7 +115,7 @@ def with_files(song: Song, output_dir: Path, names: Names) -> Song:
     folder = song.folder
     if folder == PurePath() and "{folder}" in names.template and song.path != STDIN:
         folder = PurePath(song.path.absolute().parent.name)  # so that songs of one name in several folders differ
-    files, images = names.of_song(title, folder)
+    files, images = names.of_song(title, folder, song.path.suffix[1:])
     return Song(
         song.path,
         song.folder,

@@ -16,8 +16,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ft.errors import AudioError, ConfigError, one_line
-from ft.inputs import STDIN, Song, to_do, with_files, with_marks
-from ft.names import MASK, Names, check_outputs
+from ft.inputs import STDIN, Song, checked, failures_first, to_do, with_files
+from ft.names import MASK, Names
 from ft.options import SeparateOptions
 from ft.output_mark import marking
 from ft.parts import Claim, remove_parts
@@ -89,7 +89,6 @@ def work_of(jobs: Sequence[Job], stems: Sequence[str], options: SeparateOptions,
         stems: those of the model.
         model: what stands for {model} in that template.
     Raises:
-        AudioError: two inputs would get the same file, or a file would replace an input.
         ConfigError: the model has no such stem, or the template leads out of the output folder.
     """
     names = Names.of(options, stems, model, TEMPLATE, TITLES)
@@ -98,17 +97,14 @@ def work_of(jobs: Sequence[Job], stems: Sequence[str], options: SeparateOptions,
     for job in jobs:
         songs += [(with_files(Song(path), job.output, names), job.output) for path in job.convert]
         for path in job.copy:
-            file = names.file(path.stem, PurePath(), title, path.suffix[1:])
+            file = names.file(path.stem, PurePath(), title, path.suffix[1:], path.suffix[1:])
             if not path.suffix:
                 file = file.with_name(file.name.rstrip("."))
             elif file.suffix != path.suffix:  # that of the template
                 file = file.with_name(file.name + path.suffix)
             copies.append((Song(path, files={COPIED_STEM: job.output / file}), job.output))
-    doubles = check_outputs([(song.path, song.outputs) for song, _ in (*songs, *copies)])
-    kept = [each for number, each in enumerate((*songs, *copies)) if number not in doubles]
-    separated = sum(number not in doubles for number in range(len(songs)))
-    marked = with_marks(kept)
-    return Work(marked[:separated], marked[separated:])
+    ready = checked([*songs, *copies])
+    return Work(failures_first(ready[: len(songs)]), failures_first(ready[len(songs) :]))
 
 
 def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
@@ -118,10 +114,10 @@ def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
         AudioError: it cannot be read, the file cannot be written, or is there and may not be replaced.
     """
     start = time.perf_counter()
+    is_wanted = to_do(song, options)
     (target,) = song.files.values()
     part, _ = part_paths(target)
     record = SongRecord(input=song.path, status="copied", files=song.files)
-    is_wanted = to_do(song, options)
     remove_parts([target])  # of runs that were killed
     if not is_wanted:
         return record.changed(status="skipped")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from ft.errors import AudioError, ConfigError
+from ft.errors import ConfigError
 from ft.options import TEMPLATE, SeparateOptions
 
 MASK = "mask"
@@ -88,19 +88,22 @@ class Names:
                 if file.suffix.lower() != f".{self.ext}":
                     raise ConfigError(f"{problem} .{{ext}} at the end; --format is {self.ext}")
 
-    def of_song(self, title: str, folder: PurePath) -> tuple[dict[str, PurePath], dict[str, PurePath]]:
+    def of_song(
+        self, title: str, folder: PurePath, input_ext: str = ""
+    ) -> tuple[dict[str, PurePath], dict[str, PurePath]]:
         """The files of a song's stems and its pictures, below the output folder. Raises ConfigError."""
-        files = {stem: self.file(title, folder, name, self.ext) for stem, name in self.stems.items()}
+        names = self.stems if self.mask is None else {MASK: self.mask, **self.stems}
+        files = {stem: self.file(title, folder, names[stem], self.ext, input_ext) for stem in self.stems}
         if self.mask is None:
             return files, {}
-        return files, {kind: self._image(title, folder, name) for kind, name in {MASK: self.mask, **self.stems}.items()}
+        return files, {kind: self._image(title, folder, name, input_ext) for kind, name in names.items()}
 
-    def file(self, title: str, folder: PurePath, stem: str, ext: str) -> PurePath:
+    def file(self, title: str, folder: PurePath, stem: str, ext: str, input_ext: str) -> PurePath:
         """What the template makes of a song. Raises ConfigError where that leads out of the output folder."""
         template, keeps_folder = self.template, "folder" not in self._fields
         if not folder.parts:  # "a/{folder}/b" is a/b there
             template = re.sub(r"(^|/)\{folder\}/", r"\1", template)
-        values = {"song": title, "stem": stem, "model": self.model}
+        values = {"song": title, "stem": stem, "model": self.model, "input_ext": input_ext}
         safe = {name: as_one_name(value) for name, value in values.items()}
         path = PurePath(template.format(folder=folder.as_posix() if folder.parts else "", ext=ext, **safe))
         if path.is_absolute() or ".." in path.parts or not path.parts:
@@ -111,9 +114,9 @@ class Names:
     def _fields(self) -> set[str]:
         return {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
 
-    def _image(self, title: str, folder: PurePath, name: str) -> PurePath:
+    def _image(self, title: str, folder: PurePath, name: str, input_ext: str) -> PurePath:
         """A picture's file, whatever the template leaves out."""
-        path = self.file(title, folder, name, IMAGE)
+        path = self.file(title, folder, name, IMAGE, input_ext)
         if "stem" not in self._fields:
             path = path.with_name(f"{path.name.removesuffix(f'.{IMAGE}')}.{name}.{IMAGE}")
         return path if path.suffix == f".{IMAGE}" else path.with_name(f"{path.name}.{IMAGE}")
@@ -143,59 +146,84 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def check_outputs(outputs: Sequence[tuple[Path, Sequence[Path]]]) -> set[int]:
-    """Which of the inputs are another one named again, so that both would write the same; these can be left out.
+def check_outputs(outputs: Sequence[tuple[Path, Sequence[Path]]]) -> tuple[set[int], dict[int, str]]:
+    """Finds the inputs that cannot get their files beside the others of a call.
 
     Names are compared as file systems may that do not tell A from a, or one way to write an accent from another.
 
     Args:
         outputs: each input with the files it would get.
-    Raises:
-        AudioError: two inputs would get the same file, or one a file where another needs a folder, or where an input
-            is.
+    Returns:
+        The numbers of inputs that are another one named again, which can be left out; and by their numbers why others
+        must fail: two inputs would get one file, or one a file where another needs a folder, or where an input is.
     """
     inputs = {this: path for path, _ in outputs if (this := identity(path)) is not None}
-    owners: dict[str, int] = {}
+    owners: dict[str, dict[int, Path]] = {}
+    """The inputs of each file, with its name in their words."""
     doubles: set[int] = set()
+    problems: dict[int, str] = {}
     folders: dict[Path, Path] = {}
     for number, (path, files) in enumerate(outputs):
+        this = identity(path)
         for file in files:
             if file.parent not in folders:
                 folders[file.parent] = real_path(file.parent)
-            owner = owners.setdefault(_key(folders[file.parent] / file.name), number)
-            other = outputs[owner][0]
-            if owner != number and identity(other) is not None and identity(other) == identity(path):
+            known = owners.setdefault(_key(folders[file.parent] / file.name), {})
+            if this is not None and any(identity(outputs[other][0]) == this for other in known):
                 doubles.add(number)
                 break
-            if owner != number:
-                raise AudioError(f"{other} and {path}: both would become {file}; {_HINT}")
+            known[number] = file
             replaced = inputs.get(identity(file) or (-1, -1))
             if replaced is not None:
-                raise AudioError(f"{path}: {file} would replace the input {replaced}; choose another folder with -o")
-    _check_folders(outputs, owners, folders)
-    return doubles
+                problems[number] = f"{file} would replace the input {replaced}; choose another folder with -o"
+    for known in owners.values():
+        if len(known) > 1:
+            paths = [outputs[number][0] for number in known]
+            for number, file in known.items():
+                others = _listed([path for path in paths if path is not outputs[number][0]])
+                problems.setdefault(number, f"would become {file}, and so would {others}; {_hint(paths)}")
+    _check_folders(outputs, owners, folders, problems)
+    return doubles, {number: f"{outputs[number][0]}: {text}" for number, text in problems.items()}
 
 
 def _check_folders(
-    outputs: Sequence[tuple[Path, Sequence[Path]]], owners: Mapping[str, int], folders: Mapping[Path, Path]
+    outputs: Sequence[tuple[Path, Sequence[Path]]],
+    owners: Mapping[str, Mapping[int, Path]],
+    folders: Mapping[Path, Path],
+    problems: dict[int, str],
 ) -> None:
-    """Raises AudioError where what would be a file for one input is a folder on the way to a file of another."""
-    needed: dict[Path, Path] = {}
+    """Adds the inputs of which one needs a file where another needs a folder on the way to its own."""
+    needed: dict[Path, list[Path]] = {}
     for folder, real in folders.items():
         for each in (real, *real.parents):
-            if needed.setdefault(each, folder) is not folder:
-                break  # and what is above it was met before
-    for real, folder in needed.items():
-        owner = owners.get(_key(real))
-        if owner is not None:
-            other = next(path for path, files in outputs if any(file.parent == folder for file in files))
-            raise AudioError(
-                f"{outputs[owner][0]} and {other}: {real} would be a file of one and a folder of the other; {_HINT}"
-            )
+            needed.setdefault(each, []).append(folder)
+    for real, below in needed.items():
+        for owner in owners.get(_key(real), {}):
+            for number, (path, files) in enumerate(outputs):
+                if any(file.parent in below for file in files):
+                    problems.setdefault(owner, f"{real} would be its file and a folder for {path}; {_hint([])}")
+                    other = outputs[owner][0]
+                    problems.setdefault(number, f"{real} would be its folder and a file for {other}; {_hint([])}")
 
 
-_HINT = "separate them one at a time with another -o, or choose another --name-template"
+def _hint(paths: Sequence[Path]) -> str:
+    """What keeps the files of these inputs apart: the part of a template that does, or other words."""
+    for field, values in (
+        ("input_ext", [path.suffix for path in paths]),
+        ("folder", [path.absolute().parent.name for path in paths]),
+    ):
+        if paths and len({_key(PurePath(value)) for value in values}) == len(paths):
+            return f"{{{field}}} in --name-template tells them apart"
+    return "rename one of them, or separate them one at a time with another -o"
 
 
-def _key(path: Path) -> str:
+def _listed(paths: Sequence[Path]) -> str:
+    shown = ", ".join(map(str, paths[:_SHOWN]))
+    return shown if len(paths) <= _SHOWN else f"{shown} and {len(paths) - _SHOWN} more"
+
+
+_SHOWN = 3
+
+
+def _key(path: PurePath) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", os.fspath(path)).casefold())

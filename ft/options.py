@@ -20,7 +20,7 @@ TEMPLATE = "{song}/{stem}.{ext}"
 _MOST = {"batch_size": 1024, "threads": 1024, "bitrate": 1_000_000, "track": 1024}
 """Far beyond what is of use, and below what would exhaust a machine before anybody could say why."""
 _MOST_SECONDS = 600.0
-TEMPLATE_NAMES = ("folder", "song", "stem", "model", "ext")
+TEMPLATE_NAMES = ("folder", "song", "stem", "model", "ext", "input_ext")
 
 
 def _option(
@@ -63,8 +63,8 @@ class SeparateOptions:
     stem: str | None = _option(None, "Write this one only, vocals or instrumental.", "Output", shown="all of the model")
     name_template: str = _option(
         TEMPLATE,
-        "Of each file below the output folder, of {folder}, {song}, {stem}, {model} and {ext}. Without {folder} it "
-        "stands below the folders that the input had.",
+        "Of each file below the output folder, of {folder}, {song}, {stem}, {model}, {ext} and {input_ext}, the "
+        "input's. Without {folder} it stands below the folders that the input had.",
         "Output",
         metavar="TEXT",
         shown=TEMPLATE,
@@ -130,7 +130,9 @@ class SeparateOptions:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _check_type(item, getattr(self, item.name))
+            value = _plain(item, getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
+            _check_type(item, value)
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
             raise ConfigError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
         self._check_output()
@@ -174,6 +176,13 @@ class SeparateOptions:
             raise ConfigError(f"--start {self.start:g}: expected seconds, 0 or more")
         if self.duration is not None and not 0 < self.duration < math.inf:
             raise ConfigError(f"--duration {self.duration:g}: expected seconds above 0")
+
+
+def _plain(item: Field[Any], value: Any) -> Any:
+    """The value as the command line would give it: numbers of NumPy as Python's, words of a choice in small letters."""
+    value = value.item() if hasattr(value, "item") else value
+    has_no_case = item.metadata["choices"] or item.name in ("stem", "device")
+    return value.lower() if has_no_case and isinstance(value, str) else value
 
 
 def _check_type(item: Field[Any], value: Any) -> None:

@@ -3,25 +3,62 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 Progress = Callable[[float, float | None], object]
 """Called with the seconds of audio that are done and those there are in all, None where nobody knows yet. Giving back
 False asks to stop: `Cancelled` is raised then."""
 
 
+def _is_watched() -> bool:
+    """Whether stderr is a terminal; it may be closed, or never have been there, as in a service."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+@dataclass
+class BatchProgress:
+    """Counts the songs of a batch, each of which may have a bar of its own."""
+
+    count: int
+    number: int = 0
+    """Of the song that is being done, from 1."""
+    begun: float = field(default_factory=time.monotonic)
+
+    def told(self, share: float) -> str:
+        """What is done of the batch, and the time that is left at this pace.
+
+        Args:
+            share: of the song that is done, 0 to 1.
+        """
+        from tqdm import tqdm
+
+        done = (self.number - 1 + share) / self.count
+        left = (time.monotonic() - self.begun) * (1 - done) / done if done else 0.0
+        return f"all {done:.0%}, {tqdm.format_interval(left)} left"
+
+
 @contextmanager
-def seconds_bar(name: str, quiet: bool = False) -> Iterator[Progress]:
-    """A bar in seconds of audio; silent where stderr is no terminal."""
+def seconds_bar(name: str, quiet: bool = False, batch: BatchProgress | None = None) -> Iterator[Progress]:
+    """A bar in seconds of audio; silent where stderr is no terminal.
+
+    Args:
+        batch: where the song stands among others.
+    """
     from tqdm import tqdm
 
-    shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    disable = quiet or not sys.stderr.isatty()
+    shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]{postfix}"
+    disable = quiet or not _is_watched()
+    if batch is not None and batch.count > 1:
+        name = f"{batch.number} of {batch.count}: {name}"
     with tqdm(desc=name, total=0.0, unit="s", disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
 
         def update(done: float, total: float | None) -> None:
             bar.total = total or 0.0
+            if batch is not None and batch.count > 1:
+                bar.set_postfix_str(batch.told(min(done / total, 1.0) if total else 0.0), refresh=False)
             bar.update(done - bar.n)
 
         yield update
@@ -33,7 +70,7 @@ def share_bar(name: str, quiet: bool = False) -> Iterator[Callable[[float], None
     from tqdm import tqdm
 
     shown = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-    disable = quiet or not sys.stderr.isatty()
+    disable = quiet or not _is_watched()
     with tqdm(desc=name, total=1.0, disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
 
         def update(share: float) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Literal, Self
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
-_NO_ENCODING = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, breaks of lines, turns of direction, and the surrogates that stand for bytes of no encoding."""
 
@@ -65,7 +64,11 @@ class SongRecord:
         return replace(self, **changes)
 
     def to_json(self) -> str:
-        """One line of JSON in ASCII, of every field and `x_realtime`; bytes that are not UTF-8 stand as `\\xff`."""
+        """One line of JSON in ASCII, of every field and `x_realtime`.
+
+        A byte of a name that is not UTF-8, as 0xff, stands as `\\udcff`: Python's `json.loads` gives what `os.fsencode`
+        makes the name of again.
+        """
         values: dict[str, Any] = {"type": "song"}
         for item in fields(self):
             values[item.name] = getattr(self, item.name)
@@ -100,13 +103,18 @@ class Summary:
         self.wall_seconds += record.wall_seconds or 0.0
 
     @property
+    def told(self) -> int:
+        """Records so far."""
+        return sum(self.counts.values())
+
+    @property
     def inputs(self) -> int:
-        return max(self._inputs or 0, sum(self.counts.values()))
+        return max(self._inputs or 0, self.told)
 
     @property
     def left(self) -> int:
         """Inputs of which there is no record, because the run ended before."""
-        return self.inputs - sum(self.counts.values())
+        return self.inputs - self.told
 
     @property
     def x_realtime(self) -> float | None:
@@ -136,21 +144,22 @@ class Summary:
         )
 
 
-def failure_lines(summary: Summary) -> list[str]:
-    """The failures in words: their number, then a line of each; nothing where there are none.
+def sum_line(summary: Summary) -> str:
+    """Says in one line what a run came to, each failure having been told before.
 
-    >>> summary = Summary()
+    >>> summary = Summary(3)
     >>> summary.add(SongRecord(input="a.wav", status="failed", error="a.wav: empty"))
-    >>> failure_lines(summary)
-    ['ft: 1 of 1 inputs failed:', '  a.wav: empty']
+    >>> summary.add(SongRecord(input="b.wav", audio_seconds=60.0, wall_seconds=2.0))
+    >>> sum_line(summary)
+    '3 inputs: 1 done, 1 failed, 1 left; 60.0 s of audio in 2.0 s, 30.0 times real time'
     """
-    if not summary.failures:
-        return []
-    lines = [f"ft: {len(summary.failures)} of {summary.inputs} inputs failed:"]
-    for path, error in summary.failures:
-        text = error if error.startswith(path) else f"{path}: {error}"
-        lines.append(f"  {printable(text)}")
-    return lines
+    counts = {**summary.counts, "left": summary.left}
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    line = f"{summary.inputs} inputs: {said}"
+    if summary.counts["done"] and summary.x_realtime:
+        times = f"{summary.wall_seconds:.1f} s, {summary.x_realtime:.1f} times real time"
+        line += f"; {summary.audio_seconds:.1f} s of audio in {times}"
+    return line
 
 
 def x_realtime(audio_seconds: float | None, wall_seconds: float | None) -> float | None:
@@ -172,6 +181,6 @@ def _plain(name: str, value: Any) -> Any:
         return [_plain(name, each) for each in value]
     if isinstance(value, float):
         return round(value, 6 if name == "gain" else 3) if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool | int | str):
         return value
-    return _NO_ENCODING.sub(lambda found: _escape(found.group()), str(value))
+    return _plain(name, value.item()) if hasattr(value, "item") else str(value)  # numbers of NumPy, and paths

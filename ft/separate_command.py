@@ -27,8 +27,8 @@ from ft.inputs import STDIN, Song, find_songs
 from ft.jobs import Work, copy_song, read_jobs, work_of
 from ft.options import SeparateOptions, flag
 from ft.pipe_source import RawFormat, open_pipe
-from ft.progress import seconds_bar
-from ft.report import EXIT_FAILED, SongRecord, Summary, failure_lines, printable
+from ft.progress import BatchProgress, seconds_bar
+from ft.report import EXIT_FAILED, SongRecord, Summary, printable, sum_line
 from ft.separate import Separator, model_name
 from ft.separate_files import each_song, separate_song, separate_to_pipe
 
@@ -92,6 +92,7 @@ def run_request(request: Request) -> int:
             report.finish()
         raise
     report.finish()
+    report.tell_sum()
     return report.exit_code
 
 
@@ -99,7 +100,7 @@ def _records(request: Request, models: Sequence[str] | None, work: Work) -> Iter
     """What becomes of each input, as it does."""
     if work.songs:
         with Separator(models, request.options) as separator:
-            separate = functools.partial(_separate, request, separator)
+            separate = functools.partial(_separate, request, separator, BatchProgress(len(work.songs)))
             yield from each_song(work.songs, separate, lambda song: separator.record(song.path))
     copy = functools.partial(copy_song, options=request.options)
     yield from each_song(work.copies, copy, lambda song: SongRecord(input=song.path))
@@ -121,6 +122,7 @@ class _Report:
     def add(self, record: SongRecord, said: bool = False) -> None:
         """`said`: whether the error is told elsewhere."""
         self.summary.add(record)
+        place = f"{self.summary.told} of {self.summary.inputs}: " if self.summary.inputs > 1 else ""
         if self.json:
             self._say(record.to_json())
         else:
@@ -131,17 +133,19 @@ class _Report:
                 click.echo(f"ft: {printable(record.error)}", err=True)
         elif record.status == "done":
             times = f"{record.wall_seconds:.1f} s, {record.x_realtime:.1f} times real time"
-            logger.info("%s: %.1f s of audio in %s", record.input, record.audio_seconds, times)
+            logger.info("%s%s: %.1f s of audio in %s", place, record.input, record.audio_seconds, times)
         else:
-            logger.info("%s: %s", record.input, record.status)
+            logger.info("%s%s: %s", place, record.input, record.status)
 
     def finish(self) -> None:
         self.summary.wall_seconds = time.perf_counter() - self._start
         if self.json:
             self._say(self.summary.to_json())
+
+    def tell_sum(self) -> None:
         if self.summary.inputs > 1:
-            for line in failure_lines(self.summary):
-                click.echo(line, err=True)
+            is_bad = self.summary.interrupted or self.summary.exit_code
+            logger.log(logging.WARNING if is_bad else logging.INFO, sum_line(self.summary))
 
     def _say(self, text: str | bytes) -> None:
         """A line of results. Where nobody takes them the songs are still done, and the exit code tells."""
@@ -206,9 +210,10 @@ def _work(request: Request, models: Sequence[str] | None) -> Work:
     return Work([Song(request.inputs[0])], [])
 
 
-def _separate(request: Request, separator: Separator, song: Song) -> SongRecord:
+def _separate(request: Request, separator: Separator, batch: BatchProgress, song: Song) -> SongRecord:
     opener = functools.partial(_open_stdin, request) if song.path == STDIN else None
-    with seconds_bar(song.path.name, quiet=request.quiet) as progress:
+    batch.number += 1
+    with seconds_bar(song.path.name, quiet=request.quiet, batch=batch) as progress:
         if request.to_pipe:
             stem = request.options.stem
             assert stem is not None

@@ -38,6 +38,10 @@ def found(*paths, output=Path("out"), **options) -> list[Song]:
     return find_songs(paths, output, STEMS, SeparateOptions(**options), "net")
 
 
+def failing(songs: list[Song]) -> list[Path]:
+    return [song.path for song in songs if song.error is not None]
+
+
 def names_of(songs, root) -> list[str]:
     return [song.path.relative_to(root).as_posix() for song in songs]
 
@@ -159,7 +163,7 @@ def test_a_folder_that_cannot_be_searched_fails_alone(library, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    good, bad = found(root)
+    bad, good = found(root)  # what is known to fail comes first
     assert good.error is None and good.path == root / "a.wav" and bad.files == {}
     with pytest.raises(AudioError, match="locked: cannot be searched: Permission denied"):
         existing(bad)
@@ -338,47 +342,68 @@ def test_images_stand_beside_the_stems(library):
         ("a/STRASSE.wav", "a/straße.wav"),
     ],
 )
-def test_two_songs_of_one_name_are_refused_before_anything_starts(library, names):
-    root = library(*names)
-    with pytest.raises(AudioError, match="both would become") as error:
-        found(root)
-    for name in names:
-        assert str(root / name) in str(error.value)
-    assert len(found(*(root / name for name in names[:1]), root / "other.wav")) == 2
+def test_two_songs_of_one_name_fail_before_the_others_begin(library, names):
+    root = library("a/another.wav", *names)
+    first, second, other = found(root)
+    assert {first.path, second.path} == {root / name for name in names}
+    assert str(first.path) in str(second.error) and str(second.path) in str(first.error)
+    assert not first.outputs and not second.outputs and not first.marks
+    assert other.error is None and other.files["vocals"] == Path("out/a/another/vocals.wav")
+    assert [song.error for song in found(root / names[0], root / "a/another.wav")] == [None, None]
+
+
+def test_the_suffix_of_the_input_tells_songs_of_one_name_apart(library):
+    root = library("a/song.wav", "a/song.flac", "a/Song.WAV")
+    assert all("rename one" in str(song.error) for song in found(root))
+    pair = (root / "a/song.wav", root / "a/song.flac")
+    assert all("{input_ext} in --name-template" in str(song.error) for song in found(*pair))
+    songs = found(*pair, name_template="{song}.{input_ext}/{stem}.{ext}", images=True)
+    assert [song.error for song in songs] == [None, None]
+    assert [song.files["vocals"].as_posix() for song in songs] == [
+        f"out/{name}/vocals.wav" for name in ("song.wav", "song.flac")
+    ]
+    assert len({path for song in songs for path in song.outputs}) == 10
 
 
 def test_songs_of_two_folders_collide_and_those_of_one_do_not(library):
     root = library("a/song.wav", "b/song.wav", "c/a/song.wav")
-    assert len(found(root)) == 3
-    with pytest.raises(AudioError, match="both would become"):
-        found(root / "a", root / "b")
+    assert failing(found(root)) == []
+    assert [path.parent.name for path in failing(found(root / "a", root / "b"))] == ["a", "b"]
     flat = "{stem}/{song}.{ext}"
-    with pytest.raises(AudioError, match="both would become"):
-        found(root / "a/song.wav", root / "b/song.wav", name_template=flat)
-    assert len(found(root, name_template=flat)) == 3
+    named = found(root / "a/song.wav", root / "b/song.wav", name_template=flat)
+    assert all("and so would" in str(song.error) and "{folder} in --name-template" in str(song.error) for song in named)
+    assert failing(found(root, name_template=flat)) == []
+
+
+def test_all_songs_that_would_get_one_file_are_named_up_to_a_few(library):
+    root = library(*(f"{number}/{number % 2}/a.wav" for number in range(7)))
+    songs = found(*root.glob("*/*/a.wav"))
+    assert len(failing(songs)) == 7 and all("and 3 more; rename one" in str(song.error) for song in songs)
 
 
 def test_a_stem_of_one_song_collides_with_another_stem_of_another(library):
     options = SeparateOptions(name_template="{song}{stem}.{ext}")
-    with pytest.raises(AudioError, match=r"both would become out/ass\.wav"):
-        find_songs([library("a.wav", "as.wav")], Path("out"), ("s", "ss"), options, "net")
+    songs = find_songs([library("a.wav", "as.wav", "b.wav")], Path("out"), ("s", "ss"), options, "net")
+    assert [path.name for path in failing(songs)] == ["a.wav", "as.wav"]
+    assert all("would become out/ass.wav" in str(song.error) for song in songs[:2])
 
 
 def test_a_file_of_one_song_cannot_be_a_folder_of_another(library):
-    root = library("a.wav", "a.vocals.wav/b.wav")
-    with pytest.raises(AudioError, match="a file of one and a folder of the other"):
-        found(root, name_template="{song}.{stem}.{ext}")
+    root = library("a.wav", "a.vocals.wav/b.wav", "c.wav")
+    songs = found(root, name_template="{song}.{stem}.{ext}")
+    assert [path.name for path in failing(songs)] == ["b.wav", "a.wav"]
+    assert all("out/a.vocals.wav would be its" in str(song.error) for song in songs[:2])
 
 
 def test_an_input_is_never_replaced(library):
-    root = library("a.wav", "a/vocals.wav")
-    with pytest.raises(AudioError, match=r"would replace the input .*vocals\.wav"):
-        found(root / "a.wav", root / "a/vocals.wav", output=root)
-    with pytest.raises(AudioError, match="would replace the input"):
-        found(root / "a.wav", output=root, stem="vocals", name_template="{song}.{ext}")
+    root = library("a.wav", "a/vocals.wav", "b.wav")
+    (failed, *others) = found(root / "a.wav", root / "a/vocals.wav", root / "b.wav", output=root)
+    assert failed.path == root / "a.wav" and failing(others) == []
+    assert f"{root / 'a/vocals.wav'} would replace the input" in str(failed.error)
     (root / "link").symlink_to(root)
-    with pytest.raises(AudioError, match="would replace the input"):
-        found(root / "a.wav", output=root / "link", stem="vocals", name_template="{song}.{ext}")
+    for output in (root, root / "link"):
+        (song,) = found(root / "a.wav", output=output, stem="vocals", name_template="{song}.{ext}")
+        assert "would replace the input" in str(song.error)
 
 
 # ----------------------------------------------------------------------------------------------------- what is there

@@ -146,7 +146,9 @@ def test_an_interruption_is_130_and_leaves_whole_songs_only(short, songs, tmp_pa
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.decode().splitlines()[-1] == "ft: interrupted" and b"Traceback" not in errors
+    *_, said, counts = errors.decode().splitlines()
+    assert said == "ft: interrupted" and b"Traceback" not in errors
+    assert counts.startswith("ft: 5 inputs: 4 done, 1 left; ")
     assert json.loads(output.splitlines()[-1])["interrupted"] is True
     assert not (tmp_path / "out" / "zzz").exists()
     assert not [name for name in files_below(tmp_path / "out") if ".part" in name]
@@ -321,7 +323,7 @@ def test_json_has_its_records_though_nothing_could_begin(songs, invoke):
         ("one.wav", "failed"),
         ("two.flac", "failed"),
     ]
-    assert summary["failed"] == 2 and result.stderr.count("nowhere.onnx: no such file") == 3  # one of it, two in all
+    assert summary["failed"] == 2 and result.stderr.count("\n") == 1 and "nowhere.onnx: no such file" in result.stderr
 
 
 def test_names_with_line_breaks_stay_in_one_line_and_json_has_them_as_they_are(songs, invoke, tmp_path):
