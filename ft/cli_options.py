@@ -29,8 +29,71 @@ class GroupedOption(click.Option):
         self.group = group
 
 
+SAME_MEANING = {
+    "overwrite": "--force",
+    "replace": "--force",
+    "resume": "--skip-existing",
+    "out": "-o",
+    "outdir": "-o",
+    "output-dir": "-o",
+    "output-path": "-o",
+    "store-dir": "-o",
+    "output-format": "--format",
+    "codec": "--format",
+    "ext": "--format",
+    "wav": "--format wav",
+    "flac": "--format flac",
+    "mp3": "--format mp3",
+    "int24": "--bit-depth 24",
+    "float32": "--bit-depth float",
+    "pcm-type": "--bit-depth",
+    "mp3-bitrate": "--bitrate",
+    "output-bitrate": "--bitrate",
+    "two-stems": "--stem",
+    "single-stem": "--stem",
+    "stems": "--stem",
+    "targets": "--stem",
+    "filename": "--name-template",
+    "filename-format": "--name-template",
+    "filename-template": "--name-template",
+    "custom-output-names": "--name-template",
+    "model-filename": "--model",
+    "model-path": "--model",
+    "name": "--model",
+    "extra-models": "--ensemble",
+    "shifts": "--tta",
+    "segment": "--segment-seconds",
+    "segment-size": "--segment-seconds",
+    "chunk-size": "--segment-seconds",
+    "chunk-duration": "--segment-seconds",
+    "jobs": "--threads",
+    "workers": "--threads",
+    "cpu": "--device cpu",
+    "force-cpu": "--device cpu",
+    "gpu": "--device cuda",
+    "cuda": "--device cuda",
+    "offset": "--start",
+    "end": "--duration",
+    "length": "--duration",
+    "draw-spectro": "--images",
+    "output-image": "--images",
+    "recursive": "a folder as INPUT, which is searched with all that is in it",
+}
+"""What flags of demucs, python-audio-separator, MSST, spleeter, open-unmix and vocal-remover are called here."""
+
+
 class GroupedCommand(click.Command):
     """A command whose help shows its options under their groups, all in the same two columns."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Parses; a flag that is none here is answered with the one of the same meaning, or else of a similar name."""
+        try:
+            return super().parse_args(context, arguments)
+        except click.NoSuchOption as error:
+            meant = SAME_MEANING.get(error.option_name.lstrip("-").lower().replace("_", "-"))
+            if meant is not None:
+                error.possibilities = [meant]
+            raise
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)

@@ -45,13 +45,13 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
 )
 @grouped_option(
     "--raw",
-    type=click.Choice(["f32le", "s16le"]),
+    type=click.Choice(["f32le", "s16le"], case_sensitive=False),
     help="Pipes hold bare samples, not WAV: standard input with --rate, and -o -.",
     group="Input",
 )
 @grouped_option(
     "--raw-output",
-    type=click.Choice(["f32le", "s16le", "wav"]),
+    type=click.Choice(["f32le", "s16le", "wav"], case_sensitive=False),
     help="Of -o -. [default: as --raw]",
     group="Output",
 )
@@ -60,12 +60,15 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
     "--channels", type=click.IntRange(1, 2), metavar="N", help="Of bare samples that come in.", group="Input"
 )
 @grouped_option(
+    "-m",
+    "--model",
     "--engine",
+    "model",
     metavar="MODEL",
     help="An .onnx, .safetensors or .plan file, or default. [default: the shipped model, in int8 on a CPU]",
     group="Engine",
 )
-@grouped_option("--ensemble", multiple=True, metavar="MODEL", help="In place of --engine; repeatable.", group="Engine")
+@grouped_option("--ensemble", multiple=True, metavar="MODEL", help="In place of --model; repeatable.", group="Engine")
 @grouped_option(
     "--tensorrt",
     is_flag=True,
@@ -86,7 +89,7 @@ def separate(
     raw_output: Literal["f32le", "s16le", "wav"] | None,
     rate: int | None,
     channels: int | None,
-    engine: str | None,
+    model: str | None,
     ensemble: tuple[str, ...],
     tensorrt: bool,
     options: SeparateOptions,
@@ -105,13 +108,13 @@ def separate(
     source = click.get_current_context().get_parameter_source("output")
     if jobs_file is not None and source is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("-o and --jobs-file contradict each other: jobs say where their files go")
-    if engine is not None and ensemble:
-        raise click.UsageError("--engine and --ensemble contradict each other")
+    if model is not None and ensemble:
+        raise click.UsageError("--model and --ensemble contradict each other")
     if tensorrt:
         if options.runtime not in ("auto", "tensorrt"):
             raise click.UsageError(f"--tensorrt and --runtime {options.runtime} contradict each other")
         options = replace(options, runtime="tensorrt")
-    models = ensemble or ((engine,) if engine is not None else ())
+    models = ensemble or ((model,) if model is not None else ())
     code = run_request(
         Request(
             inputs=inputs,

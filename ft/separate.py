@@ -99,6 +99,7 @@ class Separator:
             batch_size = usual_batch if options.batch_size is None else options.batch_size
             self._runners = [self._opened(model, batch_size) for model in self._models]
             SongStream(self._runners, self.plan, options)  # refuses what a model cannot do, before a song is opened
+            logger.debug("%s: %s; %s, %d at once", self.model, self.config, self.plan, self.batch_size)
             self._closing = self._closing.pop_all()
 
     def _config_of(self, model: Model | None) -> ModelConfig:

@@ -67,6 +67,7 @@ def separate_song(
         info = source.info
         format = stem_format(options, info)
         separator.tell_notes(format, info)
+        logger.debug("%s: read by %s; stems as %s", info, type(source).__name__, format)
         tags = read_tags(song.path) if song.path != STDIN else None
         with held_back():
             stack.enter_context(marking(song))
@@ -75,6 +76,7 @@ def separate_song(
         if not to_do(song, options):  # another run did it meanwhile
             return skipped
         peak = separator.peak_of_song(source, progress)
+        logger.debug("%s: loudest bin %s, found in %.1f s", song.path, peak, time.perf_counter() - start)
         done = 0
         for stems in separator.stream(source.blocks(), info.sample_rate, peak, pictures=pictures):
             writer.write(stems)

@@ -7,10 +7,11 @@ import sys
 from dataclasses import MISSING, fields
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ft.cli_options import GROUPS, GroupedCommand, grouped_option, options_of
+from ft.cli_options import GROUPS, SAME_MEANING, GroupedCommand, grouped_option, options_of
 from ft.errors import ConfigError
 from ft.options import SeparateOptions, flag
 
@@ -163,3 +164,22 @@ def test_importing_it_loads_nothing_heavy():
 def _between(text: str, heads: list[str]) -> list[str]:
     starts = [text.index(head) for head in heads]
     return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
+def test_flags_of_other_tools_lead_to_flags_that_exist():
+    from ft.cli_separate import separate
+
+    known = {name for parameter in separate.params for name in parameter.opts}
+    for flags in SAME_MEANING.values():
+        assert flags.split()[0] in known or flags.startswith("a folder")
+    assert not {f"--{name}" for name in SAME_MEANING} & known
+
+
+def test_numbers_of_numpy_are_numbers_and_choices_have_no_case():
+    options = SeparateOptions(
+        threads=np.int64(2), start=np.float32(1.5), force=np.True_, format="MP3", stem="Vocals", device="CUDA:1"
+    )
+    assert options == SeparateOptions(threads=2, start=1.5, force=True, format="mp3", stem="vocals", device="cuda:1")
+    assert [type(value) for value in (options.threads, options.start, options.force)] == [int, float, bool]
+    with pytest.raises(ConfigError, match=r"--threads 2\.5"):
+        SeparateOptions(threads=np.float64(2.5))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -424,3 +425,57 @@ def test_a_second_ctrl_c_does_not_break_off_the_cleaning_up(short, songs, tmp_pa
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, b"ft: interrupted\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_stderr_that_is_closed_stops_no_song(short, songs, tmp_path):
+    command = " ".join([*short, "--json", str(songs / "one.wav"), "-o", str(tmp_path / "out"), "2>&-"])
+    result = subprocess.run(command, shell=True, capture_output=True, timeout=60, check=False)
+    assert result.returncode == 0 and records_of(result.stdout)[0]["status"] == "done"
+
+
+def test_an_input_that_may_not_be_read_is_one_line_among_others(songs, invoke, tmp_path, monkeypatch):
+    opens, locked = open, str(songs / "two.flac")
+
+    def refuse(path, *arguments, **settings):
+        if str(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opens(path, *arguments, **settings)
+
+    monkeypatch.setattr(io, "open", refuse)  # whoever runs the tests may be allowed everything
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != locked)
+    result = invoke("--json", songs / "two.flac", songs / "one.wav", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    *records, summary = records_of(result.stdout.encode())
+    assert [record["status"] for record in records] == ["failed", "done"] and summary["done"] == 1
+    assert "two.flac: cannot be read (Permission denied)" in records[0]["error"]
+
+
+def test_names_that_are_no_utf8_come_back_out_of_json(songs, invoke, tmp_path):
+    name = os.fsdecode(b"caf\xe9.wav")
+    (tmp_path / name).write_bytes((songs / "one.wav").read_bytes())
+    result = invoke("--json", tmp_path / name, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    record, _ = records_of(result.stdout.encode())
+    assert Path(record["input"]) == tmp_path / name and Path(record["files"]["vocals"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("--overwrite", "--force"),
+        ("--output_format", "--format"),
+        ("--two-stems", "--stem"),
+        ("--skip-existin", "--skip-"),
+    ],
+)
+def test_a_flag_of_another_tool_is_answered_with_ours(invoke, wrong, right):
+    result = invoke(wrong, "x.wav")
+    assert result.exit_code == 2 and f"No such option '{wrong}'. Did you mean '{right}" in result.stderr
+
+
+def test_values_have_no_case_and_the_model_has_the_names_of_the_field(songs, invoke, tmp_path, tiny_onnx):
+    words = ("--stem", "Vocals", "--format", "FLAC", "--device", "CPU", "--runtime", "OnnxRuntime")
+    for flag in ("-m", "--model"):
+        result = invoke(flag, tiny_onnx, songs / "one.wav", "-o", tmp_path / flag, *words)
+        assert result.exit_code == 0, result.stderr
+        assert [path.name for path in (tmp_path / flag / "one").iterdir()] == ["vocals.flac"]
