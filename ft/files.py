@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from ft.errors import CheckpointError
+from ft.errors import CheckpointError, FtError
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: the folder cannot be made or written.
     """
     path = Path(path)
-    if path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
+    if _is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder, path.name)
             with Path(folder, path.name).open("rb") as source, path.open("wb") as target:
@@ -51,6 +51,33 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Tries before the work whether `atomic_write` can write there after it; leaves nothing behind, no folder either.
+
+    Raises:
+        FtError: it cannot; the line names the path and the reason.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if _is_stream(path):  # not opened, as that waits for whoever reads a pipe
+            path.stat()
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        folder = next(each for each in path.absolute().parents if os.path.lexists(each))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FtError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _is_stream(path: Path) -> bool:
+    """Neither a file nor a folder, nor the place of one: /dev/stdout, a pipe."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def move_into_place(part: Path, path: Path) -> None:

@@ -16,8 +16,8 @@ from safetensors import safe_open
 
 from ft import __version__
 from ft.checkpoint import load_config, load_model, read_metadata, save_checkpoint
-from ft.errors import CheckpointError
-from ft.files import atomic_write
+from ft.errors import CheckpointError, FtError
+from ft.files import atomic_write, check_writable
 
 
 @pytest.fixture
@@ -186,3 +186,24 @@ def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):
         raise KeyboardInterrupt
     assert path.read_bytes() == b"first"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(tmp_path):
+    (tmp_path / "taken").write_bytes(b"kept")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    found = {
+        "taken/out.json": "Not a directory",
+        "taken/new/out.json": "Not a directory",
+        "gone/out.json": "No such file",
+        "": "Is a directory",
+        "n" * 300: "too long",
+        "/dev/absent": "No such file",
+    }
+    for name, reason in found.items():
+        with pytest.raises(FtError, match=f"cannot be written .*{reason}"):
+            check_writable(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("out.json", "new/folders/out.json", "taken", "pipe", "/dev/null"):
+        check_writable(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gone", "pipe", "taken"]
+    assert (tmp_path / "taken").read_bytes() == b"kept"
