@@ -128,6 +128,15 @@ def test_what_has_no_figures_is_refused(references, estimates, message):
         bss_eval(references, estimates)
 
 
+def test_numbers_of_numpy_are_numbers():
+    rng = np.random.default_rng(0)
+    references = rng.standard_normal((2, 1, 4000))
+    estimates = references + rng.standard_normal((2, 1, 4000))
+    expected = bss_eval_v4(references, estimates, 1000, 500).medians()["sdr"]
+    found = bss_eval_v4(references, estimates, np.int64(1000), np.float32(500)).medians()["sdr"]
+    assert np.array_equal(found, expected)
+
+
 def test_fast_lengths_have_small_factors():
     for length in (1, 7, 513, 44611, 48511):
         found = fast_length(length)

@@ -108,7 +108,7 @@ class BssReferences:
         """Version 4 of estimates of the references' shape, in windows of `window` samples; see `bss_eval_v4`."""
         estimates = self._estimates(estimates)
         sources, channels, samples = self.references.shape
-        window = min(window, samples)
+        window, hop = min(int(window), samples), int(hop)
         starts = range(0, samples - window + 1, hop)
         n_fft = fast_length(window + FILTER_LENGTH - 1)
         every, own = (np.fft.rfft(each, n_fft) for each in self._filters(estimates))
