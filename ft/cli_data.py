@@ -25,7 +25,14 @@ def data() -> None:
 @click.option("--config", metavar="CONFIG", help="The folders of this configuration (a YAML file or a preset).")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key of CONFIG.")
 @click.option("--screen", is_flag=True, help="Listen for vocals in instrumentals, with a model.")
-@click.option("--engine", metavar="MODEL", help="The model of --screen, which this implies. [default: the shipped one]")
+@click.option(
+    "-m",
+    "--model",
+    "--engine",
+    "model",
+    metavar="MODEL",
+    help="The model of --screen, which this implies. [default: the shipped one]",
+)
 @click.option(
     "--sample",
     type=click.FloatRange(min=0),
@@ -63,7 +70,7 @@ def check(
     config: str | None,
     assignments: tuple[str, ...],
     screen: bool,
-    engine: str | None,
+    model: str | None,
     sample: float,
     vocals_db: float,
     clean: tuple[Path, ...],
@@ -82,7 +89,7 @@ def check(
     from ft.data.check import Root, check_library, roots_of_config, screen_library, usable_cores
     from ft.data.check_report import as_json as json_of
     from ft.data.check_report import as_text, write_exclude_file
-    from ft.files import DEFAULT_MODEL, model_path
+    from ft.files import DEFAULT_MODEL, check_writable, model_path
     from ft.progress import seconds_bar, share_bar
     from ft.report import printable
 
@@ -99,17 +106,19 @@ def check(
         raise click.UsageError("--set is for keys of --config")
     if not roots:
         raise click.UsageError("no folder; expected FOLDER, --train, --validation, --test or --config")
-    screen |= engine is not None
+    screen |= model is not None
     if clean and not screen:
         raise click.UsageError("--clean is for --screen")
     if screen:
-        model_path(engine or DEFAULT_MODEL)  # says at once, and not once all files were read, that there is none
+        model_path(model or DEFAULT_MODEL)  # says at once, and not once all files were read, that there is none
+    if exclude_file is not None:
+        check_writable(exclude_file)
     with share_bar("check", settings["quiet"]) as progress:
         report = check_library(roots, jobs or usable_cores(), progress)
     try:
         if screen:
             with seconds_bar("screen", settings["quiet"]) as seconds:
-                screen_library(report, engine, sample or None, seconds, vocals_db, clean)
+                screen_library(report, model, sample or None, seconds, vocals_db, clean)
     finally:
         for line in [json_of(report)] if as_json else map(printable, as_text(report)):
             click.echo(line)

@@ -328,9 +328,16 @@ def test_a_folder_that_is_named_twice_is_checked_once(tmp_path, write_constant):
     assert [track.split for track in report.tracks] == ["train"]
 
 
-def test_a_missing_model_is_named_before_anything_is_read(library):
-    result = CliRunner().invoke(main, ["data", "check", str(library), "--engine", "typo.onnx"])
+@pytest.mark.parametrize("flag", ["-m", "--model", "--engine"])
+def test_a_missing_model_is_named_before_anything_is_read(library, flag):
+    result = CliRunner().invoke(main, ["data", "check", str(library), flag, "typo.onnx"])
     assert result.exit_code == 1 and "typo.onnx: no such file" in result.stderr and not result.stdout
+
+
+def test_a_list_that_cannot_be_written_is_named_before_anything_is_read(library):
+    file = next(path for path in library.rglob("*.wav")) / "list.yaml"
+    result = CliRunner().invoke(main, ["data", "check", str(library), "--exclude-file", str(file)])
+    assert result.exit_code == 1 and f"{file}: cannot be written" in result.stderr and not result.stdout
 
 
 def test_what_was_read_is_reported_where_the_model_fails(library, monkeypatch):
