@@ -31,7 +31,15 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Stems that something else wrote, as DIR/<song>/vocals.wav; repeatable, a row each.",
+    help="Stems that something else wrote, as DIR/<song>/vocals.wav or DIR/<song>_(Vocals).wav; repeatable.",
+)
+@click.option(
+    "--length-tolerance",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="SAMPLES",
+    help="By which these may be longer or shorter than the song; their ends are cut, or silence is added.",
 )
 @click.option(
     "--metrics",
@@ -68,6 +76,7 @@ def evaluate(
     songs: tuple[Path, ...],
     engines: tuple[str, ...],
     estimates: tuple[Path, ...],
+    length_tolerance: int,
     metrics: str,
     stems: str,
     no_baselines: bool,
@@ -79,9 +88,10 @@ def evaluate(
 ) -> None:
     """Score models, other tools' stems and baselines on SONGS whose true stems are known.
 
-    SONGS are folders: a song's, or such as hold songs, as MUSDB18-HQ's. A song holds vocals.* and every other stem, the
-    sum of which is the instrumental (or instrumental.* itself), and mixture.* unless that is the sum of all. It is read
-    whole: a song of four minutes takes 2 GB. The exit code is 1 where a song or an estimate could not be used.
+    SONGS are folders: a song's, or such as hold songs, as MUSDB18-HQ's. A song holds mixture.*, vocals.* and
+    instrumental.*, of which one may be missing, and the last be in parts (drums, bass, other, guitar and so on). Names
+    that other tools give are understood, as no_vocals and Song_(Vocals); a file with no stem's name is an error. A song
+    is read whole: four minutes take 2 GB. The exit code is 1 where a song or an estimate could not be used.
     """
     from ft.evaluation.evaluate import BASELINES, EvaluateOptions
     from ft.evaluation.evaluate import evaluate as run
@@ -94,6 +104,7 @@ def evaluate(
     options = EvaluateOptions(
         engines=engines,
         estimates=estimates,
+        length_tolerance=length_tolerance,
         metrics=check_metrics(metrics),
         stems=_listed(stems),
         baselines=() if no_baselines else BASELINES if baselines is None else _listed(baselines),

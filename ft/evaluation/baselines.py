@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ft.config import AudioConfig
 from ft.dsp import StreamingResampler, istft, left_right, magnitude, mid_side, stft
-from ft.evaluation.songs import STEMS
+from ft.stems import STEMS
 
 Array = NDArray[np.float32]
 

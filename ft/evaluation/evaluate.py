@@ -21,14 +21,23 @@ from ft.config import AudioConfig
 from ft.errors import AudioError, ConfigError, EngineError, one_line
 from ft.evaluation.baselines import ideal_mask, repet_sim, silence, the_mixture
 from ft.evaluation.scores import METRICS, SongScorer, StemScores
-from ft.evaluation.songs import STEMS, Array, SongFolder, SongSound, find_songs, read_estimates, read_song
+from ft.evaluation.songs import (
+    Array,
+    Estimates,
+    Made,
+    SongFolder,
+    SongSound,
+    find_estimates,
+    find_songs,
+    read_estimates,
+    read_song,
+)
 from ft.files import DEFAULT_MODEL, model_path
 from ft.separate import Separator, model_name
+from ft.stems import STEMS
 
 logger = logging.getLogger(__name__)
 
-Estimates = tuple[dict[str, Array], dict[str, str]]
-"""Stems, and why others are missing."""
 LEAST_RESIDUAL_DB = 30.0
 """A mixture of which its stems miss more than lies this far below it is not their sum."""
 BASELINES = ("silence", "mixture", "repet-sim", "ideal-ratio-mask", "ideal-phase-mask")
@@ -39,13 +48,15 @@ class EvaluateOptions:
     """What is evaluated, and how.
 
     Raises:
-        ConfigError: an unknown baseline, metric or stem.
+        ConfigError: an unknown baseline, metric or stem, or a negative tolerance.
     """
 
     engines: Sequence[str] = ()
     """Models, one row each; the shipped one in float32 where there are no estimates either."""
     estimates: Sequence[Path] = ()
     """Folders of stems that something else wrote, one row each."""
+    length_tolerance: int = 0
+    """Samples by which these may be longer or shorter than the song: their ends are cut, or silent."""
     metrics: Sequence[str] = tuple(METRICS)
     stems: Sequence[str] = STEMS
     baselines: Sequence[str] = BASELINES
@@ -60,6 +71,8 @@ class EvaluateOptions:
                     raise ConfigError(f"{name}: '{value}', expected some of {', '.join(values)}")
             if not getattr(self, name) and name != "baselines":
                 raise ConfigError(f"{name}: none; expected some of {', '.join(values)}")
+        if self.length_tolerance < 0:
+            raise ConfigError(f"length_tolerance: {self.length_tolerance}; expected 0 samples or more")
 
 
 @dataclass(frozen=True)
@@ -86,10 +99,18 @@ class SongResult:
     wall_seconds: float = 0.0
     rows: dict[str, dict[str, StemScores]] = field(default_factory=dict)
     """Scores of each row and stem."""
+    made: Made | None = None
+    """Of which files its stems were made."""
+    estimates: dict[str, Made] = field(default_factory=dict)
+    """Of which files those of each row were made that something else wrote."""
     problems: list[str] = field(default_factory=list)
     """Estimates that are missing or do not fit, each with its row."""
     notes: list[str] = field(default_factory=list)
     """What makes its figures less than they seem."""
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None or bool(self.problems)
 
 
 @dataclass
@@ -106,7 +127,7 @@ class Evaluation:
     @property
     def failed(self) -> list[SongResult]:
         """Songs that could not be read, and those of which an estimate is missing or does not fit."""
-        return [song for song in self.songs if song.error is not None or song.problems]
+        return [song for song in self.songs if song.failed]
 
     def values(self, row: str, stem: str, metric: str) -> list[float]:
         """The figures of all songs that have one."""
@@ -135,7 +156,7 @@ class _Baseline(Row):
         self.info, self._estimate = info, estimate
 
     def estimate(self, song: SongFolder, sound: SongSound) -> Estimates:
-        return self._estimate(sound), {}
+        return Estimates(self._estimate(sound))
 
 
 class _EngineRow(Row):
@@ -160,16 +181,16 @@ class _EngineRow(Row):
 
     def estimate(self, song: SongFolder, sound: SongSound) -> Estimates:
         self._separator.ready()
-        return self._separator.separate(sound.mixture, sound.sample_rate), {}
+        return Estimates(self._separator.separate(sound.mixture, sound.sample_rate))
 
 
 class _EstimatesRow(Row):
-    def __init__(self, name: str, folder: Path, songs: int) -> None:
+    def __init__(self, name: str, folder: Path, alone: bool, tolerance: float) -> None:
         self.info = RowInfo(name, "estimates", f"stems in {folder}", {"folder": str(folder)})
-        self._folder, self._alone = folder, songs == 1
+        self._folder, self._alone, self._tolerance = folder, alone, tolerance
 
     def estimate(self, song: SongFolder, sound: SongSound) -> Estimates:
-        return read_estimates(self._folder, song, sound, self._alone)
+        return read_estimates(self._folder, song, sound, self._alone, self._tolerance)
 
 
 def evaluate(
@@ -184,13 +205,13 @@ def evaluate(
     Args:
         progress: called with the share that is done.
     Raises:
-        AudioError: no such folder, or no song in one.
+        AudioError: no such folder, no song in one, or estimates of none of the songs.
         ConfigError: wrong options.
         CheckpointError, EngineError: a model that cannot be opened.
     """
     options = options or EvaluateOptions()
     songs = find_songs(folders)
-    with _opened(options, len(songs)) as rows:
+    with _opened(options, songs) as rows:
         evaluation = Evaluation(options, [row.info for row in rows], len(songs))
         try:
             for index, song in enumerate(songs):
@@ -199,7 +220,10 @@ def evaluate(
                     if progress is not None:
                         progress((index + done) / len(songs))
 
-                evaluation.songs.append(_evaluate_song(song, rows, options, share))
+                result = _evaluate_song(song, rows, options, share)
+                evaluation.songs.append(result)
+                took = f"{result.wall_seconds:.1f} s" + ", failed" * result.failed
+                logger.info("%s: song %d of %d, %s", song.name, index + 1, len(songs), took)
                 share(1.0)
         except KeyboardInterrupt:
             evaluation.interrupted = True
@@ -214,24 +238,20 @@ def _evaluate_song(
         sound = read_song(song.path)
     except (AudioError, MemoryError) as error:
         result.error = str(error) or f"{song.path}: {type(error).__name__} while it was read"
-        logger.warning("%s", result.error)
         return result
     result.sample_rate, result.residual_db = sound.sample_rate, sound.residual_db
     result.channels, result.samples = sound.mixture.shape
+    result.made = sound.made
     if sound.residual_db < LEAST_RESIDUAL_DB and sound.mixture.any():
         result.notes.append(
             f"the mixture is not the sum of its stems: what they miss is {-sound.residual_db:+.0f} dB of it, expected "
             f"{-LEAST_RESIDUAL_DB:.0f} or less; stems that add up to it cannot be right, and score less"
         )
-        logger.warning("%s: %s", song.name, result.notes[-1])
     try:
         _score_rows(song, sound, rows, options, result, share)
     except MemoryError:
         result.rows, result.error = {}, f"{song.path}: too little memory to score it"
-        logger.warning("%s", result.error)
-        return result
     result.wall_seconds = time.perf_counter() - start
-    logger.info("%s: %d rows in %.1f s", song.name, len(rows), result.wall_seconds)
     return result
 
 
@@ -246,26 +266,29 @@ def _score_rows(
     scorer = SongScorer(sound.stems, sound.sample_rate, options.metrics)
     for number, row in enumerate(rows):
         try:
-            estimates, problems = row.estimate(song, sound)
+            found = row.estimate(song, sound)
         except (AudioError, EngineError, MemoryError) as error:
-            estimates, problems = {}, dict.fromkeys(STEMS, one_line(error) or type(error).__name__)
+            found = Estimates({}, dict.fromkeys(STEMS, one_line(error) or type(error).__name__))
+        if found.made.files:
+            result.estimates[row.info.name] = found.made
+        estimates, problems = found.stems, found.problems
         for stem in [stem for stem, wave in estimates.items() if not np.isfinite(wave).all()]:
             del estimates[stem]
             problems[stem] = f"{stem}: values that are not finite"
         for problem in dict.fromkeys(problems[stem] for stem in options.stems if stem in problems):
             result.problems.append(f"{row.info.name}: {problem}")
-            logger.warning("%s: %s", song.name, result.problems[-1])
         scores = scorer.score(estimates, problems)
         result.rows[row.info.name] = {stem: scores[stem] for stem in options.stems}
         share((number + 1) / len(rows))
 
 
 @contextmanager
-def _opened(options: EvaluateOptions, songs: int) -> Iterator[list[Row]]:
+def _opened(options: EvaluateOptions, songs: Sequence[SongFolder]) -> Iterator[list[Row]]:
     """The rows in the order of the table: what counts for nothing first, the ceilings last."""
     for folder in options.estimates:
         if not folder.is_dir():
             raise AudioError(f"--estimates {folder}: no such folder; expected one with a folder of stems for each song")
+        _check_estimates(folder, songs)
     models = list(options.engines) or ([] if options.estimates else [DEFAULT_MODEL])
     names = _distinct([str(model) for model in models], [str(folder) for folder in options.estimates])
     with ExitStack() as stack:
@@ -275,8 +298,22 @@ def _opened(options: EvaluateOptions, songs: int) -> Iterator[list[Row]]:
             separator = Separator(model, device=options.device, runtime=options.runtime)
             rows.append(_EngineRow(next(names), model, stack.enter_context(separator)))
             configs.append(separator.config.audio)
-        rows += [_EstimatesRow(next(names), folder, songs) for folder in options.estimates]
+        for folder in options.estimates:
+            rows.append(_EstimatesRow(next(names), folder, len(songs) == 1, options.length_tolerance))
         yield [*_floor(options), *rows, *_ceilings(options, configs or [_shipped()])]
+
+
+def _check_estimates(folder: Path, songs: Sequence[SongFolder]) -> None:
+    """Raises AudioError where a folder has stems of no song, which is said before the work."""
+    problems = []
+    for song in songs:
+        try:
+            find_estimates(folder, song, len(songs) == 1)
+        except AudioError as error:
+            problems.append(error)
+        else:
+            return
+    raise AudioError(f"--estimates {folder}: stems of none of the songs; the first: {problems[0]}")
 
 
 def _floor(options: EvaluateOptions) -> Iterator[Row]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ft.evaluation.evaluate import Evaluation, SongResult
 from ft.evaluation.scores import METRICS, StemScores, shown_metrics
+from ft.evaluation.songs import Made
 from ft.files import atomic_write
 from ft.report import EXIT_FAILED, EXIT_INTERRUPTED, printable
+from ft.stems import formula
 
 SCHEMA = "ft-evaluate-1"
 """Of the JSON; another number where a field changes its meaning or goes."""
@@ -43,16 +46,20 @@ def report_lines(evaluation: Evaluation) -> Iterator[str]:
         for name in shown:
             yield f"{METRICS[name].title}: {METRICS[name].definition}"
         yield ""
+    if lines := list(_made_lines(evaluation, read)):
+        yield "what the stems were made of:"
+        yield from (f"  {printable(line)}" for line in _shortened(lines))
     if notes := [f"{song.name}: {note}" for song in read for note in song.notes]:
         yield "to be known of the figures:"
         yield from (f"  {printable(note)}" for note in _shortened(notes))
     yield from _left_out(evaluation)
-    if evaluation.interrupted:
-        yield f"interrupted: {len(evaluation.songs)} of {evaluation.found} songs"
+    if evaluation.interrupted or evaluation.failed:
+        what = "interrupted" if evaluation.interrupted else "done"
+        yield f"{what}: {len(evaluation.songs)} of {evaluation.found} songs, {len(evaluation.failed)} of them failed"
 
 
 def _table(evaluation: Evaluation, stem: str, shown: list[str], songs: int) -> Iterator[str]:
-    over = "1 song" if songs == 1 else f"{songs} songs, mean / median over those with a figure"
+    over = _songs(songs) + ", mean / median over those with a figure" * (songs > 1)
     width = max(len(row.name) for row in evaluation.rows) + 2
     columns = {name: max(len(METRICS[name].title) + 3, 11 if songs == 1 else 18) for name in shown}
     yield f"{stem}, {over}"
@@ -73,6 +80,25 @@ def _cell(evaluation: Evaluation, row: str, stem: str, metric: str, songs: int) 
     return f"{found['mean']:.2f} / {found['median']:.2f}{few}"
 
 
+def _made_lines(evaluation: Evaluation, read: list[SongResult]) -> Iterator[str]:
+    """Sums, differences and cut ends, each with the number of songs that have it."""
+    rows = evaluation.rows
+    known = [("the songs", [song.made for song in read if song.made is not None])]
+    known += [(row.name, [song.estimates[row.name] for song in read if row.name in song.estimates]) for row in rows]
+    for who, made in known:
+        for stem in evaluation.options.stems:
+            recipes = Counter(formula(each.recipes[stem]) for each in made if stem in each.recipes)
+            for recipe, count in recipes.most_common():
+                if recipe != stem:
+                    yield f"{who}, {stem}: {recipe} ({_songs(count)})"
+        if changed := [max(map(abs, each.longer.values())) for each in made if each.longer]:
+            yield f"{who}: cut, or silence added, at the end: up to {max(changed)} samples ({_songs(len(changed))})"
+
+
+def _songs(count: int) -> str:
+    return "1 song" if count == 1 else f"{count} songs"
+
+
 def _left_out(evaluation: Evaluation) -> Iterator[str]:
     """Songs that failed, then figures that are in no mean, each with its reason."""
     lines = [f"{printable(song.error)}" for song in evaluation.songs if song.error is not None]
@@ -87,14 +113,13 @@ def _left_out(evaluation: Evaluation) -> Iterator[str]:
 
 def _song_left_out(song: SongResult) -> Iterator[str]:
     for row, stems in song.rows.items():
-        reasons: dict[tuple[str, str], list[str]] = {}
+        lines: dict[str, list[str]] = {}
         for stem, found in stems.items():
-            for metric, reason in found.left_out.items():
-                reasons.setdefault((stem, reason), []).append(metric)
-        for (stem, reason), metrics in reasons.items():
-            every = len(metrics) == len(stems[stem].left_out) + len(stems[stem].scores)
-            what = "all" if every else ", ".join(METRICS[name].title for name in metrics)
-            yield f"{song.name}, {row}, {stem}: {what}: {reason}"
+            for reason in dict.fromkeys(found.left_out.values()):
+                metrics = [METRICS[name].title for name, why in found.left_out.items() if why == reason]
+                every = len(metrics) == len(found.left_out) + len(found.scores)
+                lines.setdefault(f"{'all' if every else ', '.join(metrics)}: {reason}", []).append(stem)
+        yield from (f"{song.name}, {row}, {' and '.join(stems)}: {line}" for line, stems in lines.items())
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -123,6 +148,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "metrics": list(options.metrics),
             "stems": list(options.stems),
             "baselines": list(options.baselines),
+            "length_tolerance": int(options.length_tolerance),
         },
         "definitions": {
             name: {
@@ -164,8 +190,18 @@ def _song(song: SongResult) -> dict[str, Any]:
         "channels": song.channels,
         "samples": song.samples,
         "stems_to_mixture_db": song.residual_db,
+        "made_of": None if song.made is None else _made(song.made),
+        "estimates_made_of": {row: _made(made) for row, made in song.estimates.items()},
         "wall_seconds": round(song.wall_seconds, 3),
         "rows": {row: {stem: _scores(found) for stem, found in stems.items()} for row, stems in song.rows.items()},
+    }
+
+
+def _made(made: Made) -> dict[str, Any]:
+    return {
+        "files": {stem: printable(name) for stem, name in made.files.items()},
+        "stems": {stem: formula(recipe) for stem, recipe in made.recipes.items()},
+        "samples_longer": {printable(name): samples for name, samples in made.longer.items()},
     }
 
 

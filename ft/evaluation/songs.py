@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,11 @@ from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, read_audio
 from ft.errors import AudioError
 from ft.files import walk_once
 from ft.metrics import sdr
+from ft.stems import ALIASES, MIXTURE, STEMS, recipe, stem_of, stem_of_song
 
 Array = NDArray[np.float32]
-
-STEMS = ("vocals", "instrumental")
-INSTRUMENTALS = ("instrumental", "accompaniment", "no_vocals")
-"""Names that the field gives to all but the vocals: ours, that of Spleeter and museval, that of Demucs."""
-_MARKS = ("mixture", "vocals", *INSTRUMENTALS)
-"""A folder with a file of one of these names is a song; every further one is a part of its instrumental."""
+Found = dict[str | None, list[Path]]
+"""Files by the stems that their names stand for; None where it is no stem's name."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,27 @@ class SongFolder:
 
 
 @dataclass(frozen=True)
+class Made:
+    """Of which files the stems of a song, or of something's estimates of it, were made."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    """The names of those that were read, by what they stand for."""
+    recipes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What each stem is the sum of, with signs."""
+    longer: dict[str, int] = field(default_factory=dict)
+    """Samples by which a file was longer than the song, and was cut; less than 0 where silence was added."""
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What something made of a song, and why stems are missing."""
+
+    stems: dict[str, Array]
+    problems: dict[str, str] = field(default_factory=dict)
+    made: Made = field(default_factory=Made)
+
+
+@dataclass(frozen=True)
 class SongSound:
     """A song read whole: what a separator gets, and what it should give."""
 
@@ -45,13 +65,14 @@ class SongSound:
     sample_rate: int
     residual_db: float
     """The energy of what the stems miss of the mixture, below that of the mixture."""
+    made: Made
 
 
 def find_songs(folders: Sequence[Path]) -> list[SongFolder]:
     """The songs in folders, each itself a song or searched with all that is in it; sorted, each once.
 
-    A song is a folder that holds audio named mixture, vocals or instrumental. Where two would have one name, the folder
-    they were found in stands before it, or if that is not enough the whole path.
+    A song is a folder that holds audio whose name stands for mixture, vocals or instrumental (`ft.stems`). Where two
+    would have one name, the folder they were found in stands before it, or if that is not enough the whole path.
 
     Raises:
         AudioError: no such folder, or no song in one.
@@ -82,126 +103,173 @@ def find_songs(folders: Sequence[Path]) -> list[SongFolder]:
 
 
 def read_song(folder: Path) -> SongSound:
-    """The mixture and true stems of a folder.
+    """Reads the mixture and true stems of a folder.
 
-    The instrumental is `instrumental.*` (or accompaniment, no_vocals), or the sum of every other stem; the mixture
-    `mixture.*`, or the sum of both. A mono file among stereo ones counts for both channels.
+    The instrumental may be the sum of its parts, a stem what the other one leaves of the mixture, and the mixture the
+    sum of both. A mono file among stereo ones counts for both channels.
 
     Raises:
-        AudioError: a stem is missing or cannot be read, or their lengths or rates differ.
+        AudioError: a stem is missing or cannot be read, a file has no stem's name, or their lengths or rates differ.
     """
-    files = _one_each(folder)
-    if "vocals" not in files:
-        raise AudioError(f"{folder}: no vocals.*; expected vocals and the other stems of the song")
-    names = _instrumental_names(files)
-    if not names:
-        raise AudioError(f"{folder}: no stem but vocals; expected instrumental.* or those whose sum it is")
-    wanted = ["vocals", *names, *(["mixture"] if "mixture" in files else [])]
-    sounds: dict[str, Array] = {}
-    rate = samples = 0
-    for name in wanted:
-        sounds[name], own_rate = read_audio(files[name])
-        rate, samples = rate or own_rate, samples or sounds[name].shape[1]
-        _check_alike(files[name], sounds[name], own_rate, samples, rate, files["vocals"].name)
-    channels = max(len(sound) for sound in sounds.values())
-    stems = {"vocals": sounds["vocals"], "instrumental": _sum([sounds[name] for name in names])}
-    stems = {stem: _spread(sound, channels) for stem, sound in stems.items()}
+    files = _Files(folder, _by_stem(folder, partial(stem_of, titles=[folder.resolve().name])))
+    stems = {stem: files.stem(stem) for stem in STEMS}
     total = stems["vocals"] + stems["instrumental"]
-    mixture = _spread(sounds["mixture"], channels) if "mixture" in sounds else total
-    return SongSound(mixture, stems, rate, sdr(total, mixture))
+    mixture = files.read(MIXTURE) if MIXTURE in files.paths else total
+    channels = max(len(mixture), len(total))
+    mixture, total = _spread(mixture, channels), _spread(total, channels)
+    stems = {stem: _spread(sound, channels) for stem, sound in stems.items()}
+    return SongSound(mixture, stems, files.rate, sdr(total, mixture), files.made)
 
 
-def read_estimates(
-    folder: Path, song: SongFolder, sound: SongSound, alone: bool
-) -> tuple[dict[str, Array], dict[str, str]]:
-    """The stems that something wrote for a song, and why those that are missing are.
+def read_estimates(folder: Path, song: SongFolder, sound: SongSound, alone: bool, tolerance: float = 0) -> Estimates:
+    """Reads the stems that something wrote for a song, from where `find_estimates` finds them.
 
-    They are searched for in FOLDER/<song>, with the folders above it or, if its name is unique, without them, and in
-    what `ft separate` makes of a song's `mixture.*`, FOLDER/<song>/mixture; for a song `alone` also in FOLDER itself.
+    Args:
+        tolerance: samples by which a file may be longer or shorter than the song: its end is cut, or is silent.
     """
-    own = song.path.resolve().name
-    known_by = [song.name, own] if song.unique else [song.name]
-    places = [each for name in known_by for each in (folder / name, folder / name / "mixture")]
-    places += [folder] if alone else []
-    place = next((each for each in places if each.is_dir() and set(_stem_files(each)) - {"mixture"}), None)
-    if place is None:
-        return {}, dict.fromkeys(STEMS, f"{folder / known_by[-1]}: no folder of stems")
-    estimates, problems = {}, {}
+    try:
+        files = _Files(*find_estimates(folder, song, alone), sound, tolerance)
+    except AudioError as error:
+        return Estimates({}, dict.fromkeys(STEMS, str(error)))
+    estimates = Estimates({}, {}, files.made)
     for stem in STEMS:
         try:
-            estimates[stem] = _read_estimate(place, stem, song, sound)
+            estimates.stems[stem] = _spread(files.stem(stem), len(sound.mixture))
         except AudioError as error:
-            problems[stem] = str(error)
-    return estimates, problems
+            estimates.problems[stem] = str(error)
+    return estimates
 
 
-def _read_estimate(folder: Path, stem: str, song: SongFolder, sound: SongSound) -> Array:
-    files = _one_each(folder)
-    names = _instrumental_names(files) if stem == "instrumental" else [stem] * (stem in files)
-    if not names:
-        raise AudioError(f"{folder}: no {stem}.*")
-    if stem == "instrumental" and names[0] not in INSTRUMENTALS:
-        parts_of_song = set(_instrumental_names(_one_each(song.path)))
-        if set(names) < parts_of_song and (missing := ", ".join(sorted(parts_of_song - set(names)))):
-            raise AudioError(f"{folder}: no {missing}.*, which the song has; the others are not its instrumental")
-    channels, samples = sound.mixture.shape
-    parts = []
-    for name in names:
-        part, rate = read_audio(files[name])
-        _check_alike(files[name], part, rate, samples, sound.sample_rate, "the song")
-        if len(part) > channels:
-            raise AudioError(f"{files[name]}: {len(part)} channels; the song has {channels}")
-        parts.append(part)
-    return _spread(_sum(parts), channels)
+def find_estimates(folder: Path, song: SongFolder, alone: bool) -> tuple[Path, Found]:
+    """Finds the stems that something wrote for a song: the folder they are in, and its files by stem.
+
+    They are searched for in FOLDER/<song>, with the folders above it or, if its name is unique, without them, in what
+    tools make of a song's `mixture.*`, FOLDER/<song>/mixture, and among files that begin with the song's name in FOLDER
+    itself; then the same in each folder of FOLDER, as Demucs has one for each model. To a song `alone` belongs all that
+    is in FOLDER itself, or in FOLDER/mixture, and has the name of no other song.
+
+    Raises:
+        AudioError: there are none, or two folders of FOLDER have some.
+    """
+    own = song.path.resolve().name
+    names = dict.fromkeys([song.name, own] if song.unique else [song.name])
+
+    def look(base: Path) -> Iterator[tuple[Path, Found]]:
+        for place in (base / name / inner for name in names for inner in ("", MIXTURE)):
+            yield place, _by_stem(place, partial(stem_of, titles=[own, MIXTURE]))
+        if song.unique:
+            among_others = _by_stem(base, partial(stem_of_song, title=own))
+            yield base, {stem: paths for stem, paths in among_others.items() if stem is not None}
+
+    def look_closer() -> Iterator[tuple[Path, Found]]:
+        for place in (folder, folder / MIXTURE):
+            yield place, _by_stem(place, lambda name: stem_of_song(name, "") or stem_of_song(name, MIXTURE))
+
+    def first(places: Iterable[tuple[Path, Found]]) -> tuple[Path, Found] | None:
+        return next((found for found in places if set(found[1]) - {MIXTURE, None}), None)
+
+    if found := first(chain(look(folder), look_closer() if alone else ())):
+        return found
+    inner = [found for base in sorted(_listed(folder)) if (found := first(look(base)))]
+    if len(inner) > 1:
+        raise AudioError(f"{inner[0][0]} and {inner[1][0]}: of one song; expected --estimates for each of the two")
+    if not inner:
+        raise AudioError(
+            f"{folder / [*names][-1]}: no folder of stems, and no {own}_(Vocals).* or the like in {folder}"
+        )
+    return inner[0]
 
 
 def _search(folder: Path) -> Iterator[Path]:
     for place, inner, _ in walk_once(folder):
-        if set(_stem_files(place)) & set(_MARKS):
+        if set(_by_stem(place, partial(stem_of, titles=[place.resolve().name]))) & {MIXTURE, *STEMS}:
             inner.clear()
             yield place
 
 
-def _stem_files(folder: Path) -> dict[str, list[Path]]:
-    """The audio files of a folder by the stems they are named for. Raises AudioError for a folder not to be read."""
-    found: dict[str, list[Path]] = {}
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise AudioError(f"{folder}: cannot be read ({error.strerror})") from error
-    for path in paths:
-        if path.suffix.lower() in AUDIO_SUFFIXES | MEDIA_SUFFIXES and path.is_file():
-            found.setdefault(path.stem.lower(), []).append(path)
+def _by_stem(folder: Path, stem_of_name: Callable[[str], str | None]) -> Found:
+    """The audio files of a folder, but for hidden ones. Raises AudioError for a folder not to be read."""
+    found: Found = {}
+    for path in sorted(_listed(folder)):
+        audio = path.suffix.lower() in AUDIO_SUFFIXES | MEDIA_SUFFIXES and not path.name.startswith(".")
+        if audio and path.is_file():
+            found.setdefault(stem_of_name(path.stem), []).append(path)
     return found
 
 
-def _one_each(folder: Path) -> dict[str, Path]:
-    """The same, one file for each. Raises AudioError for two of one stem."""
-    for paths in (found := _stem_files(folder)).values():
-        if len(paths) > 1:
-            raise AudioError(f"{folder}: {paths[0].name} and {paths[1].name}; expected one file for each stem")
-    return {name: path for name, (path,) in found.items()}
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder, nothing where it is none. Raises AudioError for one not to be read."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise AudioError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _instrumental_names(files: Mapping[str, Path]) -> list[str]:
-    """The stems whose sum is the instrumental: itself, or all that are no vocals."""
-    whole = [name for name in INSTRUMENTALS if name in files]
-    return whole[:1] or [name for name in files if name not in _MARKS]
+class _Files:
+    """The files of one song, read once each, all of one rate and length.
 
+    Args:
+        song: whose rate and length that is; without it they are those of the first file.
+        tolerance: samples by which a file may be longer or shorter.
+    Raises:
+        AudioError: a file has no stem's name, or two have the same.
+    """
 
-def _check_alike(path: Path, sound: Array, rate: int, samples: int, expected_rate: int, other: str) -> None:
-    """Raises AudioError where a rate or a length is not what is expected."""
-    if rate != expected_rate:
-        raise AudioError(f"{path}: {rate} Hz; {other} has {expected_rate} Hz")
-    if sound.shape[1] != samples:
-        raise AudioError(f"{path}: {sound.shape[1]} samples; {other} has {samples}")
+    def __init__(self, folder: Path, found: Found, song: SongSound | None = None, tolerance: float = 0) -> None:
+        if strange := found.get(None):
+            more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
+            raise AudioError(
+                f"{strange[0]}{more}: no stem's name; expected one of {', '.join(ALIASES)}: rename it, or move it away"
+            )
+        for paths in found.values():
+            if len(paths) > 1:
+                raise AudioError(f"{folder}: {paths[0].name} and {paths[1].name}; expected one file for each stem")
+        self.paths = {stem: paths[0] for stem, paths in found.items() if stem is not None}
+        self.made = Made()
+        self.rate = song.sample_rate if song else 0
+        self._folder, self._song, self._tolerance = folder, song, tolerance
+        self._samples = song.mixture.shape[1] if song else 0
+        self._like = "the song"
+        self._sounds: dict[str, Array] = {}
 
+    def stem(self, stem: str) -> Array:
+        """One of `STEMS`, made of what there is. Raises AudioError."""
+        signs = recipe(stem, self.paths)
+        if not signs:
+            raise AudioError(f"{self._folder}: no {stem}.*, and no other files to make it of")
+        if self._song and set(signs) < (whole := set(self._song.made.recipes[stem])):
+            missing = ", ".join(sorted(whole - set(signs)))
+            raise AudioError(f"{self._folder}: no {missing}.*, which the song has; the others are not its {stem}")
+        total = sum(sign * self.read(name) for name, sign in signs.items())
+        self.made.recipes[stem] = signs
+        return np.asarray(total)
 
-def _sum(sounds: Sequence[Array]) -> Array:
-    total = sounds[0]
-    for sound in sounds[1:]:
-        total = total + sound
-    return total
+    def read(self, name: str) -> Array:
+        """One file. Raises AudioError where it is not like the others."""
+        if name not in self._sounds:
+            self._sounds[name] = self._read(self.paths[name])
+            self.made.files[name] = self.paths[name].name
+        return self._sounds[name]
+
+    def _read(self, path: Path) -> Array:
+        sound, rate = read_audio(path)
+        if not self.rate:
+            self.rate, self._samples, self._like = rate, sound.shape[1], path.name
+        if rate != self.rate:
+            raise AudioError(f"{path}: {rate} Hz; {self._like} has {self.rate} Hz")
+        longer = sound.shape[1] - self._samples
+        if abs(longer) > self._tolerance:
+            problem = f"{path}: {sound.shape[1]} samples; {self._like} has {self._samples}"
+            near = self._song and abs(longer) <= rate
+            raise AudioError(f"{problem}; --length-tolerance {abs(longer)} would do" if near else problem)
+        if longer:
+            self.made.longer[path.name] = longer
+            sound = np.pad(sound[:, : self._samples], ((0, 0), (0, max(-longer, 0))))
+        if self._song and len(sound) > len(self._song.mixture):
+            raise AudioError(f"{path}: {len(sound)} channels; the song has {len(self._song.mixture)}")
+        return sound
 
 
 def _spread(sound: Array, channels: int) -> Array:
