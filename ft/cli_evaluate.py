@@ -20,6 +20,8 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
+    "-m",
+    "--model",
     "--engine",
     "engines",
     multiple=True,
@@ -58,7 +60,7 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "onnxruntime", "openvino", "torch", "tensorrt"]),
+    type=click.Choice(["auto", "onnxruntime", "openvino", "torch", "tensorrt"], case_sensitive=False),
     default="auto",
     show_default=True,
     help="What runs the models.",
@@ -97,10 +99,17 @@ def evaluate(
     from ft.evaluation.evaluate import evaluate as run
     from ft.evaluation.report import exit_code, report_lines, save_json
     from ft.evaluation.scores import check_metrics
+    from ft.files import check_writable
     from ft.progress import share_bar
 
     if no_baselines and baselines is not None:
         raise click.UsageError("--no-baselines and --baselines contradict each other")
+    if length_tolerance and not estimates:
+        raise click.UsageError("--length-tolerance is for --estimates")
+    if estimates and not engines and (device, runtime) != ("auto", "auto"):
+        raise click.UsageError("--device and --runtime are for models; name one with --model beside --estimates")
+    if json_file is not None and json_file == plot_file:
+        raise click.UsageError("--json and --plot name one file")
     options = EvaluateOptions(
         engines=engines,
         estimates=estimates,
@@ -113,6 +122,9 @@ def evaluate(
     )
     if plot_file is not None:
         import matplotlib  # noqa: F401  (missing, it is named before the work)
+    for file in (json_file, plot_file):
+        if file is not None:
+            check_writable(file)
     with share_bar("evaluate", settings["quiet"]) as progress:
         evaluation = run(songs, options, progress)
     for line in report_lines(evaluation):
@@ -136,4 +148,4 @@ def _write(save: Callable[[Path, Evaluation], None], path: Path, evaluation: Eva
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))

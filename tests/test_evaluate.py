@@ -300,7 +300,7 @@ def test_engines_and_baselines_share_a_table(songs, tiny_checkpoint, tmp_path):
     """Models of two runtimes; the JSON says of both what ran, and holds every definition."""
     json_file, plot_file = tmp_path / "out.json", tmp_path / "out.png"
     command = ["-q", "evaluate", str(songs / "test/One"), "--json", str(json_file), "--plot", str(plot_file)]
-    command += ["--engine", "default-int8", "--engine", str(tiny_checkpoint), "--metrics", "sdr,l1_freq"]
+    command += ["--model", "default-int8", "--engine", str(tiny_checkpoint), "--metrics", "sdr,l1_freq"]
     result = CliRunner().invoke(main, [*command, "--device", "cpu"])
     assert result.exit_code == 0, result.output
     found = json.loads(json_file.read_text())
@@ -408,4 +408,10 @@ def test_wrong_options_are_refused(songs, tmp_path):
     (tmp_path / "taken").write_text("")
     command = ["evaluate", str(songs), "--metrics", "sdr", "--baselines", "silence", "--estimates", str(songs / "test")]
     result = runner.invoke(main, [*command, "--json", str(tmp_path / "taken/out.json")])
-    assert result.exit_code == 1 and "cannot be written" in result.output and "silence" in result.output
+    assert result.exit_code == 1 and "cannot be written" in result.output and "silence" not in result.output
+    result = runner.invoke(main, [*command, "--metrics", "L1_freq", "--stems", "Vocals", "--baselines", "SILENCE"])
+    assert result.exit_code == 0 and "L1 freq" in result.output and "silence" in result.output
+    assert "typo.onnx: no such file" in runner.invoke(main, [*command, "-m", "typo.onnx"]).output
+    for wrong in (["--json", "a", "--plot", "a"], ["--device", "cpu"], ["--runtime", "TORCH"]):
+        assert "Usage" in runner.invoke(main, [*command, *wrong]).output
+    assert "is for --estimates" in runner.invoke(main, ["evaluate", str(songs), "--length-tolerance", "5"]).output

@@ -112,8 +112,8 @@ ideal mask an SIR of -2 dB on such a song, and so do we."""
 
 
 def check_metrics(text: str) -> tuple[str, ...]:
-    """The metrics of a list with commas, in their order; `all` stands for all. Raises ConfigError."""
-    names = [name.strip() for name in text.split(",")]
+    """The metrics of a list with commas, in their order; `all` stands for all, case for nothing. Raises ConfigError."""
+    names = [name.strip().lower() for name in text.split(",")]
     for name in names:
         if name not in (*METRICS, "all"):
             raise ConfigError(f"--metrics {name}: no such metric; expected all or some of {', '.join(METRICS)}")
