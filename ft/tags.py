@@ -2,7 +2,8 @@
 
 Between the formats tags travel under the names of Vorbis comments: the recommended ones of xiph.org and those of
 MusicBrainz Picard. What describes the file and not the song stays behind: loudness (the levels of stems are others),
-encoders, lengths, fingerprints, cue sheets. Chapters, ratings and whatever else is no text are not carried either.
+encoders, lengths, fingerprints, cue sheets, and what programs for DJs keep as text that is none: beat grids, markers.
+Chapters and whatever else is no text are not carried either.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from typing import Any, TypeVar
 
 from ft.errors import one_line
 from ft.options import Format
-from ft.tag_names import ALIASES, ATOMS, FRAMES, FREE, MUSICBRAINZ, NUMBERS
+from ft.tag_names import COMMENTS, FRAMES, NUMBERS, PLACES
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_RECORDING = "http://musicbrainz.org"
-"""Owner of the ID3 frame that holds MUSICBRAINZ_TRACKID."""
 _OF_THE_FILE = re.compile(
     r"REPLAYGAIN|R128_|MP3GAIN|ITUN|ENCOD|ACOUSTID|MUSICIP|CUESHEET|LENGTH$|CTDB|ACCURATERIP|"
-    r"METADATA_BLOCK_PICTURE|COVERART|WAVEFORMATEXTENSIBLE|(MAJOR|MINOR)_(BRAND|VERSION)|COMPATIBLE_BRANDS"
+    r"METADATA_BLOCK_PICTURE|COVERART|WAVEFORMATEXTENSIBLE|(MAJOR|MINOR)_(BRAND|VERSION)|COMPATIBLE_BRANDS|"
+    r"SERATO|TRAKTOR|CUEPOINTS|BEATGRID"
 )
+_BLOB = re.compile(r"eyJ[A-Za-z0-9+/=\s]{20,}")
+"""JSON in base64, as Mixed In Key writes beside the texts."""
+_RATING = re.compile(r"([ -~]*)\|(\d{1,3})\|(\d{1,18})")
+"""The frame POPM as text: whose rating, 0..255, how often played."""
 _KEY = re.compile(r"[ -<>-}]+")
 """Names that a Vorbis comment may have."""
 _MOST_TEXT, _MOST_VALUES = 1 << 20, 1000
@@ -123,63 +127,80 @@ def _until_broken(items: Iterator[_T]) -> Iterator[_T]:
 
 
 def _collected(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Values by name, without those that belong to the file, that are empty or twice there, or that are too many."""
+    """Values by name, without those that belong to the file, that are empty or twice there, or that are too many.
+
+    Args:
+        pairs: a place of `PLACES`, or the name of free text, and what stands there.
+    """
     texts: dict[str, tuple[str, ...]] = {}
+    ranks: dict[str, int] = {}
     room, count = _MOST_TEXT, 0
-    for name, value in pairs:
-        name = ALIASES.get(name.strip().upper(), name.strip().upper())
+    for place, value in _totals_apart(pairs):
+        rank, name = PLACES.get(place, (0, place))
         value = value.replace("\0", "").strip()
         # What is no text, such as halves of UTF-16 pairs, becomes what stands for such.
         value = value.encode("utf-8", "replace").decode()
-        if not value or not _KEY.fullmatch(name) or _OF_THE_FILE.match(name) or value in texts.get(name, ()):
+        if not value or not _KEY.fullmatch(name) or _OF_THE_FILE.match(name) or _BLOB.fullmatch(value):
             continue
-        if len(value) > room or count >= _MOST_VALUES:
+        if name.startswith(("id3:", "mp4:")):  # a frame that is not in the table
+            continue
+        if rank > ranks.get(name, rank) or len(value) > room or count >= _MOST_VALUES:
+            continue
+        if rank < ranks.get(name, rank):
+            del texts[name]
+        if value in texts.get(name, ()):
             continue
         room, count = room - len(value), count + 1
-        texts[name] = (*texts.get(name, ()), value)
+        texts[name], ranks[name] = (*texts.get(name, ()), value), rank
     return texts
 
 
+def _totals_apart(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The same, in which 3/12 is the number 3 and a total of 12."""
+    for place, value in pairs:
+        if PLACES.get(place, (0, ""))[1] in NUMBERS:
+            value, _, total = value.partition("/")
+            yield f"{place}/", total
+        yield place, value
+
+
 def _vorbis_texts(tags: Any) -> Iterator[tuple[str, str]]:
-    yield from tags
+    yield from ((name.strip().upper(), value) for name, value in tags)
 
 
 def _id3_texts(tags: Any) -> Iterator[tuple[str, str]]:
-    names = {frame: name for name, frame in FRAMES.items()}
-    numbers = {frame: (name, total) for name, (total, frame, _) in NUMBERS.items()}
     for frame in tags.values():
         kind = frame.FrameID
-        if kind in numbers:
-            yield from zip(numbers[kind], str(frame.text[0]).split("/", 1), strict=False)
-        elif kind == "TCON":
-            yield from (("GENRE", genre) for genre in frame.genres)
-        elif kind in names:
-            yield from ((names[kind], str(text)) for text in frame.text)
-        elif kind == "TXXX":
-            name = frame.desc.upper()
-            yield from ((FREE.get(name, name), str(text)) for text in frame.text)
-        elif kind == "COMM" and not frame.desc:
-            yield from (("COMMENT", str(text)) for text in frame.text)
+        if kind == "TXXX":
+            yield from ((frame.desc.strip().upper(), str(text)) for text in frame.text)
+        elif kind == "TIPL":
+            yield from ((f"id3:TIPL:{role.lower()}", name) for role, name in frame.people)
+        elif kind == "UFID":
+            yield f"id3:UFID:{frame.owner}", frame.data.decode("ascii", "replace")
+        elif kind == "POPM":
+            yield "RATING", f"{frame.email}|{frame.rating}|{getattr(frame, 'count', 0)}"
         elif kind == "USLT":
-            yield "LYRICS", frame.text
-        elif kind == "UFID" and frame.owner == _RECORDING:
-            yield "MUSICBRAINZ_TRACKID", frame.data.decode("ascii", "replace")
+            yield "id3:USLT", frame.text
+        elif kind == "COMM":
+            place = f"id3:COMM:{frame.desc.lower()}".rstrip(":")
+            yield from ((place, str(text)) for text in frame.text)
+        elif f"id3:{kind}" in PLACES:
+            texts = frame.genres if kind == "TCON" else frame.text
+            yield from ((f"id3:{kind}", str(text)) for text in texts)
 
 
 def _mp4_texts(tags: Any) -> Iterator[tuple[str, str]]:
-    names = {atom: name for name, atom in ATOMS.items()}
-    numbers = {atom: (name, total) for name, (total, _, atom) in NUMBERS.items()}
     for key, values in tags.items():
-        if key in numbers:
-            for pair in values[:1]:
-                yield from ((name, str(number)) for name, number in zip(numbers[key], pair, strict=False) if number)
+        kind, _, of = key.partition(":")
+        owner, _, name = of.partition(":")
+        if kind == "----" and owner.lower() == "com.apple.itunes":  # what others own is no text
+            yield from ((name.strip().upper(), bytes(value).decode("utf-8", "replace")) for value in values)
         elif key == "cpil":
-            yield "COMPILATION", str(int(bool(values)))
-        elif key in names:
-            yield from ((names[key], str(value)) for value in values)
-        elif key.startswith("----:"):
-            name = key.split(":", 2)[-1].upper()
-            yield from ((FREE.get(name, name), bytes(value).decode("utf-8", "replace")) for value in values)
+            yield "mp4:cpil", str(int(bool(values)))
+        elif key in ("trkn", "disk"):
+            yield from ((f"mp4:{key}", "/".join(str(number or "") for number in pair)) for pair in values[:1])
+        elif f"mp4:{key}" in PLACES:
+            yield from ((f"mp4:{key}", str(value)) for value in values)
 
 
 def _covers(file: Any) -> Iterator[Cover]:
@@ -206,27 +227,40 @@ def _covers(file: Any) -> Iterator[Cover]:
 def _id3_tag(tags: Tags) -> Any:
     from mutagen import id3
 
-    tag = id3.ID3()
-    utf8 = id3.Encoding.UTF8
-    totals = {total for total, _, _ in NUMBERS.values()}
-    for name, values in tags.texts.items():
-        if name in NUMBERS:
-            total, frame, _ = NUMBERS[name]
-            number = "/".join((values[0], *tags.texts.get(total, ())[:1]))
-            tag.add(id3.Frames[frame](encoding=utf8, text=[number]))
-        elif name in FRAMES:
-            tag.add(id3.Frames[FRAMES[name]](encoding=utf8, text=list(values)))
-        elif name == "COMMENT":
-            tag.add(id3.COMM(encoding=utf8, lang="XXX", desc="", text=list(values)))
-        elif name == "LYRICS":
-            tag.add(id3.USLT(encoding=utf8, lang="XXX", desc="", text="\n\n".join(values)))
-        elif name == "MUSICBRAINZ_TRACKID":
-            tag.add(id3.UFID(owner=_RECORDING, data=values[0].encode("ascii", "replace")))
-        elif name not in totals:
-            tag.add(id3.TXXX(encoding=utf8, desc=MUSICBRAINZ.get(name, name), text=list(values)))
+    tag, texts = id3.ID3(), dict(tags.texts)
+    for number, total in NUMBERS.items():
+        if number in texts:
+            texts[number] = ("/".join((texts[number][0], *texts.pop(total, ())[:1])),)
+    for name, values in texts.items():
+        _add_frames(tag, name, list(values))
     if tags.cover is not None:
-        tag.add(id3.APIC(encoding=utf8, mime=tags.cover.mime, type=_FRONT, desc="", data=tags.cover.data))
+        tag.add(id3.APIC(encoding=id3.Encoding.UTF8, mime=tags.cover.mime, type=_FRONT, desc="", data=tags.cover.data))
     return tag
+
+
+def _add_frames(tag: Any, name: str, values: list[str]) -> None:
+    from mutagen import id3
+
+    kind, _, of = FRAMES.get(name, "").partition(":")
+    utf8 = id3.Encoding.UTF8
+    if kind == "POPM":
+        for user, rating, count in (match.groups() for value in values if (match := _RATING.fullmatch(value))):
+            tag.add(id3.POPM(email=user, rating=min(int(rating), 255), count=int(count)))
+        kind, values = "", [value for value in values if not _RATING.fullmatch(value)]  # stars or percent of others
+    if kind == "COMM":
+        tag.add(id3.COMM(encoding=utf8, lang="XXX", desc="", text=values))
+    elif kind == "USLT":
+        tag.add(id3.USLT(encoding=utf8, lang="XXX", desc="", text="\n\n".join(values)))
+    elif kind == "UFID":
+        tag.add(id3.UFID(owner=of, data=values[0].encode("ascii", "replace")))
+    elif kind == "TIPL":
+        people = [person for frame in tag.getall("TIPL") for person in frame.people]
+        tag.add(id3.TIPL(encoding=utf8, people=[*people, *([of, value] for value in values)]))
+    elif kind in ("", "TXXX"):
+        if values:
+            tag.add(id3.TXXX(encoding=utf8, desc=of or name, text=values))
+    else:
+        tag.add(id3.Frames[kind](encoding=utf8, text=values))
 
 
 def _id3(tags: Tags) -> bytes:
@@ -261,7 +295,8 @@ def _write_vorbis(path: Path, format: Format, tags: Tags) -> None:
     if file.tags is None:
         file.add_tags()
     for name, values in tags.texts.items():
-        file.tags[name] = list(values)
+        for comment in COMMENTS.get(name, (name,)):
+            file.tags[comment] = list(values)
     if tags.cover is not None:
         picture = Picture()
         picture.type, picture.mime, picture.data = _FRONT, tags.cover.mime, tags.cover.data

@@ -156,6 +156,126 @@ def mutagen_mp4(path: Path) -> None:
     file.save()
 
 
+RATING = "traktor@native-instruments.de|204|7"
+"""As Traktor writes it into FLAC: whose it is, 0..255, how often played."""
+DJ = {
+    "KEY": "8A",
+    "BPM": "123.98",
+    "ENERGYLEVEL": "7",
+    "COMMENT": "8A - Energy 7",
+    "MOOD": "Dark",
+    "GROUPING": "peak time",
+    "RATING": RATING,
+    "LABEL": "Own Label",
+    "REMIXER": "DJ One",
+    "PRODUCER": "Producer One",
+    "DJMIXER": "DJ Two",
+}
+"""What programs for DJs know of a song, by the names that we have for it."""
+BLOB = base64.b64encode(b'{"source":"mixedinkey","tempo":123.98,"beats":[]}').decode()
+
+
+def with_dj_tags(path: Path) -> None:
+    """Writes DJ as Mixed In Key, Serato, Traktor, rekordbox and Picard do, each name in its case, and their blobs."""
+    kind = path.suffix.lower()
+    if kind in (".mp3", ".wav"):
+        file = mutagen.File(path)
+        if file.tags is None:
+            file.add_tags()
+        frames = {"TKEY": "KEY", "TBPM": "BPM", "TMOO": "MOOD", "TIT1": "GROUPING", "TPUB": "LABEL", "TPE4": "REMIXER"}
+        for frame, name in frames.items():
+            file.tags.add(id3.Frames[frame](encoding=1, text=[DJ[name]]))
+        for desc, text in {"EnergyLevel": "7", "SERATO_PLAYCOUNT": "3", "TRAKTOR4": "x", "initialkey": "B"}.items():
+            file.tags.add(id3.TXXX(encoding=0, desc=desc, text=[text]))
+        file.tags.add(id3.COMM(encoding=0, lang="eng", desc="", text=[DJ["COMMENT"]]))
+        file.tags.add(id3.COMM(encoding=0, lang="eng", desc="iTunNORM", text=["00000A"]))
+        file.tags.add(id3.POPM(email="traktor@native-instruments.de", rating=204, count=7))
+        file.tags.add(id3.TIPL(encoding=0, people=[["producer", DJ["PRODUCER"]], ["DJ-mix", DJ["DJMIXER"]]]))
+        file.tags.add(id3.GEOB(encoding=0, mime="application/octet-stream", desc="Serato BeatGrid", data=b"1"))
+    elif kind == ".m4a":
+        file = MP4(path)
+        file["\xa9cmt"], file["\xa9grp"], file["tmpo"] = [DJ["COMMENT"]], [DJ["GROUPING"]], [124]
+        free = {"initialkey": "KEY", "BPM": "BPM", "energylevel": "ENERGYLEVEL", "MOOD": "MOOD", "rating": "RATING"}
+        free |= {name: name for name in ("LABEL", "REMIXER", "PRODUCER", "DJMIXER")}
+        for desc, name in free.items():
+            file[f"----:com.apple.iTunes:{desc}"] = [MP4FreeForm(DJ[name].encode())]
+        for owner in ("com.serato.dj:beatgrid", "com.serato.dj:markersv2", "com.mixedinkey.mixedinkey:energy"):
+            file[f"----:{owner}"] = [MP4FreeForm(BLOB.encode())]
+    else:
+        file = mutagen.File(path)
+        for name, value in DJ.items():
+            file["initialkey" if name == "KEY" else name.lower()] = [value]
+        for name in ("SERATO_BEATGRID", "serato_markers_v2", "TRAKTOR4", "CUEPOINTS", "energy"):
+            file[name] = [BLOB]
+    file.save()
+
+
+def found_dj_tags(path: Path) -> dict[str, str]:
+    """DJ as other programs look for it in a stem, and whatever else is there under its own name."""
+    file = mutagen.File(path)
+    if path.suffix not in (".mp3", ".wav"):
+        found = {name.upper(): "; ".join(values) for name, values in file.tags.items() if name.upper() != "ENCODER"}
+        assert found.pop("INITIALKEY") == found["KEY"]  # the one is read by some, the other by others
+        return found
+    places = {"TKEY": "KEY", "TBPM": "BPM", "TMOO": "MOOD", "TIT1": "GROUPING", "TPUB": "LABEL", "TPE4": "REMIXER"}
+    places |= {"TXXX:EnergyLevel": "ENERGYLEVEL", "COMM::XXX": "COMMENT"}
+    found = {}
+    for key, frame in file.tags.items():
+        if frame.FrameID == "POPM":
+            found["RATING"] = f"{frame.email}|{frame.rating}|{frame.count}"
+        elif frame.FrameID == "TIPL":
+            found |= {{"dj-mix": "DJMIXER"}.get(role, role.upper()): name for role, name in frame.people}
+        else:
+            found[places.get(key, key)] = "; ".join(map(str, frame.text))
+    return found
+
+
+@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_djs_know_of_a_song_goes_from_every_format_into_every_other(plain, tmp_path, source, target):
+    song = Path(shutil.copy(plain / f"a.{source}", tmp_path / f"SONG.{source.upper()}"))
+    stem = Path(shutil.copy(plain / f"a.{target}", tmp_path))
+    with_dj_tags(song)
+    tags = read_tags(song)
+    assert tags is not None
+    write_tags(stem, target, tags)
+    assert found_dj_tags(stem) == DJ
+    assert read_tags(stem) == tags
+
+
+def test_a_tag_that_stands_twice_counts_where_it_is_best(plain, tmp_path):
+    """Not twice: the exact BPM and not the whole number of it, the date and not its year."""
+    flac, mp4, mp3 = (Path(shutil.copy(plain / f"a.{name}", tmp_path)) for name in ("flac", "m4a", "mp3"))
+    file = FLAC(flac)
+    file["YEAR"], file["DATE"] = ["2019"], ["2019-05-01"]
+    file["TRACKNUMBER"], file["TOTALTRACKS"], file["TRACKTOTAL"] = ["3/12"], ["12"], ["12"]
+    file.save()
+    assert read_tags(flac).texts == {"DATE": ("2019-05-01",), "TRACKNUMBER": ("3",), "TRACKTOTAL": ("12",)}
+    write_tags(mp3, "mp3", read_tags(flac))
+    assert {key: str(frame) for key, frame in id3.ID3(mp3).items()} == {"TDRC": "2019-05-01", "TRCK": "3/12"}
+    for order in (1, -1):
+        both = [("tmpo", [124]), ("----:com.apple.iTunes:BPM", [MP4FreeForm(b"123.98")])][::order]
+        file = MP4(mp4)
+        file.clear()
+        for key, value in both:
+            file[key] = value
+        file.save()
+        assert read_tags(mp4).texts == {"BPM": ("123.98",)}
+
+
+def test_what_no_frame_holds_is_text(plain, tmp_path):
+    """Stars that are no POPM, and a total without a number."""
+    path = Path(shutil.copy(plain / "a.mp3", tmp_path))
+    tags = Tags({"RATING": ("80", RATING), "TRACKTOTAL": ("12",)})
+    write_tags(path, "mp3", tags)
+    assert {key: str(frame) for key, frame in id3.ID3(path).items() if key.startswith("TXXX")} == {
+        "TXXX:RATING": "80",
+        "TXXX:TRACKTOTAL": "12",
+    }
+    found = read_tags(path).texts
+    assert {name: set(values) for name, values in found.items()} == {"RATING": {"80", RATING}, "TRACKTOTAL": {"12"}}
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_what_describes_the_song_is_read_and_what_describes_the_file_is_not(plain, tmp_path, source):
     path = Path(shutil.copy(plain / f"a.{source}", tmp_path))
