@@ -60,7 +60,7 @@ class StemWriter:
         Args:
             files: of each stem, where it will be; stems without one are not written.
             sample_rate: of the blocks, in Hz; the files have the format's.
-            tags: put into all files; what a format cannot hold is left out.
+            tags: of the song, put into all files with the stem in the title; what a format cannot hold is left out.
         """
         self.files = dict(files)
         self.format = format
@@ -199,8 +199,9 @@ class StemWriter:
 
     def _tag(self, stem: StemPart, tags: Tags) -> None:
         """A song is worth more than its tags: those that a format refuses only give a warning."""
+        name = next(name for name, part in self._stems.items() if part is stem)
         try:
-            write_tags(stem.part, self.format.name, tags)
+            write_tags(stem.part, self.format.name, tags.of_stem(name))
         except OSError:
             raise
         except Exception as error:

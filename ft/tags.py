@@ -14,7 +14,7 @@ import logging
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +60,17 @@ class Tags:
 
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cover: Cover | None = None
+
+    def of_stem(self, stem: str) -> Tags:
+        """The same for a stem of the song, which the title names where there is one.
+
+        >>> Tags({"TITLE": ("Song",)}).of_stem("vocals").texts
+        {'TITLE': ('Song (Vocals)',)}
+        """
+        texts = dict(self.texts)
+        if "TITLE" in texts:
+            texts["TITLE"] = tuple(f"{title} ({stem.capitalize()})" for title in texts["TITLE"])
+        return replace(self, texts=texts)
 
 
 def read_tags(path: Path) -> Tags | None:

@@ -411,11 +411,21 @@ def test_stems_get_the_tags_of_the_song(plain, tmp_path, name, source):
     tagged(song)
     tags = read_tags(song)
     format = stem_format(SeparateOptions(format=name), AudioInfo(song, 48000, 1, 100, "16"))
-    with StemWriter({"vocals": tmp_path / f"v.{name}"}, 1, 48000, format, tags=tags) as writer:
-        writer.write({"vocals": np.zeros((1, 100), np.float32)})
+    files = {stem: tmp_path / f"{stem}.{name}" for stem in ("vocals", "instrumental")}
+    with StemWriter(files, 1, 48000, format, tags=tags) as writer:
+        writer.write(dict.fromkeys(files, np.zeros((1, 100), np.float32)))
         writer.commit()
-    assert read_tags(writer.files["vocals"]) == tags == Tags(TEXTS, Cover(FRONT, "image/png"))
-    assert writer.warnings == [] and soundfile.info(writer.files["vocals"]).frames == 100
+    assert tags == Tags(TEXTS, Cover(FRONT, "image/png"))
+    for stem, title in {"vocals": "(Vocals)", "instrumental": "(Instrumental)"}.items():
+        found = read_tags(files[stem])
+        assert found == Tags({**TEXTS, "TITLE": (f"{TEXTS['TITLE'][0]} {title}",)}, tags.cover)
+        assert soundfile.info(files[stem]).frames == 100
+    assert writer.warnings == []
+
+
+def test_a_song_without_a_title_gets_none():
+    tags = Tags({"ARTIST": ("Björk",)}, Cover(FRONT, "image/png"))
+    assert tags.of_stem("vocals") == tags
 
 
 def test_a_song_is_written_without_tags_that_cannot_be(tmp_path, monkeypatch):
