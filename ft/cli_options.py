@@ -91,9 +91,9 @@ class GroupedCommand(click.Command):
             return super().parse_args(context, arguments)
         except click.NoSuchOption as error:
             meant = SAME_MEANING.get(error.option_name.lstrip("-").lower().replace("_", "-"))
-            if meant is not None:
-                error.possibilities = [meant]
-            raise
+            if meant is None:
+                raise
+            raise click.NoSuchOption(error.option_name, possibilities=[meant], ctx=context) from None
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)

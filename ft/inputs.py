@@ -125,7 +125,7 @@ def with_files(song: Song, output_dir: Path, names: Names) -> Song:
 
 
 def existing(song: Song) -> Literal["none", "some", "all"]:
-    """How many of a song's files and images are there; of an image in pages, its first.
+    """How many of a song's files and images are there.
 
     An empty file, which no song and no image is, counts as missing. What others hold is not looked at.
 

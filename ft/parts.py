@@ -30,7 +30,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
-_PART = re.compile(r"(\.ft-[0-9a-f]{12})(\.raw|\.page\.\d+)?\.part")
+_PART = re.compile(r"(\.ft-[0-9a-f]{12})(\.raw)?\.part")
 _ATTEMPTS, _PAUSE = 10, 0.03
 """So often a lock is asked for, seconds apart: `remove_parts` holds those of what is nobody's for a moment."""
 _LOCKED = 1 << 62, 1
@@ -73,18 +73,17 @@ class Claim:
         """Whether this path is the file that was claimed; False for another's of the same name."""
         return self._status is not None and _is(self._status, path)
 
-    def place(self, part: Path | None = None, path: Path | None = None) -> None:
-        """Gives the part its name, or another part that this claim stands for. Raises OSError."""
-        part, path = part or self.part, path or self.path
-        sync_file(part)
+    def place(self) -> None:
+        """Gives the part its name. Raises OSError."""
+        sync_file(self.part)
         try:
-            part.replace(path)
+            self.part.replace(self.path)
         except OSError:
             if self._descriptor is None:
                 raise
             self._let_go()  # Windows renames no open file, nor do some shares; elsewhere the claim goes on
-            part.replace(path)
-        sync_folder(path.parent)
+            self.part.replace(self.path)
+        sync_folder(self.path.parent)
 
     def close(self) -> None:
         """Ends the claim: removes the part unless it got its name, and the folders made for it where they are empty."""
@@ -159,8 +158,7 @@ def _sweep(folder: Path) -> None:
         return
     parts: dict[Path, list[Path]] = {}
     for match in found:
-        kind = ".page.1" if match[2] and match[2] != ".raw" else ""
-        parts.setdefault(folder / f"{match[1]}{kind}.part", []).append(folder / match[0])
+        parts.setdefault(folder / f"{match[1]}.part", []).append(folder / match[0])
     for guard, guarded in parts.items():
         with suppress(OSError):
             _remove_unused(guard, guarded)

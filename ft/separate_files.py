@@ -72,7 +72,7 @@ def separate_song(
         with held_back():
             stack.enter_context(marking(song))
             writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
-            pictures = stack.enter_context(Pictures(song.images)) if song.images else None
+            pictures = stack.enter_context(Pictures(song.images, separator.config.audio)) if song.images else None
         if not to_do(song, options):  # another run did it meanwhile
             return skipped
         peak = separator.peak_of_song(source, progress)

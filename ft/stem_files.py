@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from ft.audio import reason
 from ft.errors import AudioError, Cancelled
 from ft.formats import StemFormat
-from ft.interruption import held_back
 from ft.parts import remove, remove_parts
 from ft.stem_part import StemPart, StemSound, cause
 from ft.tags import Tags, write_tags
@@ -73,9 +72,8 @@ class StemWriter:
         self._sounds = {name: stem.sound for name, stem in self._stems.items()}
         """Of these, and of stems that are not written."""
         self._new_sound = partial(StemSound, channels=channels, sample_rate=sample_rate, format=format)
-        self._placed: list[StemPart] = []
-        """What has its name, and loses it again where anything fails before the end of `with`."""
         self._is_whole = False
+        """Whether all files have their names, which they lose again where anything fails before the end of `with`."""
 
     def __enter__(self) -> Self:
         """Claims the files. Raises AudioError where another run is writing one of them, or it cannot be made."""
@@ -93,9 +91,7 @@ class StemWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_whole and kind is None:
-            self._placed = []
-        self._clean()
+        self._clean(is_kept=self._is_whole and kind is None)
 
     @property
     def peaks(self) -> dict[str, float]:
@@ -149,11 +145,10 @@ class StemWriter:
                 self._make(stem)
         check()
         for stem in self._stems.values():
-            with _told(stem.path), held_back():
+            with _told(stem.path):
                 _check_place(stem.path)
                 assert stem.claim is not None
                 stem.claim.place()
-                self._placed.append(stem)
         self._is_whole = True
 
     def _in_order(self) -> list[StemPart]:
@@ -207,14 +202,13 @@ class StemWriter:
         except Exception as error:
             self.warnings.append(f"{stem.path}: without tags, which cannot be written: {reason(error)}")
 
-    def _clean(self) -> None:
+    def _clean(self, is_kept: bool = False) -> None:
         with ExitStack() as stack:
             for stem in self._in_order():  # the first claim last, which made the folders
                 stack.callback(stem.discard)
-            for stem in self._placed:
-                if stem.claim is not None and stem.claim.is_at(stem.path):
+            for stem in self._stems.values():
+                if not is_kept and stem.claim is not None and stem.claim.is_at(stem.path):
                     stack.callback(remove, stem.path)
-            self._placed = []
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ft.config import AudioConfig, ConfigError, ModelConfig
 from ft.data.batches import batch_from_waveforms, collate
 from ft.data.examples import Item
-from ft.plots import LOWEST_HZ, draw_spectrogram, spectrogram_db
+from ft.plots import HOP_LENGTH, MASK, N_FFT, draw_spectrogram, spectrograms
 from ft.training.validation import ToMask, masked_song
 
 logger = logging.getLogger(__name__)
@@ -136,22 +136,16 @@ def draw_example(
     # Places are given: finding them takes longer than all of the drawing.
     places = {"left": 0.06, "right": 0.93, "bottom": 0.22 / rows, "top": 1 - 0.12 / rows, "hspace": 0.2, "wspace": 0.02}
     grid = figure.subplots(rows, 2, sharex="col", width_ratios=[50, 1], gridspec_kw=places)
-    reference = None
-    for (axes, bar), (title, waveform) in zip(grid[:-1], waveforms.items(), strict=True):
-        decibels, reference = spectrogram_db(waveform, reference)
-        figure.colorbar(draw_spectrogram(axes, decibels, audio.sample_rate, title), cax=bar, label="dB")
+    for (axes, bar), (title, values) in zip(grid[:-1], spectrograms(waveforms).items(), strict=True):
+        seconds = (0.0, len(values) * HOP_LENGTH / audio.sample_rate)
+        image = draw_spectrogram(axes, values, seconds, audio.sample_rate / N_FFT, title)
         axes.minorticks_off()
+        figure.colorbar(image, cax=bar, label="dB")
     axes, bar = grid[-1]
-    seconds = (np.arange(mask.shape[1]) * audio.hop_length + audio.n_fft / 2) / audio.sample_rate
-    hertz = np.arange(mask.shape[0]) * audio.sample_rate / audio.n_fft
-    picture = axes.pcolormesh(seconds, hertz, mask, vmin=0, vmax=1, cmap="gray", rasterized=True)
-    axes.set_yscale("log")
-    axes.set_yticks([100, 1000, 10000], ["0.1", "1", "10"])
-    axes.set_ylim(LOWEST_HZ, hertz[-1])
-    axes.set_ylabel("kHz")
-    axes.set_title("mask", loc="left")
-    axes.set_xlabel("seconds")
+    seconds = (0.0, mask.shape[1] * audio.hop_length / audio.sample_rate)
+    image = draw_spectrogram(axes, mask.T, seconds, audio.sample_rate / audio.n_fft, "mask", MASK)
     axes.minorticks_off()
-    figure.colorbar(picture, cax=bar)
+    axes.set_xlabel("seconds")
+    figure.colorbar(image, cax=bar)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
