@@ -81,7 +81,7 @@ NUMBERS = {"TRACKNUMBER": "TRACKTOTAL", "DISCNUMBER": "DISCTOTAL"}
 """Numbers that may stand before a slash, and how many there are behind it."""
 FRAMES = {tag.name: tag.frame for tag in TAGS}
 """Frame of ID3 by name; an empty one is TXXX with the name."""
-COMMENTS = {"KEY": ("KEY", "INITIALKEY")}
+VORBIS_NAMES = {"KEY": ("KEY", "INITIALKEY")}
 """Vorbis comments that hold the same: VirtualDJ and Engine DJ read KEY, and rekordbox, Serato, Traktor and Mixed In Key
 INITIALKEY."""
 

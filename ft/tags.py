@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ft.errors import one_line
 from ft.options import Format
-from ft.tag_names import COMMENTS, FRAMES, NUMBERS, PLACES
+from ft.tag_names import FRAMES, NUMBERS, PLACES, VORBIS_NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +306,7 @@ def _write_vorbis(path: Path, format: Format, tags: Tags) -> None:
     if file.tags is None:
         file.add_tags()
     for name, values in tags.texts.items():
-        for comment in COMMENTS.get(name, (name,)):
+        for comment in VORBIS_NAMES.get(name, (name,)):
             file.tags[comment] = list(values)
     if tags.cover is not None:
         picture = Picture()

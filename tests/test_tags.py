@@ -25,6 +25,7 @@ from ft.audio import AudioInfo, read_audio
 from ft.formats import encoder_settings, stem_format
 from ft.options import SeparateOptions
 from ft.stem_files import StemWriter
+from ft.tag_names import NUMBERS, TAGS
 from ft.tags import Cover, Tags, read_tags, write_tags
 
 FORMATS = ("wav", "flac", "ogg", "opus", "mp3")
@@ -243,6 +244,23 @@ def test_what_djs_know_of_a_song_goes_from_every_format_into_every_other(plain, 
     assert read_tags(stem) == tags
 
 
+def test_tags_are_read_under_the_names_of_others(plain, tmp_path):
+    flac, mp3 = (Path(shutil.copy(plain / f"a.{name}", tmp_path)) for name in ("flac", "mp3"))
+    others = {"Album Artist": "ALBUMARTIST", "Year": "DATE", "unsyncedlyrics": "LYRICS", "InitialKey": "KEY"}
+    others |= {"TotalTracks": "TRACKTOTAL", "TotalDiscs": "DISCTOTAL"}
+    file = FLAC(flac)
+    for other in others:
+        file[other] = [other]
+    file.save()
+    assert read_tags(flac).texts == {name: (other,) for other, name in others.items()}
+    tag = id3.ID3()
+    tag.add(id3.GRP1(encoding=0, text=["group"]))
+    tag.add(id3.COMM(encoding=0, lang="eng", desc="ID3v1 Comment", text=["comment"]))
+    tag.add(id3.TXXX(encoding=0, desc="MusicBrainz Track Id", text=["id"]))
+    tag.save(mp3)
+    assert read_tags(mp3).texts == {"GROUPING": ("group",), "COMMENT": ("comment",), "MUSICBRAINZ_TRACKID": ("id",)}
+
+
 def test_a_tag_that_stands_twice_counts_where_it_is_best(plain, tmp_path):
     """Not twice: the exact BPM and not the whole number of it, the date and not its year."""
     flac, mp4, mp3 = (Path(shutil.copy(plain / f"a.{name}", tmp_path)) for name in ("flac", "m4a", "mp3"))
@@ -316,7 +334,7 @@ def test_what_is_written_is_found_by_ffmpeg(plain, tmp_path, format):
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40).map(str.strip).filter(bool)
-NAMES = st.sampled_from([*TEXTS, "X", "a=b", "Ä", "KEY", "MOOD"]) | st.from_regex(
+NAMES = st.sampled_from([*TEXTS, *(tag.name for tag in TAGS), "X", "a=b", "Ä"]) | st.from_regex(
     r"[AB!}]( ?[AB!}]){0,3}", fullmatch=True
 )
 
@@ -332,7 +350,7 @@ def test_any_text_goes_through_every_format(plain, tmp_path_factory, format, tex
     file = FLAC(source)
     held = {name: values for name, values in texts.items() if name not in ("a=b", "Ä")}
     # Genres of ID3 may be numbers of a list, tracks come with their count, and these have one value.
-    for name in ("GENRE", "TRACKNUMBER", "TRACKTOTAL", "LYRICS", "DATE", "MUSICBRAINZ_TRACKID"):
+    for name in ("GENRE", *NUMBERS, *NUMBERS.values(), "LYRICS", "DATE", "ORIGINALDATE", "MUSICBRAINZ_TRACKID"):
         held.pop(name, None)
     for name, values in held.items():
         file[name] = values
