@@ -85,6 +85,10 @@ SAME_MEANING = {
 class GroupedCommand(click.Command):
     """A command whose help shows its options under their groups, all in the same two columns."""
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.context_settings.setdefault("max_content_width", MAX_WIDTH)
+
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         """Parses; a flag that is none here is answered with the one of the same meaning, or else of a similar name."""
         try:
@@ -93,11 +97,7 @@ class GroupedCommand(click.Command):
             meant = SAME_MEANING.get(error.option_name.lstrip("-").lower().replace("_", "-"))
             if meant is None:
                 raise
-            raise click.NoSuchOption(error.option_name, possibilities=[meant], ctx=context) from None
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.context_settings.setdefault("max_content_width", MAX_WIDTH)
+            raise click.UsageError(f"No such option '{error.option_name}'. Did you mean '{meant}'?", context) from None
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS[:-1]}
