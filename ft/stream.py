@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ft.audio import MAX_CHANNELS, first_bad
 from ft.config import AudioConfig, ModelConfig
 from ft.dsp import (
+    SILENT_SIDE,
     StreamingFrames,
     StreamingIstft,
     StreamingResampler,
@@ -24,6 +25,7 @@ from ft.dsp import (
     istft,
     left_right,
     mid_side,
+    stand_in_side,
     stft,
 )
 from ft.errors import AudioError
@@ -214,15 +216,17 @@ def song_waveform(spec: Spec, audio: AudioConfig, samples: int) -> Array:
 def network_input(values: Array, scale: float, config: ModelConfig) -> Array:
     """Magnitudes (channels, frames, bins) of a song as the network takes them: (batch, channels, bins, frames) in 0..1.
 
-    A mono song is given to a stereo network twice, or as the mid of one that hears mid and side; the channels of a
-    stereo song are two items of a mono network.
+    A mono song is given to a stereo network twice, or as the mid of one that hears mid and side, with a side that
+    stands in (`stand_in_side`); the channels of a stereo song are two items of a mono network.
     """
     values = values[..., : config.audio.bins].swapaxes(1, 2)
     scaled = np.minimum(np.multiply(values, 1 / scale if scale > 0 else 0.0, order="C"), 1)
     if config.audio.channels == 1:
         return scaled[:, None]
-    if config.audio.stereo == "mid-side" and len(scaled) == 1:
-        scaled = np.concatenate((scaled, np.zeros_like(scaled)))
+    if config.audio.stereo == "mid-side":
+        mid, side = scaled[:1], scaled[1:]
+        if side.max(initial=0) <= SILENT_SIDE * mid.max(initial=0):
+            scaled = np.concatenate((mid, stand_in_side(mid, config.audio.sample_rate / config.audio.hop_length)))
     return np.broadcast_to(scaled, (config.audio.channels, *scaled.shape[1:]))[None]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import ModelConfig
-from ft.dsp import hann_window
+from ft.dsp import hann_window, left_right, stand_in_side
 from ft.stream import Analysis, Output
 from ft.windows import Window, rising_weights
 
@@ -26,7 +26,8 @@ frame it is at least this; beyond them dividing by less would blow up what is th
 def network_waveform(frames: Array, config: ModelConfig) -> Array:
     """The waveform (batch, channels, samples) that frames (channels, frames, n_fft) of a song cover.
 
-    A mono song is given to a stereo network twice; the channels of a stereo song are two items of a mono network.
+    A mono song is given to a stereo network twice, or as the middle of what one hears that hears mid and side, with a
+    side that stands in; the channels of a stereo song are two items of a mono network.
     """
     audio = config.audio
     hops = frames[..., : audio.hop_length].reshape(len(frames), -1)
@@ -34,6 +35,12 @@ def network_waveform(frames: Array, config: ModelConfig) -> Array:
     waveform = np.pad(waveform, ((0, 0), (0, audio.covered - audio.n_fft)))
     if audio.channels == 1:
         return waveform[:, None]
+    if audio.stereo == "mid-side" and len(waveform) == 1:
+        frame_rate = audio.sample_rate / audio.hop_length
+        delayed = stand_in_side(hops.reshape(1, -1, audio.hop_length).swapaxes(1, 2), frame_rate)
+        side = np.zeros_like(waveform)
+        side[:, : hops.shape[1]] = delayed.swapaxes(1, 2).reshape(1, -1)
+        waveform = left_right(np.concatenate((waveform, side)))
     return np.broadcast_to(waveform, (audio.channels, waveform.shape[1]))[None]
 
 

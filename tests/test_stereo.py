@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from networks import tiny_config, tiny_model
-from stubs import StubEngine, all_ones, each_frame_alone, stub_config, with_neighbours
+from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_config, with_neighbours
 
 from export.to_onnx import export_onnx
 from ft.audio import read_audio
@@ -16,7 +16,7 @@ from ft.dsp import left_right, mid_side
 from ft.errors import ConfigError, EngineError, ExportError
 from ft.metrics import sdr
 from ft.separate import Separator
-from ft.stream import song_spectrum, song_waveform
+from ft.stream import network_input, song_spectrum, song_waveform
 from ft.training.validation import masked_song
 
 RATE = 8000
@@ -59,6 +59,58 @@ def test_a_mono_song_is_all_middle():
     expected = double.separate(np.repeat(mono, 2, axis=0), RATE)["vocals"]
     assert found.shape == mono.shape
     np.testing.assert_allclose(np.repeat(found, 2, axis=0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dither", [0.0, 1e-5])
+def test_a_song_without_a_side_hears_its_middle_of_before_in_its_place(dither):
+    """Whether it has one channel or two that are equal, but for what a lossy format makes of them."""
+    mono, seen = noise(10 * RATE, 1), []
+
+    def look(batch):
+        seen.append(batch)
+        return each_frame_alone(batch)
+
+    other = np.random.default_rng(1).uniform(-dither, dither, mono.shape).astype(np.float32)
+    for song in (mono, np.concatenate((mono, mono + other))):
+        Separator(StubEngine(look, stub_config(**MID_SIDE))).separate(song, RATE)
+    assert len(seen) == 2
+    mid, side = seen[0][0]
+    second = round(RATE / stub_config().audio.hop_length)
+    np.testing.assert_allclose(side[:, second:], 0.3 * mid[:, :-second], atol=1e-6)
+    np.testing.assert_allclose(seen[1], seen[0], atol=1e-3)
+
+
+def test_a_model_with_transforms_inside_hears_that_side_too():
+    def side_rules(batch):
+        mask = np.clip(2 * batch[:, 1:] / np.maximum(batch[:, :1], 1e-6), 0, 1)
+        return np.repeat(mask, 2, axis=1)
+
+    mono, config = noise(10 * RATE, 1), stub_config(**MID_SIDE)
+    outside, inside = (
+        Separator(engine(side_rules, config)).separate(mono, RATE)["vocals"] for engine in (StubEngine, WaveformStub)
+    )
+    assert 0.1 < np.abs(outside).mean() / np.abs(mono).mean() < 0.9
+    assert sdr(inside, outside) > 25
+
+
+def test_a_quiet_side_is_heard_as_it_is():
+    mono, quiet, seen = noise(9000, 1), 0.01 * noise(9000, 2)[1:], []
+    engine = StubEngine(lambda batch: seen.append(batch) or each_frame_alone(batch), stub_config(**MID_SIDE))
+    Separator(engine).separate(left_right(np.concatenate((mono, quiet))), RATE)
+    assert 0 < seen[0][0, 1].max() < 0.03 * seen[0][0, 0].max()
+
+
+def test_training_hears_songs_without_a_side_as_separation_does():
+    spec = torch.complex(*torch.randn(2, 3, 2, 32, 50, generator=torch.Generator().manual_seed(0)))
+    spec[1, 1] = 0
+    spec[2, 1] *= 1e-5
+    config = stub_config(**MID_SIDE)
+    found = batches.with_side(batches.scaled_magnitude(spec, torch.full((3,), 5.0)), config.audio)
+    for item, song in zip(found.numpy(), spec.abs().numpy(), strict=True):
+        np.testing.assert_allclose(item, network_input(song.swapaxes(1, 2), 5.0, config)[0], atol=1e-6)
+    assert not torch.allclose(found[1, 1], torch.zeros(1)) and torch.equal(
+        found[0], batches.scaled_magnitude(spec, torch.full((3,), 5.0))[0]
+    )
 
 
 @pytest.mark.parametrize("postprocess", [False, True])

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ft.config import AudioConfig, ModelConfig
 from ft.data.examples import Item, MixtureItems
+from ft.dsp import SIDE_LEVEL, SILENT_SIDE, side_delay
 from ft.errors import FtError
 from ft.models.frame_transformer import scale_input
 
@@ -120,9 +121,19 @@ def network_input(spec: Tensor, scale: Tensor, config: ModelConfig) -> Tensor:
     power = config.network.input_power
     magnitude = scaled_magnitude(spec, scale)
     if config.network.mask == "magnitude":
-        return scale_input(magnitude, power)
+        return scale_input(with_side(magnitude, config.audio), power)
     size = magnitude**power / spec.abs().clamp_min(1e-12)
     return torch.cat((spec.real * size, spec.imag * size), dim=1)
+
+
+def with_side(magnitude: Tensor, audio: AudioConfig) -> Tensor:
+    """Mid and side (batch, 2, bins, frames), with `ft.dsp.stand_in_side` where there is none, as in a mono song."""
+    if audio.stereo == "left-right":
+        return magnitude
+    mid, side = magnitude[:, :1], magnitude[:, 1:]
+    delay = side_delay(magnitude.shape[-1], audio.sample_rate / audio.hop_length)
+    is_silent = side.amax((1, 2, 3), keepdim=True) <= SILENT_SIDE * mid.amax((1, 2, 3), keepdim=True)
+    return torch.cat((mid, torch.where(is_silent, mid.roll(delay, -1) * SIDE_LEVEL, side)), dim=1)
 
 
 def mask_from_logits(logits: Tensor, config: ModelConfig) -> Tensor:
