@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ SHIPPED_MODELS = {DEFAULT_MODEL: "default.onnx", INT8_MODEL: "default.int8.onnx"
 PART_SUFFIX = ".part"
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says that knows of no syncing; all else means that bytes are lost."""
+_LFS_POINTER = b"version https://git-lfs"
+_HTML = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--)", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -119,6 +122,32 @@ def sync_folder(folder: Path) -> None:
 def sound_name(path: Path) -> str | bytes:
     """A path as soundfile takes it, which cannot encode a name that is no UTF-8; Windows has no such names."""
     return str(path) if os.name == "nt" else os.fsencode(path)
+
+
+def what_it_is(path: str | Path) -> str | None:
+    """Says what lies where a download or a clone should have brought a file; None where nothing of that kind does.
+
+    Raises:
+        OSError: it cannot be read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     song = Path(folder, "song.flac")
+    ...     for content in (b"", b"version https://git-lfs.github.com/spec/v1\\n", b"<!DOCTYPE html>", b"fLaC"):
+    ...         size = song.write_bytes(content)
+    ...         print(what_it_is(song))
+    an empty file
+    a Git LFS pointer, not the file (git lfs pull fetches it)
+    an HTML page, not the file (download it again)
+    None
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "an empty file"
+    if head.startswith(_LFS_POINTER):
+        return "a Git LFS pointer, not the file (git lfs pull fetches it)"
+    return "an HTML page, not the file (download it again)" if _HTML.match(head) else None
 
 
 def walk_once(folder: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:
