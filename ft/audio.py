@@ -20,6 +20,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from ft.errors import AudioError
+from ft.files import what_it_is
 from ft.options import BitDepth
 
 Array = NDArray[np.float32]
@@ -288,10 +289,11 @@ def _head(path: Path) -> bytes:
             raise AudioError(f"{path}: not a file; expected {READABLE}")
         with path.open("rb") as file:
             head = file.read(64)
+        what = what_it_is(path)
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({reason(error)})") from error
-    if not head:
-        raise AudioError(f"{path}: an empty file; expected {READABLE}")
+    if what is not None:
+        raise AudioError(f"{path}: {what}; expected {READABLE}")
     return head
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ft import __version__
 from ft.config import ModelConfig
 from ft.errors import CheckpointError, ConfigError, one_line
-from ft.files import atomic_write, model_path
+from ft.files import atomic_write, model_path, what_it_is
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,8 +160,8 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         CheckpointError: not a safetensors file.
     """
     refused = CheckpointError(
-        f"{path}: no safetensors file; expected a checkpoint of `ft train` or `ft import`, or an .onnx of `ft export` "
-        "(weights of the original code, .pth, go through `ft import` first)"
+        f"{path}: {what_it_is(path) or 'no safetensors file'}; expected a checkpoint of `ft train` or `ft import`, or "
+        "an .onnx of `ft export` (weights of the original code, .pth, go through `ft import` first)"
     )
     with path.open("rb") as file:
         length = file.read(8)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ft.errors import CheckpointError
+from ft.files import what_it_is
 
 METADATA_PROPS = 14
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -21,10 +22,10 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 def read_onnx_metadata(path: Path) -> dict[str, str]:
     """Key and value of each entry. Raises CheckpointError where the file is no ONNX model."""
     entries = {}
+    if (what := what_it_is(path)) is not None:
+        raise CheckpointError(f"{path}: {what}; expected an ONNX model")
     size = path.stat().st_size
     try:
-        if size == 0:
-            raise ValueError("empty")
         with path.open("rb") as file:
             while file.tell() < size:
                 field, value = _field(file, size, wanted=METADATA_PROPS)

@@ -312,17 +312,20 @@ def test_promises_of_billions_of_samples_take_no_memory(tmp_path):
 @pytest.mark.parametrize(
     "suffix", ["wav", "flac", "ogg", "opus", "mp3", "aiff", "caf", "m4a", "mp4", "wma", "raw", "txt"]
 )
-@pytest.mark.parametrize("kind", ["empty", "random", "text", "zeros"])
+@pytest.mark.parametrize("kind", ["empty", "page", "pointer", "random", "text", "zeros"])
 def test_what_is_no_audio_gets_one_line_under_any_suffix(tmp_path, capfd, suffix, kind):
     content = {
         "empty": b"",
+        "page": b"\n<!doctype html><title>404</title>" * 100,
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
         "random": np.random.default_rng(3).bytes(20_000),
         "text": b"a list of songs\n" * 1000,
         "zeros": bytes(20_000),
     }[kind]
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
-    assert ("an empty file" if kind == "empty" else "expected") in refusal(path)
+    named = {"empty": "an empty file", "page": "an HTML page", "pointer": "a Git LFS pointer"}
+    assert f"a.{suffix}: {named.get(kind, '')}" in (text := refusal(path)) and "expected" in text
     assert capfd.readouterr() == ("", "")
 
 

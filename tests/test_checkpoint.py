@@ -119,12 +119,22 @@ def test_loading_names_what_does_not_fit(saved):
         load_model(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"RIFF", b"\x80\x02}q\x00.", b"\x04" + bytes(7) + b"[[]]", bytes(100)])
+@pytest.mark.parametrize("content", [b"RIFF", b"\x80\x02}q\x00.", b"\x04" + bytes(7) + b"[[]]", bytes(100)])
 def test_another_kind_of_file_is_refused(tmp_path, content):
     path = tmp_path / "song.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"song.safetensors: no safetensors file; expected a checkpoint"):
         load_model(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "onnx"])
+def test_what_a_broken_download_or_clone_leaves_is_named(tmp_path, suffix):
+    path = tmp_path / f"model.{suffix}"
+    contents = {b"": "an empty file", b"version https://git-lfs": "a Git LFS pointer", b"<HTML><head>": "an HTML page"}
+    for content, named in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"model.{suffix}: {named}.*; expected a"):
+            read_metadata(path)
 
 
 def test_a_file_cut_short_is_refused(saved):
