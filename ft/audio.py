@@ -63,6 +63,9 @@ class AudioInfo:
     """Of the part that is read; None where nobody knows before its end. Of a video as its container rounds it."""
     bit_depth: BitDepth
     """In which its stems are written: its own, or 16 where the format has none of these (MP3, OGG)."""
+    offset: float = 0.0
+    """Seconds by which the sound starts later than the file, as it may in a video: its first sample belongs there. Of
+    the whole sound, whatever part of it is read."""
 
     @property
     def seconds(self) -> float | None:
@@ -79,6 +82,7 @@ class AudioSource(ABC):
     Args:
         sample_rate, channels, bit_depth: as in `AudioInfo`.
         total: samples of the whole sound as its header promises them; None where it does not.
+        offset: as in `AudioInfo`.
         start, duration: the part of it that is wanted, in seconds.
         allow_truncated: take what is there of a sound that ends too early, and warn.
     Raises:
@@ -98,6 +102,7 @@ class AudioSource(ABC):
         bit_depth: BitDepth,
         total: int | None,
         *,
+        offset: float = 0.0,
         start: float = 0.0,
         duration: float | None = None,
         allow_truncated: bool = False,
@@ -120,7 +125,7 @@ class AudioSource(ABC):
             raise AudioError(f"{path}: --start {start:g}: the sound ends after {round(total / sample_rate, 2):g} s")
         samples = self._last(total)
         self.info = AudioInfo(
-            path, sample_rate, channels, None if samples is None else samples - self._first, bit_depth
+            path, sample_rate, channels, None if samples is None else samples - self._first, bit_depth, offset
         )
 
     @abstractmethod

@@ -34,8 +34,10 @@ _FORMATS = (
 _LOSSLESS_24 = ("alac", "flac", "wavpack", "tta", "tak", "ape", "truehd", "mlp", "wmalossless")
 _FULL = {"u8": 128, "s16": 1 << 15, "s32": 1 << 31}
 _MILLISECOND = Fraction(1, 1000)
-_TAG_SLACK = 0.1
-"""Seconds by which the DURATION that Matroska notes of a track may exceed its samples."""
+_TAG_SLACK = Fraction(1, 10)
+"""Seconds by which what is noted of a track may exceed it."""
+_DELAY = 2112
+"""Samples by which it may beyond that: the longest of what encoders put before a sound, which some writers count."""
 
 
 class NoMedia(AudioError):
@@ -72,12 +74,16 @@ class MediaSource(AudioSource):
             first = self._first_frame(container, stream)
             rate, channels = first.sample_rate, first.layout.nb_channels
             depth = _bit_depth(stream, first.format.name)
-            total = _promised(container, stream, rate)
+            self._noted = noted = _noted(container, stream)
+            begin = _begin(first)
+            length = noted - begin if noted is not None and _notes_the_end(container) else noted
+            total = None if length is None or length <= 0 else round(length * rate)
+            offset = float(max(Fraction(0), begin - _clock_start(container)))
             alone = _is_mp4(container) and all(each.type == "audio" for each in container.streams)
         if total is not None and alone and not (found is not None and found.cut):
             total = self._exact_total(rate, total)
         self._frame_format = (rate, channels)
-        super().__init__(path, rate, channels, depth, total, **chosen)
+        super().__init__(path, rate, channels, depth, total, offset=offset, **chosen)
         self._promise, self._total = self._total, None  # checked here, with what the container allows
         self._cut = found is not None and found.cut
         if found is not None and found.cut and self._stop is None and not self._allow_truncated:
@@ -150,20 +156,21 @@ class MediaSource(AudioSource):
         library = import_av()
         with self._open() as (container, stream):
             begin: Fraction | None = None
-            end = Fraction(0)
+            end = heard = Fraction(0)
             done = packets = 0
             held: Array | None = None
             try:
                 for packet in container.demux(stream):
-                    if packet.is_corrupt:
+                    # The last packet of a WAV whose header leaves its length open is shorter, and no less whole.
+                    if packet.is_corrupt and container.format.name != "wav":
                         raise Broken("a packet that breaks off")
                     packets += packet.size > 0
                     base = packet.time_base
                     if packet.pts is not None and packet.duration and base is not None:
                         end = max(end, (packet.pts + packet.duration) * base)
                     for frame in packet.decode():
-                        if begin is None and frame.pts is not None and frame.time_base is not None:
-                            begin = frame.pts * frame.time_base
+                        begin = _begin(frame) if begin is None else begin
+                        heard = max(heard, _begin(frame) + Fraction(frame.samples, frame.sample_rate))
                         if held is not None:
                             done += held.shape[1]
                             yield held
@@ -182,7 +189,7 @@ class MediaSource(AudioSource):
             if _is_mp4(container):
                 there = self._exact_end(stream, end - (begin or Fraction(0)), done, there)
             yield held[:, : there - done]
-            self._check_length(stream, there, packets)
+            self._check_length(stream, there, packets, max(end, heard))
 
     def _exact_end(self, stream: av.AudioStream, packets_end: Fraction, done: int, there: int) -> int:
         """Samples up to the end of an MP4's track, of `there` that were decoded.
@@ -198,18 +205,23 @@ class MediaSource(AudioSource):
         end = round(min(ends) * rate)
         return end if done < end < there else there
 
-    def _check_length(self, stream: av.AudioStream, there: int, packets: int) -> None:
-        """Complains of a track that is shorter than its container says. Called once all of it was read."""
+    def _check_length(self, stream: av.AudioStream, there: int, packets: int, end: Fraction) -> None:
+        """Complains of a track that is shorter than its container says. Called once all of it was read.
+
+        Args:
+            there: samples, in so many packets.
+            end: of the last of them, on the container's clock: a track may start late, and have gaps.
+        """
         rate = self._frame_format[0]
         promised = self._promise
         if self._cut:
             self._truncated(ends_after(there, promised, rate))
-        if promised is None or self._cut:
+        if self._noted is None or self._cut:
             return
         if stream.frames:  # of MP4: as many packets as samples are listed, whatever the rounded duration says
-            short = packets < stream.frames and there < promised - rate // 500
+            short = packets < stream.frames and there < (promised or 0) - rate // 500
         else:
-            short = there < promised - _TAG_SLACK * rate
+            short = end < self._noted - _TAG_SLACK - Fraction(_DELAY, rate)
         if short:
             self._truncated(ends_after(there, promised, rate))
 
@@ -247,16 +259,34 @@ def _edit_end(stream: av.AudioStream) -> Fraction | None:
     return stream.duration * stream.time_base
 
 
-def _promised(container: av.container.InputContainer, stream: av.AudioStream, rate: int) -> int | None:
-    """Samples of the track as the container has them; None where that is an estimate or missing."""
+def _begin(frame: av.AudioFrame) -> Fraction:
+    """Seconds at which a frame begins, on the container's clock."""
+    return Fraction(0) if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+
+
+def _clock_start(container: av.container.InputContainer) -> Fraction:
+    """Seconds at which the first of several tracks starts, or one alone where the clock may start anywhere."""
+    from_zero = "matroska" in container.format.name or _is_mp4(container)
+    if container.start_time is None or (from_zero and len(container.streams) == 1):
+        return Fraction(0)
+    return Fraction(container.start_time, import_av().time_base)
+
+
+def _noted(container: av.container.InputContainer, stream: av.AudioStream) -> Fraction | None:
+    """Seconds that the container notes of the track; None where that is an estimate or missing."""
     if _is_mp4(container):
-        end = _edit_end(stream)
-        return None if not end else round(end * rate)
+        return _edit_end(stream) or None
     noted = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
     if noted is None or "matroska" not in container.format.name:
         return None
-    seconds = int(noted[1]) * 3600 + int(noted[2]) * 60 + float(noted[3])
-    return round(seconds * rate) or None
+    return int(noted[1]) * 3600 + int(noted[2]) * 60 + Fraction(noted[3]) or None
+
+
+def _notes_the_end(container: av.container.InputContainer) -> bool:
+    """Whether what a Matroska file notes of a track is the time of its end, as FFmpeg writes it; its length otherwise,
+    as mkvmerge does."""
+    writers = [value for name, value in container.metadata.items() if name.lower() == "encoder"]
+    return "matroska" in container.format.name and any(value.startswith("Lavf") for value in writers)
 
 
 def _bit_depth(stream: av.AudioStream, format: str) -> BitDepth:

@@ -43,6 +43,8 @@ class SongRecord:
     """The file of each stem; none where it failed."""
     images: Mapping[str, Path] = field(default_factory=dict)
     audio_seconds: float | None = None
+    offset_seconds: float | None = None
+    """Seconds by which the sound starts later than its file, as in a video (`ft.audio.AudioInfo.offset`)."""
     wall_seconds: float | None = None
     engine: str | None = None
     device: str | None = None

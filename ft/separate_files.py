@@ -97,6 +97,7 @@ def separate_song(
         files=song.files,
         images=song.images,
         audio_seconds=done / info.sample_rate,
+        offset_seconds=info.offset,
         wall_seconds=time.perf_counter() - start,
         gain=writer.gain,
         warnings=tuple(warnings),
@@ -142,6 +143,7 @@ def separate_to_pipe(
         logger.warning(warning)
     return separator.record(song.path).changed(
         audio_seconds=done / info.sample_rate,
+        offset_seconds=info.offset,
         wall_seconds=time.perf_counter() - start,
         clipped=pipe.clipped,
         warnings=tuple(warnings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from stubs import StubEngine, each_frame_alone
 
 from ft.audio import INSTALL_MEDIA, audio_info, open_source
 from ft.errors import AudioError
+from ft.separate import Separator
 
 RATE = 48000
+PICTURES = {"webm": "libvpx", "flv": "flv"}
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +34,17 @@ def encode(
     *,
     rate: int = RATE,
     video: bool = False,
+    late: float = 0.0,
+    gap: float = 0.0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """A file with these tracks (channels, samples), and a picture that moves where `video`."""
+    """A file with these tracks (channels, samples), and a picture that moves where `video`.
+
+    Args:
+        late: seconds at which the tracks start, and `gap` the seconds that are missing after the first of sound.
+    """
     with av.open(str(path), "w", format=format, options=options or {}) as container:
-        picture = container.add_stream("mpeg4", rate=10) if video else None
+        picture = container.add_stream(PICTURES.get(format, "mpeg4"), rate=10) if video else None
         streams = []
         for waveform in tracks:
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(waveform)]
@@ -56,7 +66,8 @@ def encode(
             for start in range(0, waveform.shape[1], size):
                 piece = np.ascontiguousarray(waveform[:, start : start + size])
                 frame = av.AudioFrame.from_ndarray(piece, "fltp", layout)
-                frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+                frame.rate, frame.time_base = rate, Fraction(1, rate)
+                frame.pts = start + round(rate * (late + (gap if start >= rate else 0)))
                 for converted in convert.resample(frame):
                     container.mux(stream.encode(converted))
             container.mux(stream.encode(None))
@@ -130,6 +141,58 @@ def test_wma_and_adts_are_read(tmp_path, song):
     for name, codec, format in (("a.wma", "wmav2", "asf"), ("a.aac", "aac", "adts")):
         found = read(open_source(encode(tmp_path / name, [song], codec, format)))
         assert abs(found.shape[1] - song.shape[1]) < 2 * 2048  # neither notes how long the sound is
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "format"),
+    [
+        ("a.mkv", "flac", "matroska"),
+        ("a.mkv", "aac", "matroska"),
+        ("a.webm", "libopus", "webm"),
+        ("a.mp4", "aac", "mp4"),
+        ("a.mov", "pcm_s16le", "mov"),
+        ("a.m2ts", "aac", "mpegts"),
+        ("a.flv", "aac", "flv"),
+    ],
+)
+def test_sound_that_starts_later_than_its_video_is_whole(tmp_path, song, name, codec, format):
+    source = open_source(encode(tmp_path / name, [song], codec, format, video=True, late=1.5))
+    found = read(source)
+    assert source.warnings == [] and 0 <= found.shape[1] - song.shape[1] < 2048
+    assert source.info.offset == pytest.approx(1.5, abs=0.03)  # AAC's encoder puts 1024 samples before the sound
+    if source.info.samples is not None:
+        assert source.info.samples == pytest.approx(found.shape[1], abs=1100)
+    assert open_source(source.info.path, start=0.5).info.offset == source.info.offset
+
+
+def test_the_record_of_a_song_says_where_its_sound_belongs(tmp_path, song):
+    path = encode(tmp_path / "a.mkv", [song], "flac", "matroska", video=True, late=1.5)
+    with Separator(StubEngine(each_frame_alone)) as separator:
+        record = separator.separate_file(path, tmp_path / "out")
+    assert json.loads(record.to_json())["offset_seconds"] == 1.5 and record.audio_seconds == song.shape[1] / RATE
+
+
+def test_sound_with_a_gap_in_its_clock_is_whole(tmp_path, song):
+    path = encode(tmp_path / "a.mka", [song], "flac", "matroska", gap=2.0)
+    assert b"00:00:04.0" in path.read_bytes()  # so much of it there is not
+    source = open_source(path)
+    assert read(source).shape == song.shape and source.warnings == [] and source.info.offset == 0
+
+
+def test_what_mkvmerge_notes_of_a_track_is_its_length(tmp_path, song):
+    path = encode(tmp_path / "a.mka", [song], "flac", "matroska", late=1.5)
+    data = path.read_bytes()
+    assert data.count(b"00:00:03.50") == 1 and open_source(path).info.seconds == pytest.approx(2, abs=0.01)
+    path.write_bytes(data.replace(b"Lavf", b"libe").replace(b"00:00:03.50", b"00:00:02.00"))
+    source = open_source(path)
+    assert source.info.seconds == pytest.approx(2, abs=0.01) and read(source).shape == song.shape
+    path.write_bytes(data.replace(b"00:00:03.50", b"00:00:03.90"))
+    assert "ends after 2.0 s; its header says 2.4 s" in refusal(path)
+
+
+def test_an_encoders_delay_that_a_container_counts_is_not_missing(tmp_path, song):
+    source = open_source(encode(tmp_path / "a.mka", [song], "libmp3lame", "matroska", rate=8000))
+    assert read(source).shape == song.shape and source.warnings == []
 
 
 def test_the_tracks_of_a_video(tmp_path, song):
