@@ -16,6 +16,9 @@ PIPE_SAMPLES = 4096
 """Of a block at most; of what is there already, fewer are given at once."""
 _RAW = "Bare samples need --raw, e.g. --raw f32le --rate 44100 --channels 2"
 
+_CODINGS = "expected PCM of 8, 16, 24 or 32 bits, or float of 32 or 64"
+_TO_24 = "ffmpeg -i FILE -c:a pcm_s24le song.wav"
+
 
 @dataclass(frozen=True)
 class RawFormat:
@@ -130,7 +133,7 @@ class WavFile(_PcmSource):
             try:
                 header = read_wav_header(file).readable()
             except WavHeaderError as error:
-                raise AudioError(f"{path}: {error}") from error
+                raise AudioError(f"{path}: {error}; {_CODINGS}. Convert it first, e.g. {_TO_24}") from error
             length = file.seek(0, 2)
         size = header.data_size(length)
         there = max(0, length - header.offset)
@@ -168,7 +171,7 @@ def _not_wav(front: bytes, found: str) -> str:
     if not front:
         return f"{STDIN}: nothing came; expected WAV. {_RAW}"
     if found != "no WAV header":
-        return f"{STDIN}: {found}; expected PCM of 8, 16, 24 or 32 bits, or float of 32 or 64"
+        return f"{STDIN}: {found}; {_CODINGS}"
     shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in front)
     return f"{STDIN}: begins with {front[:8].hex(' ')} ({_kind(front)}{shown!r}); expected WAV. {_RAW}"
 

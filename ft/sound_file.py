@@ -77,10 +77,14 @@ def open_sound_file(
 
 
 def _reads_more(path: Path) -> bool:
-    """Whether a WAV file's header says less than is there, where libsndfile would go by it."""
+    """Whether a WAV file's header says less than is there, where libsndfile would go by it, or names samples that
+    nothing reads, of which libsndfile would say that they are no audio."""
     with path.open("rb") as file:
         try:
-            header = read_wav_header(file).readable()
+            header = read_wav_header(file)
+            if header.is_long:
+                return True
+            header.readable()
         except WavHeaderError:
             return False
         length = file.seek(0, io.SEEK_END)
@@ -133,18 +137,18 @@ class SoundFile(AudioSource):
         with ExitStack() as stack, quiet():
             file = self._open(stack)
             rate, channels, frames, kind = file.samplerate, file.channels, file.frames, file.format
-            depth = _SUBTYPES.get(file.subtype, "16")
+            depth, mpeg = _SUBTYPES.get(file.subtype, "16"), file.subtype.startswith("MPEG_LAYER")
             log = file.extra_info
         total: int | None = frames
         counts, complete = True, False
-        if kind == "MP3":
+        if mpeg:  # MP3, or a WAV that holds it, of which libsndfile estimates the length too
             with path.open("rb") as raw:
                 counts, complete = says_its_frames(raw)
         if frames >= _UNKNOWN_FRAMES or frames < 0 or not counts:
             total = None
         if complete:  # some encoders count the frame of the tag, or one that no decoder gives
             self._slack = 2 * 1152
-        if kind == "MP3" and total is None and re.search(r"layer\s*: 3\b", log):
+        if mpeg and total is None and re.search(r"layer\s*: 3\b", log):
             self._mp3_tag = counting_frame(rate, channels)
         super().__init__(path, rate, channels, depth, total, **chosen)
         if found is not None and found.cut:
@@ -152,7 +156,7 @@ class SoundFile(AudioSource):
                 frames = frames * found.present // found.promised
             promised = frames * found.promised // max(1, found.present)
             self._short_of(frames, max(promised, frames + 1))
-        elif kind not in ("MP3", "OGG", "FLAC", "RF64") and _logged(log) > frames:
+        elif not mpeg and kind not in ("OGG", "FLAC", "RF64", "SDS") and _logged(log) > frames:
             self._short_of(frames, _logged(log))
         elif not whole or (kind == "VOC" and "truncated file" in log):
             self._short_of(frames, None)

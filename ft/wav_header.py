@@ -73,8 +73,15 @@ class WavHeader:
             return "float"
         return "16" if self.bits <= 16 else "24"
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the samples are integers of 64 bits."""
+        return (self.tag, self.bits) == (PCM, 64)
+
     def readable(self) -> WavHeader:
         """Itself. Raises WavHeaderError where `decode` does not know the samples."""
+        if self.is_long:
+            raise WavHeaderError("64-bit integers, which are not read")
         if self.bits not in _WIDTHS.get(self.tag, ()):
             raise WavHeaderError(f"WAV of {_NAMES.get(self.tag, f'coding {self.tag:#06x}')}, {self.bits} bits")
         if self.channels == 0:

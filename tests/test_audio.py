@@ -2,12 +2,14 @@
 
 import ctypes
 import os
+import struct
 import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
+from test_media import encode
 
 from ft.audio import audio_info, open_source, read_audio, read_blocks
 from ft.errors import AudioError
@@ -191,6 +193,49 @@ def test_a_part_is_that_part_of_the_whole(tmp_path, song, name, format, subtype)
         part = expected[:, first : first + samples]
         assert source.info.samples == part.shape[1]
         assert np.array_equal(read(source), part)
+
+
+IN_WAV = ["IMA_ADPCM", "MS_ADPCM", "ULAW", "ALAW", "GSM610", "G721_32", "NMS_ADPCM_32"]
+NOT_OF_LIBSNDFILE = ["libmp3lame", "mp2", "g722", "ac3"]
+
+
+@pytest.mark.parametrize("coding", [*IN_WAV, *NOT_OF_LIBSNDFILE])
+def test_compressed_sound_in_wav_is_whole_unless_it_is_cut(tmp_path, song, coding):
+    """Its bytes are no count of samples, and the estimate of libsndfile's is none either."""
+    path = tmp_path / "a.wav"
+    if coding in NOT_OF_LIBSNDFILE:
+        path = encode(path, [song[:1]], coding, "wav")
+    else:
+        write(path, song[:1], 48000, coding)
+    source = open_source(path)
+    found = read(source)
+    assert 0 <= found.shape[1] - song.shape[1] < 5000 and source.warnings == []
+    assert source.info.samples in (None, found.shape[1])
+    assert "--allow-truncated" in refusal(cut(path, 0.6))
+
+
+def test_compressed_wav_whose_length_was_left_open_is_whole(tmp_path, song):
+    path = encode(tmp_path / "a.wav", [song[:1]], "mp2", "wav")
+    whole = read(open_source(path))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = data[4:8] = b"\xff" * 4
+    path.write_bytes(data)
+    assert np.array_equal(read(open_source(path)), whole)
+
+
+def test_a_sample_dump_that_does_not_fill_its_last_packet_is_whole(tmp_path):
+    path = write(tmp_path / "a.sds", noise(5001, 1))
+    assert read(open_source(path)).shape == (1, 5001)
+
+
+@pytest.mark.parametrize("format", ["RIFF", "RF64"])
+def test_64_bit_integers_are_named(tmp_path, format):
+    form = struct.pack("<HHIIHH", 1, 2, 8000, 8000 * 16, 16, 64)
+    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", 1600) + bytes(1600)
+    path = tmp_path / "a.wav"
+    path.write_bytes(format.encode() + struct.pack("<I", len(body)) + body)
+    assert "a.wav: 64-bit integers, which are not read; expected PCM of 8, 16, 24" in refusal(path)
 
 
 def test_a_start_behind_the_end_says_where_the_end_is(tmp_path):
