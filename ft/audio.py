@@ -172,6 +172,30 @@ class AudioSource(ABC):
                 raise AudioError(f"{self._path}: --start {self._start:g}: the sound ends before")
             raise AudioError(f"{self._path}: holds no samples; expected at least one")
 
+    def part(self, first: int, samples: int) -> Array:
+        """Gives so many samples (channels, samples) from sample `first` of the whole sound on, fewer at its end.
+
+        Unlike `blocks` it goes there at once wherever the file allows that, and checks nothing. A container whose clock
+        is coarse or has gaps may lead to a place some samples beside.
+
+        Raises:
+            AudioError: nothing can be read there.
+        """
+        blocks, left = [], samples
+        with closing(self._decode_near(first)) as near:
+            try:
+                while left > 0 and (block := next(near, None)) is not None:
+                    blocks.append(block[:, :left])
+                    left -= blocks[-1].shape[1]
+            except Broken as error:
+                if not blocks:
+                    raise AudioError(f"{self._path}: cannot be read at sample {first} ({error})") from error
+        return np.concatenate(blocks, axis=1) if blocks else np.zeros((self.info.channels, 0), np.float32)
+
+    def _decode_near(self, first: int) -> Generator[Array, None, None]:
+        """As `_decode`; quicker, where that is not quick."""
+        return self._decode(first)
+
     def _last(self, total: int | None) -> int | None:
         """Where the wanted part ends."""
         if total is None or self._stop is None:

@@ -34,6 +34,8 @@ _FORMATS = (
 _LOSSLESS_24 = ("alac", "flac", "wavpack", "tta", "tak", "ape", "truehd", "mlp", "wmalossless")
 _FULL = {"u8": 128, "s16": 1 << 15, "s32": 1 << 31}
 _MILLISECOND = Fraction(1, 1000)
+_LEAD = Fraction(1, 2)
+"""Seconds that are decoded before a place for what is decoded there to be as if all before it had been."""
 _TAG_SLACK = Fraction(1, 10)
 """Seconds by which what is noted of a track may exceed it."""
 _DELAY = 2112
@@ -75,7 +77,8 @@ class MediaSource(AudioSource):
             rate, channels = first.sample_rate, first.layout.nb_channels
             depth = _bit_depth(stream, first.format.name)
             self._noted = noted = _noted(container, stream)
-            begin = _begin(first)
+            self._begins = begin = _begin(first)
+            self._first_samples = first.samples
             length = noted - begin if noted is not None and _notes_the_end(container) else noted
             total = None if length is None or length <= 0 else round(length * rate)
             offset = float(max(Fraction(0), begin - _clock_start(container)))
@@ -150,6 +153,49 @@ class MediaSource(AudioSource):
             position += block.shape[1]
             if dropped < block.shape[1]:
                 yield block[:, dropped:]
+
+    def _decode_near(self, first: int) -> Generator[Array, None, None]:
+        """From where the container leads to; from the beginning, where that lies behind `first` or is not known."""
+        library, rate = import_av(), self._frame_format[0]
+        lead = Fraction(first, rate) - _LEAD
+        position = None if lead > 0 else 0
+        with self._open() as (container, stream):
+            try:
+                if position is None:
+                    container.seek(int((self._begins + lead) / (stream.time_base or 1)), stream=stream)
+                frames = container.decode(stream)
+                if position is None:
+                    next(frames, None)  # the beginning of which may be left out, as it is of the track's
+                for frame in frames:
+                    if position is None:
+                        place = self._place(frame)
+                        if place is None or place > first:
+                            break
+                        position = place
+                    block = self._samples(frame)
+                    dropped = min(max(0, first - position), block.shape[1])
+                    position += block.shape[1]
+                    if dropped < block.shape[1]:
+                        yield block[:, dropped:]
+            except (library.FFmpegError, ValueError) as error:
+                if position is not None:
+                    raise Broken(_said(error)) from error
+        if position is None:
+            yield from self._decode(first)
+
+    def _place(self, frame: av.AudioFrame) -> int | None:
+        """The sample of the track that a frame begins with; None where it does not say when it is heard.
+
+        Where the clock is coarse (Matroska, FLV), whole frames as long as this one lie between it and the first.
+        """
+        if frame.pts is None or frame.time_base is None:
+            return None
+        rate = self._frame_format[0]
+        place = round((_begin(frame) - self._begins) * rate)
+        if frame.time_base <= Fraction(1, rate):
+            return place
+        beside = (place - self._first_samples + frame.samples // 2) % frame.samples - frame.samples // 2
+        return place - beside if abs(beside) <= 2 * rate * _MILLISECOND else place
 
     def _trimmed(self) -> Iterator[Array]:
         """The blocks of the track. What stands behind the end in its last block is left out."""

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from test_media import encode
 
 from ft.config import AudioConfig
+from ft.data.check import Root, find_tracks
 from ft.data.examples import MixtureItems, ValidationItems, draw_vocals_wanted, read_crop
 from ft.data.scan import Pool, Scan, Song, audio_files, music_from_sources, pool_from_sources, songs_from_sources
 from ft.errors import DataError
+from ft.media import NoMedia
 from ft.train_config import Augment, Source, TrainConfig, VoxAug
 
 AUDIO = AudioConfig(n_fft=64, hop_length=32, bins=32)
@@ -225,6 +228,49 @@ def test_bad_folders_are_named(tmp_path, music):
     soundfile.write(song / "instrumental.wav", np.zeros((11, 2)), 44100)
     with pytest.raises(DataError, match="10 samples at 44100 Hz and instrumental 11 samples"):
         songs_from_sources([Source(str(tmp_path / "songs"))], Scan(AUDIO))
+
+
+@pytest.fixture
+def mixed_formats(tmp_path, write_constant):
+    """A folder of one FLAC and two files that FFmpeg reads, of a voice, and a song of such files."""
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 60_000)).astype(np.float32)
+    (tmp_path / "music").mkdir()
+    soundfile.write(tmp_path / "music/a.flac", sound.T, 48000, subtype="PCM_24")
+    encode(tmp_path / "music/b.m4a", [sound], "alac", "ipod")
+    encode(tmp_path / "music/c.mkv", [sound], "pcm_f32le", "matroska", video=True, late=0.3)
+    for folder in ("one", "two"):
+        for name in ("mixture.mka", "instrumental.m4a"):
+            (tmp_path / "songs" / folder).mkdir(parents=True, exist_ok=True)
+            format = "ipod" if name.endswith("m4a") else "matroska"
+            encode(tmp_path / "songs" / folder / name, [sound], "alac", format)
+    return tmp_path
+
+
+def test_training_reads_what_separation_reads(mixed_formats):
+    scan = Scan(AUDIO, mixed_formats / "scan.json")
+    files = scan.read(audio_files(mixed_formats / "music"), need_peak=True)
+    assert [file.path.name for file in files] == ["a.flac", "b.m4a", "c.mkv"]
+    assert {file.samples for file in files} == {60_000} and [file.peak for file in files[1:]] == pytest.approx(
+        [files[0].peak] * 2, rel=1e-3
+    )
+    for start in (0, 12_345, 59_000):
+        flac, *others = (read_crop(file, start, 2000, 48000, 2) for file in files)
+        assert all(np.abs(crop - flac).max() < 1e-4 for crop in others)
+    songs = songs_from_sources([Source(str(mixed_formats / "songs"))], scan)
+    assert len(songs) == 2 and songs[0].mixture.samples == songs[0].instrumental.samples == 60_000
+
+
+def test_what_only_pyav_reads_is_left_out_aloud_without_it(mixed_formats, monkeypatch, caplog):
+    def missing() -> None:
+        raise NoMedia("PyAV is missing: pip install it")
+
+    monkeypatch.setattr("ft.data.scan.import_av", missing)
+    assert [file.path.name for file in pool(mixed_formats / "music").entries] == ["a.flac"]
+    assert "music: 2 of 3 files left out: PyAV is missing: pip install it" in caplog.text
+    with pytest.raises(DataError, match=r"no audio files in it;.*\. 4 of 4 files left out: PyAV is missing"):
+        songs_from_sources([Source(str(mixed_formats / "songs"))], Scan(AUDIO))
+    report = find_tracks([Root(mixed_formats / "music")])
+    assert [path.name for path in report.ignored] == ["b.m4a", "c.mkv"]
 
 
 def test_file_that_vanishes_is_named(write_constant):

@@ -165,6 +165,28 @@ def test_sound_that_starts_later_than_its_video_is_whole(tmp_path, song, name, c
     assert open_source(source.info.path, start=0.5).info.offset == source.info.offset
 
 
+@pytest.mark.parametrize("late", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("name", "codec", "format"),
+    [
+        ("a.m4a", "alac", "ipod"),
+        ("a.mka", "flac", "matroska"),
+        ("a.mka", "libmp3lame", "matroska"),
+        ("a.webm", "libopus", "webm"),
+        ("a.avi", "pcm_s16le", "avi"),
+        ("a.mpg", "mp2", "mpeg"),
+    ],
+)
+def test_any_place_of_a_sound_is_reached_to_the_sample(tmp_path, song, name, codec, format, late):
+    """Also where the clock counts milliseconds."""
+    source = open_source(encode(tmp_path / name, [np.tile(song, 4)], codec, format, late=late))
+    whole = read(source)
+    for first in (0, 100, 30_000, 200_017, whole.shape[1] - 3000):
+        part = source.part(first, 5000)
+        assert np.abs(part - whole[:, first : first + 5000]).max() < 1e-4
+    assert source.part(whole.shape[1] + RATE, 100).shape == (2, 0)
+
+
 def test_the_record_of_a_song_says_where_its_sound_belongs(tmp_path, song):
     path = encode(tmp_path / "a.mkv", [song], "flac", "matroska", video=True, late=1.5)
     with Separator(StubEngine(each_frame_alone)) as separator:

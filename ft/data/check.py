@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ft.audio import MEDIA_SUFFIXES
 from ft.data.check_measure import Measure, try_measure
 from ft.data.fingerprint import find_matches
-from ft.data.scan import patch_files, source_files
+from ft.data.scan import patch_files, source_files, unread_media
 from ft.errors import AudioError, DataError
 from ft.files import files_below
 from ft.progress import Progress
@@ -97,7 +96,7 @@ class Report:
     """Of the others, the line that says why."""
     shared: list[Shared] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
-    """Sound in formats that training does not read."""
+    """Sound that is left out, as PyAV is missing."""
     patches: dict[Path, int] = field(default_factory=dict)
     """Folders of patch files (`ft.data.patches`), which are not checked, and the number of these."""
     vocals: dict[Path, float] = field(default_factory=dict)
@@ -193,8 +192,8 @@ def find_tracks(roots: Sequence[Root]) -> Report:
             split = split_of(path) if root.split is None else root.split
             track = Track(path, split, role_of(path) if root.role is None else root.role)
             tracks.setdefault((path.resolve(), split), track)
-        media = (path for path in files_below(root.path) if path.suffix.lower() in MEDIA_SUFFIXES)
-        ignored |= {path.resolve(): path for path in media if not root.stems or path.stem in root.stems}
+        named = [path for path in files_below(root.path) if not root.stems or path.stem in root.stems]
+        ignored |= {path.resolve(): path for path in unread_media(named)}
     said = {path for path, split in tracks if split}
     tracks = {key: track for key, track in tracks.items() if key[1] or key[0] not in said}
     return Report(

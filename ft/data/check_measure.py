@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from ft.audio import open_source, reason
+from ft.audio import open_source
 from ft.data.fingerprint import Fingerprint, Fingerprinter
 from ft.errors import AudioError
-from ft.files import sound_name
 
 Array = NDArray[np.float32]
 Channels = Literal["mono", "equal", "one silent", "stereo"]
@@ -56,13 +54,8 @@ def measure(path: Path) -> Measure:
     """Reads a file once from its beginning to its end.
 
     Raises:
-        AudioError: training cannot read it: no audio, damaged, cut off, empty, more than two channels, not finite.
+        AudioError: it cannot be read: no audio, damaged, cut off, empty, more than two channels, not finite.
     """
-    try:
-        soundfile.info(sound_name(path))
-    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:  # TypeError: a .raw file, without a header
-        with open_source(path):  # says more where nothing reads it
-            raise AudioError(f"{path}: libsndfile, which training reads by, does not ({reason(error)})") from error
     with open_source(path) as source, closing(source.blocks()) as blocks:
         return _measured(blocks, source.info.sample_rate, source.info.channels)
 

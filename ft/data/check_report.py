@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ft.audio import INSTALL_MEDIA
 from ft.data.check import MUCH_CLIPPING, MUCH_SILENCE, MUCH_VOCALS, Report, Shared, Track
 from ft.files import atomic_write
 from ft.report import printable
@@ -48,7 +49,7 @@ def as_text(report: Report) -> Iterator[str]:
             [str(path) for path, found in report.measures.items() if found.channels == "one silent"],
         ),
         ("one recording several times in a split", [_group(group) for group in report.groups()]),
-        ("in formats that training does not read", [str(path) for path in report.ignored]),
+        (f"left out, as PyAV is missing ({INSTALL_MEDIA})", [str(path) for path in report.ignored]),
         ("folders of patches, not checked", [f"{path}: {count} files" for path, count in report.patches.items()]),
     ]
     for title, lines in sections:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ft.audio import AudioSource, open_source
 from ft.config import AudioConfig
 from ft.data import augment
 from ft.data.augment_parts import Parts
 from ft.data.patches import read_waveform
 from ft.data.scan import AudioFile, Pool, Remix, Song
-from ft.errors import DataError
+from ft.errors import AudioError, DataError
 from ft.files import sound_name
 from ft.train_config import TrainConfig, VoxAug
 
@@ -54,12 +56,27 @@ def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, chann
         return _channels(augment.fit(read_waveform(file.path, file.patch, start, samples), samples), channels)
     ratio = file.sample_rate / sample_rate
     try:
-        with soundfile.SoundFile(sound_name(file.path)) as source:
-            source.seek(min(int(start * ratio), max(source.frames - 1, 0)))
-            waveform = source.read(int(np.ceil(samples * ratio)), dtype="float32", always_2d=True).T
-    except (soundfile.SoundFileError, RuntimeError) as error:
+        waveform = _read(file, int(start * ratio), int(np.ceil(samples * ratio)))
+    except (soundfile.SoundFileError, RuntimeError, AudioError, OSError) as error:
         raise DataError(f"{file.path}: can no longer be read ({error}); restore it, then --resume") from error
     return _channels(augment.fit(_to_rate(waveform, file.sample_rate, sample_rate), samples), channels)
+
+
+def _read(file: AudioFile, start: int, samples: int) -> Waveform:
+    """So many samples of a file at its own rate, fewer at its end."""
+    if not file.by_libsndfile:
+        start = min(start, file.samples - 1)
+        return _opened(file.path).part(start, min(samples, file.samples - start))
+    with soundfile.SoundFile(sound_name(file.path)) as source:
+        source.seek(min(start, max(source.frames - 1, 0)))
+        waveform: Waveform = source.read(samples, dtype="float32", always_2d=True).T
+    return waveform
+
+
+@lru_cache(256)
+def _opened(path: Path) -> AudioSource:
+    """What reads a file, found out once: it holds nothing open between two reads."""
+    return open_source(path)
 
 
 def _channels(waveform: Waveform, channels: int) -> Waveform:

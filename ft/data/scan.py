@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from ft.audio import AUDIO_SUFFIXES, read_blocks
+from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, audio_info, open_source, read_blocks
 from ft.config import AudioConfig
 from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_info
 from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
-from ft.files import atomic_write, files_below, sound_name
+from ft.files import atomic_write, files_below
+from ft.media import NoMedia, import_av
+from ft.sound_file import SoundFile
 from ft.train_config import Source
+
+logger = logging.getLogger(__name__)
 
 Entry = TypeVar("Entry")
 SCAN = "scan.json"
@@ -37,6 +41,8 @@ class AudioFile:
     """Largest magnitude of its spectrogram at the model's rate; known where the scale is the track's."""
     patch: PatchPart | None = None
     """Of a patch file, what is meant of it; its samples and rate are those of the waveform that it stands for."""
+    by_libsndfile: bool = True
+    """Whether libsndfile reads it, at any place at once; otherwise it is read as `ft.audio.open_source` chooses."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,37 @@ class Pool(Generic[Entry]):
 
 
 def audio_files(folder: str | Path) -> list[Path]:
-    """All audio files below `folder`, sorted. Raises DataError where there is no folder or nothing in it."""
+    """All files below `folder` that separation reads, sorted; without PyAV a warning says what that leaves out.
+
+    Raises:
+        DataError: no such folder, or nothing in it.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with audio files")
-    files = sorted(path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
+    found = sorted(path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES | MEDIA_SUFFIXES)
+    left_out = unread_media(found)
+    hint = ""
+    if left_out:
+        hint = f"{len(left_out)} of {len(found)} files left out: {next(iter(left_out.values()))}"
+        logger.warning("%s: %s", folder, hint)
+    files = [path for path in found if path not in left_out]
     if not files:
-        raise DataError(f"{folder}: no audio files in it; expected files such as .wav, .flac or .ogg")
+        raise DataError(
+            f"{folder}: no audio files in it; expected files such as .wav, .flac or .ogg. {hint}".rstrip(". ")
+        )
     return files
+
+
+def unread_media(files: Sequence[Path]) -> dict[Path, str]:
+    """Those of which the suffix says that FFmpeg reads them, and why it does not, where PyAV is missing."""
+    media = [path for path in files if path.suffix.lower() in MEDIA_SUFFIXES]
+    try:
+        if media:
+            import_av()
+    except NoMedia as error:
+        return dict.fromkeys(media, str(error))
+    return {}
 
 
 def patch_files(folder: str | Path) -> list[Path]:
@@ -116,7 +145,7 @@ class Scan:
                 try:
                     files.append(self._read(path, need_peak))
                 except AudioError as error:
-                    bad.append(f"{path} ({error})")
+                    bad.append(str(error))
         finally:  # also of a folder in which one file is bad, or that was interrupted: a peak takes long
             if len(self.known) > known and self.cache:
                 with atomic_write(self.cache) as part:
@@ -128,18 +157,21 @@ class Scan:
 
     def _read(self, path: Path, need_peak: bool) -> AudioFile:
         """One file. Raises AudioError."""
-        try:
-            info = soundfile.info(sound_name(path))
-        except (soundfile.SoundFileError, RuntimeError, TypeError) as error:  # TypeError: a .raw file
-            raise AudioError(str(error)) from error
-        if info.frames == 0 or info.channels > 2:
-            raise AudioError(f"{info.frames} samples, {info.channels} channels")
-        if not need_peak:
-            return AudioFile(path, info.frames, info.samplerate)
-        key = self._key(path)
+        with open_source(path) as source:
+            info, by_libsndfile = source.info, isinstance(source, SoundFile)
+        samples = info.samples
+        if samples is None or not by_libsndfile:  # a video's container rounds it
+            samples = int(self._once(path, "samples", _count))
+        peak = self._once(path, self._transform(), self._peak) if need_peak else None
+        return AudioFile(path, samples, info.sample_rate, peak, by_libsndfile=by_libsndfile)
+
+    def _once(self, path: Path, what: str, find_out: Callable[[Path], float]) -> float:
+        """What is kept of the file, or found out now."""
+        stat = path.stat()
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{what}"
         if key not in self.known:
-            self.known[key] = [self._peak(path)]
-        return AudioFile(path, info.frames, info.samplerate, self.known[key][0])
+            self.known[key] = [find_out(path)]
+        return self.known[key][0]
 
     def read_patch(self, path: Path) -> AudioFile | Song:
         """A patch file, opened once: a pair, or music or vocals alone. Raises DataError."""
@@ -150,15 +182,14 @@ class Scan:
         mixture, instrumental = (AudioFile(path, samples, self.audio.sample_rate, info.peak, part) for part in parts)
         return Song(mixture, instrumental) if info.is_pair else mixture
 
-    def _key(self, path: Path) -> str:
-        stat = path.stat()
-        transform = (self.audio.sample_rate, self.audio.n_fft, self.audio.hop_length, self.audio.stereo)
-        return "|".join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns, *transform)))
+    def _transform(self) -> str:
+        audio = self.audio
+        return "|".join(map(str, (audio.sample_rate, audio.n_fft, audio.hop_length, audio.stereo)))
 
     def _peak(self, file: Path) -> float:
         """Largest STFT magnitude, block by block."""
-        info = soundfile.info(sound_name(file))
-        resampler = StreamingResampler(info.samplerate, self.audio.sample_rate, info.channels)
+        info = audio_info(file)
+        resampler = StreamingResampler(info.sample_rate, self.audio.sample_rate, info.channels)
         stft = StreamingStft(info.channels, self.audio.n_fft, self.audio.hop_length)
         both = self.audio.stereo == "mid-side" and info.channels == 2
         peak = 0.0
@@ -166,6 +197,11 @@ class Scan:
             spec = stft.push(mid_side(block) if both else block)
             peak = max(peak, float(magnitude(spec).max(initial=0)))
         return max(peak, float(magnitude(stft.finish()).max(initial=0)))
+
+
+def _count(file: Path) -> int:
+    """Samples, by reading them all. Raises AudioError."""
+    return sum(block.shape[1] for block in read_blocks(file))
 
 
 def _known(cache: Path) -> dict[str, list[float]]:
