@@ -83,8 +83,8 @@ def check(
     Hours, rates, mono, clipping, silence, files that cannot be read, recordings that are there twice, and with --screen
     vocals in instrumentals. What is to train or to judge is said by --train, --validation, --test and --config; below
     FOLDER by folders of these names. Folders of patch files are listed and not checked. The exit code is 1 where a file
-    cannot be read or is silent, a recording is in two splits, or an instrumental has vocals in more than a tenth of the
-    time.
+    cannot be read or is silent (but for a stem of a song that has others), a recording is in two splits, or an
+    instrumental has vocals in more than a tenth of the time.
     """
     from ft.data.check import Root, check_library, roots_of_config, screen_library, usable_cores
     from ft.data.check_report import as_json as json_of

@@ -46,6 +46,10 @@ def library(example, tmp_path_factory) -> Path:
     write("train/instrumentals/left.wav", song["instrumental"][half : half + 500_000] * [1, 0], subtype="FLOAT")
     write("validation/instrumentals/copy.ogg", song["instrumental"][half : half + 400_000] * 0.5)
     (root / "train/instrumentals/broken.flac").write_bytes(b"fLaC and no more")
+    write("train/stems/one/drums.wav", song["instrumental"][: 2 * RATE])
+    for stem in ("vocals", "bass"):
+        write(f"train/stems/one/{stem}.wav", np.zeros((RATE, 2)))
+    write("train/stems/silence/vocals.wav", np.zeros((RATE, 2)))
     (root / "train/notes.txt").write_text("not audio")
     return root
 
@@ -68,7 +72,7 @@ def of(found: dict, name: str) -> dict:
 
 
 def test_files_are_measured(found, library):
-    assert len(found["files"]) == 8 and found["failed"]
+    assert len(found["files"]) == 12 and found["failed"]
     left = of(found, "left.wav")
     waveform, _ = soundfile.read(library / "train/instrumentals/left.wav")
     assert left["seconds"] == pytest.approx(len(waveform) / RATE, abs=1e-3)
@@ -78,7 +82,8 @@ def test_files_are_measured(found, library):
     assert of(found, "alto.wav")["channels"] == "mono" and of(found, "mixture.flac")["channels"] == "stereo"
     assert of(found, "loud.wav")["clipped"] > 0.05 and of(found, "mixture.flac")["clipped"] == 0
     assert of(found, "silent.wav")["silent"] == 1 and of(found, "silent.wav")["peak_db"] is None
-    assert found["silent"] == [str(library / "train/instrumentals/silent.wav")]
+    assert [Path(path).parent.name for path in found["silent"]] == ["instrumentals", "silence"]
+    assert found["silent_stems"] == [str(library / f"train/stems/one/{stem}.wav") for stem in ("bass", "vocals")]
     seconds = sum(file.get("seconds", 0) for file in found["files"])
     assert found["seconds"] == pytest.approx(seconds, abs=1e-2)
 
@@ -109,7 +114,8 @@ def test_text_names_all_of_it(library):
     for line in (
         "cannot be read: 1",
         "the same recording in two splits: 1",
-        "silent from beginning to end: 1",
+        "silent from beginning to end: 2",
+        "silent stems of songs that have others, which is no fault: 2",
         "one channel is silent: 1",
         "clipping in more than 1% of the time: 1",
         "one recording several times in a split: ",
@@ -123,7 +129,13 @@ def test_exclude_file_lists_what_to_leave_out(library, tmp_path):
     file = tmp_path / "exclude.yaml"
     assert run(library, "--exclude-file", file)[0] == 1
     lists = yaml.safe_load(file.read_text())
-    assert lists == {str(library / "train/instrumentals"): ["broken", "left", "silent"]}  # of a leak what trains
+    folders = {"instrumentals": ["broken", "left", "silent"], "stems/silence": ["vocals"]}  # of a leak what trains
+    assert lists == {str(library / "train" / folder): names for folder, names in folders.items()}
+
+
+def test_a_song_in_which_nobody_sings_passes(library):
+    assert run(library / "train/stems/one")[0] == 0
+    assert run(library / "train/stems/silence")[0] == 1
 
 
 def test_a_good_library_passes(library, tmp_path):

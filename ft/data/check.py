@@ -38,6 +38,8 @@ SPLITS: dict[str, Split] = {
     "test": "test",
 }
 """Folders whose name says what is below them."""
+STEMS = frozenset(["vocals", "instrumental", "accompaniment", "no_vocals", "drums", "bass", "other", "guitar", "piano"])
+"""Names of files, without suffix, that are parts of the song of their folder."""
 MUCH_SILENCE = 0.5
 MUCH_CLIPPING = 0.01
 MUCH_VOCALS = 0.1
@@ -118,8 +120,24 @@ class Report:
 
     @property
     def silent(self) -> list[Path]:
-        """Files without a single window of sound."""
-        return [path for path, measure in self.measures.items() if measure.silent == 1]
+        """Files without a single window of sound, but for `silent_stems`."""
+        return [path for path in self._without_sound() if not self._in_a_song(path)]
+
+    @property
+    def silent_stems(self) -> list[Path]:
+        """The same of songs that have other stems: nobody sings in this one, or nobody drums."""
+        return [path for path in self._without_sound() if self._in_a_song(path)]
+
+    def _without_sound(self) -> Iterator[Path]:
+        return (path for path, measure in self.measures.items() if measure.silent == 1)
+
+    def _in_a_song(self, path: Path) -> bool:
+        """Whether a file is a stem by its name, and another one with sound, or that was not asked for, is beside it."""
+        return path.stem.lower() in STEMS and any(
+            other.stem.lower() in STEMS and ((found := self.measures.get(other)) is None or found.silent < 1)
+            for other in path.parent.iterdir()
+            if other != path and other not in self.unreadable
+        )
 
     @property
     def suspected(self) -> dict[Path, float]:

@@ -32,6 +32,7 @@ def as_text(report: Report) -> Iterator[str]:
             [f"{level:5.1f} dB  {path}" for path, level in report.suspected.items()],
         ),
         ("silent from beginning to end", [str(path) for path in report.silent]),
+        ("silent stems of songs that have others, which is no fault", [str(path) for path in report.silent_stems]),
         (
             f"silent more than {MUCH_SILENCE:.0%} of the time",
             [
@@ -94,6 +95,7 @@ def as_json(report: Report) -> str:
         "vocals_db": round(report.vocals_db, 2) if report.screened else None,
         "suspected": {str(path): round(level, 2) for path, level in report.suspected.items()},
         "silent": [str(path) for path in report.silent],
+        "silent_stems": [str(path) for path in report.silent_stems],
         "unreadable": {str(path): why for path, why in report.unreadable.items()},
         "ignored": [str(path) for path in report.ignored],
         "patches": {str(path): count for path, count in report.patches.items()},
