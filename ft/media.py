@@ -192,7 +192,7 @@ class MediaSource(AudioSource):
             return None
         rate = self._frame_format[0]
         place = round((_begin(frame) - self._begins) * rate)
-        if frame.time_base <= Fraction(1, rate):
+        if frame.time_base <= Fraction(1, rate) or not frame.samples:
             return place
         beside = (place - self._first_samples + frame.samples // 2) % frame.samples - frame.samples // 2
         return place - beside if abs(beside) <= 2 * rate * _MILLISECOND else place
@@ -216,7 +216,7 @@ class MediaSource(AudioSource):
                         end = max(end, (packet.pts + packet.duration) * base)
                     for frame in packet.decode():
                         begin = _begin(frame) if begin is None else begin
-                        heard = max(heard, _begin(frame) + Fraction(frame.samples, frame.sample_rate))
+                        heard = max(heard, _begin(frame) + Fraction(frame.samples, self._frame_format[0]))
                         if held is not None:
                             done += held.shape[1]
                             yield held
@@ -322,7 +322,7 @@ def _noted(container: av.container.InputContainer, stream: av.AudioStream) -> Fr
     """Seconds that the container notes of the track; None where that is an estimate or missing."""
     if _is_mp4(container):
         return _edit_end(stream) or None
-    noted = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
+    noted = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)", stream.metadata.get("DURATION", "").strip())
     if noted is None or "matroska" not in container.format.name:
         return None
     return int(noted[1]) * 3600 + int(noted[2]) * 60 + Fraction(noted[3]) or None
