@@ -33,8 +33,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Gives the path of a `.part` beside `path`, which takes that name when the block ends well.
 
     The bytes are on the disk before the rename, so that a crash leaves the old file or the new one and never half of
-    one. Where the block raises, the `.part` is removed and `path` stays as it was. Missing folders are made. What is no
-    file, as /dev/stdout or a pipe, is written to and not replaced.
+    one. Where the block raises, the `.part` is removed and `path` stays as it was. Missing folders are made. The
+    file's permissions are those that the umask gives. What is no file, as /dev/stdout or a pipe, is written to and not
+    replaced.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -48,8 +49,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART_SUFFIX)
+    part.unlink(missing_ok=True)  # of a run that was killed
+    part.touch()
+    mode = part.stat().st_mode
     try:
         yield part
+        if part.stat().st_mode != mode:  # safetensors puts a file of mode 600 in its place
+            part.chmod(mode)
         move_into_place(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from networks import DENSE, random_input, tiny_config, tiny_model
@@ -18,6 +19,7 @@ from ft import __version__
 from ft.checkpoint import load_config, load_model, read_metadata, save_checkpoint
 from ft.errors import CheckpointError, FtError
 from ft.files import atomic_write, check_writable
+from ft.library.sound import write as write_sound
 
 
 @pytest.fixture
@@ -183,6 +185,22 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
             part.write_bytes(b"all of it")
         assert found.result(timeout=10) == b"all of it"
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask there")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_have_the_permissions_that_the_umask_gives(saved, tmp_path, umask):
+    """A checkpoint by safetensors, which makes files of mode 600, and sound by libsndfile, which makes 644 at most."""
+    _, model = saved
+    (tmp_path / "model.safetensors.part").touch(0o600)  # of a run that was killed
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), model.model_config)
+        write_sound(np.zeros((9, 1), np.float32), tmp_path / "sound.wav")
+    finally:
+        os.umask(before)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir() if file.is_file()}
+    assert modes == dict.fromkeys(("model.safetensors", "sound.wav"), oct(0o666 & ~umask))
 
 
 def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
+from ft.files import atomic_write
 from ft.library.recipes import Written
 from ft.library.sound import SAMPLE_RATE
 from ft.library.sources import Sources
@@ -64,6 +65,5 @@ def _sources_page(hours: dict[str, float], listed: list[dict[str, str]]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    with atomic_write(path) as part:
+        part.write_text(text, "utf-8")

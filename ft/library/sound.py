@@ -9,6 +9,7 @@ import soundfile
 import soxr
 
 from ft.errors import AudioError
+from ft.files import atomic_write
 
 SAMPLE_RATE = 44_100
 
@@ -38,13 +39,8 @@ def write(waveform: np.ndarray, target: Path, subtype: str = "PCM_16") -> float:
     """
     peak = float(np.abs(waveform).max(initial=0.0))
     gain = 1.0 if subtype == "FLOAT" or peak <= 1.0 else 0.999 / peak
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    try:
+    with atomic_write(target) as part:
         soundfile.write(part, waveform * np.float32(gain), SAMPLE_RATE, subtype=subtype, format="WAV")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     return gain
 
 
