@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ft import __version__
 from ft.config import ModelConfig
 from ft.errors import CheckpointError, ConfigError, one_line
-from ft.files import atomic_write, model_path, what_it_is
+from ft.files import atomic_write, check_writable, model_path, what_it_is
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,10 +55,12 @@ def save_checkpoint(
         config: The whole configuration of that model.
         extra: More metadata; what is not text is written as JSON.
     Raises:
-        CheckpointError: names or shapes are not those of the configuration, or the file cannot be written.
+        CheckpointError: names or shapes are not those of the configuration, weights are not finite, or the file cannot
+            be written.
     """
     path = Path(path)
     check_shapes(path, {name: tuple(tensor.shape) for name, tensor in model_state.items()}, expected_shapes(config))
+    check_finite(path, model_state)
     added = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (extra or {}).items()}
     metadata = {
         **added,
@@ -70,6 +72,20 @@ def save_checkpoint(
     # A copy of each: safetensors refuses tensors that share memory or are not contiguous.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
     write_tensors(path, tensors, metadata)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Looks, before the work, at the place of a checkpoint that a command is to write.
+
+    Raises:
+        CheckpointError: another name than .safetensors, or a file that is there where `force` is not set.
+        FtError: it cannot be written.
+    """
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{path}: expected a name that ends in .safetensors")
+    if path.exists() and not force:
+        raise CheckpointError(f"{path}: exists; use another name or --force")
+    check_writable(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -91,7 +107,8 @@ def load_model(source: str | Path) -> FrameTransformer:
     Returns:
         The module in float32 on the CPU, in eval mode; its attribute `model_config` is the whole `ModelConfig`.
     Raises:
-        CheckpointError: no such file, another kind of file, or a tensor that is missing, unexpected or misshapen.
+        CheckpointError: no such file, another kind of file, or a tensor that is missing, unexpected, misshapen or not
+            finite.
     """
     path = model_path(source)
     try:
@@ -104,6 +121,7 @@ def load_model(source: str | Path) -> FrameTransformer:
     config = load_config(path)
     state = _onnx_state(path, config) if path.suffix == ".onnx" else _safetensors_state(path)
     check_shapes(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(config))
+    check_finite(path, state)
     with torch.device("meta"):
         model = FrameTransformer(config.network)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
@@ -213,6 +231,20 @@ def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Map
         problems.append(f"misshapen {_some(list(shapes))}")
     if problems:
         raise CheckpointError(f"{path}: tensors do not fit the configuration: {'; '.join(problems)}")
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError that names the tensors with values that are not finite, and how many these are."""
+    broken = []
+    for name, tensor in tensors.items():
+        finite = tensor.isfinite()
+        if not finite.all():
+            broken.append(f"{name} ({tensor.numel() - int(finite.sum())} of {tensor.numel()} values)")
+    if broken:
+        raise CheckpointError(
+            f"{path}: weights that are not finite: {_some(broken)}; the training that made them diverged, or they are "
+            "damaged: take those of an earlier step"
+        )
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

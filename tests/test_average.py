@@ -12,7 +12,7 @@ from networks import tiny_config, tiny_model
 from ft.average import average_models
 from ft.checkpoint import load_model, save_checkpoint
 from ft.cli import main
-from ft.errors import CheckpointError
+from ft.errors import CheckpointError, FtError
 
 
 def write(path, **options):
@@ -43,6 +43,10 @@ def test_what_cannot_be_averaged_is_named(tmp_path):
     inverse = write(tmp_path / "c.safetensors", config=dataclasses.replace(tiny_config(), mask_stem="instrumental"))
     with pytest.raises(CheckpointError, match=r"c\.safetensors: its mask keeps instrumental, that of .* vocals"):
         average_models([first, inverse], output)
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: exists; --force"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: exists; use another name or --force"):
         average_models([first, first], first)
+    with pytest.raises(CheckpointError, match=r"mean\.onnx: expected a name that ends in \.safetensors"):
+        average_models([first, first], tmp_path / "mean.onnx")
+    with pytest.raises(FtError, match=r"below/mean\.safetensors: cannot be written \(Not a directory"):
+        average_models([first, first], first / "below" / "mean.safetensors")
     assert not output.exists()

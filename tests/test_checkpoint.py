@@ -14,6 +14,7 @@ import pytest
 import torch
 from networks import DENSE, random_input, tiny_config, tiny_model
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ft import __version__
 from ft.checkpoint import load_config, load_model, read_metadata, save_checkpoint
@@ -118,6 +119,21 @@ def test_loading_names_what_does_not_fit(saved):
 
     rewrite(path, widen)
     with pytest.raises(CheckpointError, match=r"linear1.weight_pw \(1, 64, 128\) instead of \(1, 64, 192\).*more"):
+        load_model(path)
+
+
+def test_weights_that_are_not_finite_are_named_by_whoever_saves_or_loads(saved):
+    path, model = saved
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state["out"].view(-1)[0] = float("nan")
+    written = path.read_bytes()
+    line = r"model\.safetensors: weights that are not finite: out \(1 of 2 values\)"
+    with pytest.raises(CheckpointError, match=line):
+        save_checkpoint(path, state, model.model_config)
+    assert path.read_bytes() == written
+    with safe_open(path, "pt") as file:
+        save_file(state, path, file.metadata())
+    with pytest.raises(CheckpointError, match=line):
         load_model(path)
 
 
