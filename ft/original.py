@@ -1,23 +1,25 @@
 """Weights of the original implementation (github.com/carperbr/frame-transformer) as our checkpoints.
 
-Its files are plain state dicts. Names are ours; a position-wise matrix is (channels, out, in) there and (channels, in,
-out) here, and its convolution runs over (features, frames) where ours runs over (frames, features). The geometry
-follows from the shapes. What does not (the activation, the order of rotary embedding and norm, the signal front end) is
-assumed with a warning.
+Its files are state dicts, plain or as trainers wrap them. Names are ours; a position-wise matrix is (channels, out, in)
+there and (channels, in, out) here, and its convolution runs over (features, frames) where ours runs over (frames,
+features). The geometry follows from the shapes. What does not (the activation, the order of rotary embedding and norm,
+the signal front end) is assumed with a warning.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft.checkpoint import NEEDS_TORCH, check_shapes, expected_shapes, save_checkpoint
+from ft.checkpoint import NEEDS_TORCH, check_finite, check_output, check_shapes, expected_shapes, save_checkpoint
 from ft.config import LEVELS, AudioConfig, ModelConfig, NetworkConfig
 from ft.errors import CheckpointError, ConfigError, one_line
+from ft.files import what_it_is
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,13 +46,12 @@ def import_original(
     Returns:
         The configuration that was found.
     Raises:
-        CheckpointError: `source` is unreadable or holds another network, or `output` exists.
+        CheckpointError: `source` is unreadable, holds another network or weights that are not finite, or `output`
+            exists.
+        FtError: `output` cannot be written.
     """
     source, output = Path(source), Path(output)
-    if output.suffix != ".safetensors":
-        raise CheckpointError(f"{output}: expected a name that ends in .safetensors")
-    if output.exists() and not force:
-        raise CheckpointError(f"{output}: exists; use another name or --force")
+    check_output(output, force)
     original = read_state(source)
     config = infer_config(source, original, activation, qk_norm_order)
     state = convert_state(source, original, config)
@@ -59,17 +60,23 @@ def import_original(
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors in a PyTorch file, old or new format.
+    """The tensors in a PyTorch file, old or new format, without what wraps them (`unwrapped`).
 
     Raises:
         CheckpointError: no such file, pickled objects other than tensors (they are not executed), or no state dict.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected weights (.pth) of the original FrameTransformer")
+    try:
+        found = what_it_is(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if found is not None:
+        raise CheckpointError(f"{path}: {found}; expected weights (.pth) of the original FrameTransformer")
     try:
         import torch
     except ImportError as error:
         raise CheckpointError(f"{path}: reading weights {NEEDS_TORCH}") from error
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected weights (.pth) of the original FrameTransformer")
     try:
         with warnings.catch_warnings():  # of protocols and of storages, which is no matter of the user's
             warnings.simplefilter("ignore")
@@ -81,14 +88,50 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged file raises many kinds that have no common base but Exception
         raise CheckpointError(f"{path}: not a readable PyTorch file: {one_line(error)}") from error
+    return unwrapped(path, state)
+
+
+def unwrapped(path: Path, state: Any) -> dict[str, Tensor]:
+    """The state dict in what a trainer saved: itself, or the only one among the values of a mapping.
+
+    What all names begin with goes: `module.` of data parallelism, `_orig_mod.` of `torch.compile`, `model.` of
+    Lightning. The network's own names have nothing in common.
+
+    Raises:
+        CheckpointError: there is no state dict, or there are several.
+    """
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a state dict of tensors")
-    for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
+    if not _is_state(state):
+        inner = [key for key, value in state.items() if _is_state(value)]
+        if len(inner) > 1:
             raise CheckpointError(
-                f"{path}: '{name}' is a {type(tensor).__name__}, expected a plain state dict of tensors"
+                f"{path}: holds {len(inner)} state dicts ({', '.join(map(repr, inner))}); expected one: save the one "
+                "that is meant by itself"
             )
+        if not inner:
+            key, value = next((key, value) for key, value in state.items() if not _is_state({key: value}))
+            raise CheckpointError(
+                f"{path}: '{key}' is a {type(value).__name__}, expected a state dict of tensors, or one in a mapping"
+            )
+        logger.info("%s: the state dict '%s' in it is taken", path.name, inner[0])
+        state = state[inner[0]]
+    shared = os.path.commonprefix(list(state)).rpartition(".")[0]  # noqa: RUF071  characters, not parts of a path
+    if shared and len(state) > 1:
+        logger.info("%s: '%s.', with which all names begin, is taken off", path.name, shared)
+        return {name.removeprefix(f"{shared}."): tensor for name, tensor in state.items()}
     return dict(state)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether this is a state dict: tensors by name, and at least one."""
+    import torch
+
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(item, torch.Tensor) for name, item in value.items())
+    )
 
 
 def infer_config(
@@ -173,7 +216,7 @@ def convert_state(path: Path, original: Mapping[str, Tensor], config: ModelConfi
     """The original's tensors in our layout and in float32.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected or misshapen; shapes are named as they are here.
+        CheckpointError: a tensor is missing, unexpected, misshapen (shapes are named as they are here) or not finite.
     """
     state = {}
     for name, tensor in original.items():
@@ -183,6 +226,7 @@ def convert_state(path: Path, original: Mapping[str, Tensor], config: ModelConfi
             tensor = tensor.transpose(2, 3)  # (out, in, 1, width) -> (out, in, width, 1)
         state[name] = tensor.float().contiguous()
     check_shapes(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(config))
+    check_finite(path, state)
     return state
 
 

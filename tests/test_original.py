@@ -96,8 +96,9 @@ def test_pickled_code_never_runs(tmp_path):
     [
         ([1, 2], "holds a list, expected a state dict"),
         ({}, "holds a dict, expected a state dict"),
-        ({"epoch": 3}, "'epoch' is a int, expected a plain state dict"),
+        ({"epoch": 3}, "'epoch' is a int, expected a state dict"),
         ({"weight": torch.zeros(2)}, "not a network of the original FrameTransformer"),
+        ({"model": {"a": torch.zeros(2)}, "ema": {"a": torch.zeros(2)}}, "holds 2 state dicts .'model', 'ema'."),
     ],
 )
 def test_another_content_is_refused(tmp_path, content, message):
@@ -106,15 +107,57 @@ def test_another_content_is_refused(tmp_path, content, message):
         import_original(tmp_path / "weights.pth", tmp_path / "model.safetensors")
 
 
+def as_saved_by(trainer, state):
+    """A state dict as trainers wrap it."""
+    if trainer == "lightning":
+        inner = {f"model.{name}": value for name, value in state.items()}
+        return {"epoch": 3, "pytorch-lightning_version": "2", "optimizer_states": [{}], "state_dict": inner}
+    if trainer == "inside":
+        optimizer = {"state": {0: {"step": torch.ones(())}}, "param_groups": []}
+        return {"model": state, "optimizer": optimizer, "best": torch.ones(())}
+    return {f"{trainer}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("trainer", ["module.", "_orig_mod.", "module._orig_mod.", "inside", "lightning"])
+def test_what_trainers_wrap_weights_in_is_taken_off(tmp_path, trainer):
+    state = {name: torch.as_tensor(value) for name, value in golden("original")[0].items()}
+    torch.save(as_saved_by(trainer, state), tmp_path / "weights.pth")
+    found = read_state(tmp_path / "weights.pth")
+    assert list(found) == list(state) and all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path, value):
+    state = {name: torch.as_tensor(value).clone() for name, value in golden("original")[0].items()}
+    state["out"].view(-1)[:2] = value
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"weights\.pth: weights that are not finite: out \(2 of 4 values\)"):
+        import_original(tmp_path / "weights.pth", tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_what_a_broken_download_left_is_named(tmp_path):
+    path = tmp_path / "weights.pth"
+    contents = {
+        "an empty file": b"",
+        "a Git LFS pointer, not the file": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+        "an HTML page, not the file": b"<!DOCTYPE html><title>Not found</title>",
+    }
+    for line, content in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"weights.pth: {line}"):
+            read_state(path)
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "weights.pth"
-    for content in (b"", b"RIFF of a song", b"PK\x03\x04 no zip"):
+    for content in (b"RIFF of a song", b"PK\x03\x04 no zip"):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"weights.pth: (refused|not a readable)"):
             read_state(path)
     torch.save({"out": torch.zeros(2, 2)}, path, _use_new_zipfile_serialization=False)
     whole = path.read_bytes()
-    for length in range(0, len(whole), 5):
+    for length in range(1, len(whole), 5):
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match=r"weights.pth: (refused|not a readable)"):
             read_state(path)
