@@ -189,7 +189,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_dict` takes them and JSON holds them."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -330,12 +330,14 @@ def build(cls: type[Section], values: Mapping[str, Any], where: str) -> Section:
 
 
 def _coerce(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type. YAML reads 3e-4 as text, so numbers are read from text too."""
+    """`value` as the annotated type. YAML reads 3e-4 as text, so numbers are read from text too; words have no case."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    value = _of_python(value)
     if origin is Literal:
-        if value not in arguments:
+        word = value.lower() if isinstance(value, str) else value
+        if word not in arguments:
             raise ConfigError(f"{where}: {value!r}, expected {' or '.join(map(str, arguments))}")
-        return value
+        return word
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -361,10 +363,10 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
     if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = float("nan")
         if number == number and (kind is float or number.is_integer()):
-            return kind(number)
+            return kind(value if isinstance(value, int) else number)
     raise ConfigError(f"{where}: {value!r}, expected {names[kind]}")
 
 
@@ -375,9 +377,18 @@ def _section(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, A
     return section
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What `dataclasses.asdict` gave as JSON and YAML hold it: lists, and numbers of Python.
+
+    >>> plain({"heads": (4, 2)})
+    {'heads': [4, 2]}
+    """
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+        return {key: plain(item) for key, item in value.items()}
+    value = _of_python(value)
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _of_python(value: Any) -> Any:
+    """Numbers and arrays of NumPy as those of Python."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 from ft.config import (
@@ -154,9 +156,28 @@ def test_values_become_the_type_of_their_field():
     assert sample == Sample(3e-4, 16000, None, (1, 2, 3))
     assert [type(value) for value in (sample.rate, sample.steps, *sample.sizes)] == [float, int, int, int, int]
     assert build(Sample, {"sizes": 5}, "here").sizes == (5,)
+    assert build(Sample, {"steps": 2**60 + 1}, "here").steps == 2**60 + 1
 
 
-@pytest.mark.parametrize("values", [{"rate": "fast"}, {"steps": 2.5}, {"sizes": [1, "x"]}, {"rate": float("nan")}])
+def test_numbers_of_numpy_are_numbers():
+    sample = build(Sample, {"rate": np.float32(0.5), "steps": np.int64(3), "sizes": np.array([1, 2])}, "here")
+    assert sample == dataclasses.replace(Sample(0.5, 3), sizes=(1, 2))
+    assert [type(value) for value in (sample.rate, sample.steps, *sample.sizes)] == [float, int, int, int]
+    with pytest.raises(ConfigError, match=r"here: steps: 2\.5, expected a whole number"):
+        build(Sample, {"steps": np.float64(2.5)}, "here")
+    network = NetworkConfig(channels=np.int64(2), heads=tuple(np.array([4, 4, 2, 2, 1, 1])))
+    config = dataclasses.replace(load_model_config("tiny"), network=dataclasses.replace(network, bins=64))
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_words_have_no_case():
+    train = train_config_from_yaml({"train": {"precision": "BFloat16", "optimizer": "AdamW"}}, "test")
+    assert (train.precision, train.optimizer) == ("bfloat16", "adamw")
+
+
+@pytest.mark.parametrize(
+    "values", [{"rate": "fast"}, {"steps": 2.5}, {"sizes": [1, "x"]}, {"rate": float("nan")}, {"rate": 10**400}]
+)
 def test_a_value_of_another_type_is_refused(values):
     with pytest.raises(ConfigError, match=f"here: {next(iter(values))}.*expected a"):
         build(Sample, values, "here")

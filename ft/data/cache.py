@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import AudioConfig, ModelConfig
+from ft.config import AudioConfig, ModelConfig, plain
 from ft.data.examples import Item
 from ft.errors import ConfigError, DataError, one_line
 from ft.train_config import Augment, TrainConfig, VoxAug
@@ -81,7 +81,7 @@ def made_from(audio: AudioConfig, train: TrainConfig) -> dict[str, Any]:
         values[f"train.{name}"] = [[value for value in asdict(source).values() if value] for source in sources]
     for name in ("voxaug", "augment"):
         values |= {f"train.{name}.{key}": value for key, value in asdict(getattr(train, name)).items()}
-    return json.loads(json.dumps(values))
+    return plain(values)
 
 
 def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -94,9 +94,8 @@ def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
     """
     defaults = {f"train.augment.{key}": value for key, value in asdict(Augment()).items()}
     defaults |= {f"train.voxaug.{key}": value for key, value in asdict(VoxAug()).items()}
-    defaults = json.loads(json.dumps(defaults))
     for name in dict.fromkeys((*wanted, *recorded)):
-        there, here = (values.get(name, defaults.get(name)) for values in (recorded, wanted))
+        there, here = (values.get(name, plain(defaults.get(name))) for values in (recorded, wanted))
         if there != here:
             return f"{name} is {there} there and {here} here"
     return None

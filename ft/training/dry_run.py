@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ft.config import ModelConfig
+from ft.config import ModelConfig, plain
 from ft.train_config import Stage, TrainConfig
 from ft.training.distributed import own_part
 from ft.training.trainer import Trainer
@@ -196,14 +196,8 @@ def effective_yaml(config: ModelConfig, train: TrainConfig) -> str:
     values = config.to_dict()
     network = {key: value for key, value in values["network"].items() if key not in NETWORK_ELSEWHERE}
     outer = {key: values[key] for key in ("name", "stems", "mask_stem", "license")}
-    sections = {"audio": values["audio"], "model": outer | network, "train": _plain(dataclasses.asdict(train))}
+    sections = {"audio": values["audio"], "model": outer | network, "train": plain(dataclasses.asdict(train))}
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _mega(size: float) -> str:

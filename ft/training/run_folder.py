@@ -12,7 +12,7 @@ import torch
 
 from ft import __version__
 from ft.checkpoint import save_checkpoint
-from ft.config import ModelConfig
+from ft.config import ModelConfig, plain
 from ft.errors import ConfigError
 from ft.files import atomic_write
 from ft.train_config import TrainConfig
@@ -59,7 +59,7 @@ class RunFolder:
             "device": str(self.group.device),
             "processes": self.group.size,
             "model": self.config.to_dict(),
-            "train": asdict(self.train),
+            "train": plain(asdict(self.train)),
         }
         with atomic_write(self.writable / DESCRIPTION) as part:
             part.write_text(json.dumps(description, indent=1), encoding="utf-8")
@@ -70,5 +70,5 @@ class RunFolder:
             return
         weights = whole_copies(average.state(), self.group)
         if self.writable is not None:
-            facts: dict[str, Any] = {"step": step, "scores": dict(scores), "train": asdict(self.train)}
+            facts: dict[str, Any] = {"step": step, "scores": dict(scores), "train": plain(asdict(self.train))}
             save_checkpoint(self.writable / name, weights, self.config, {"ft_train": json.dumps(facts)})
