@@ -1,6 +1,6 @@
 """The section `train:` of a configuration: data, augmentation, objective and schedule of a training run.
 
-Defaults are those of the original's training script; what it does not have is off by default.
+Defaults are those of the original's training script but for `extra_epochs`; what it does not have is off by default.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ class Stage:
     """Part of a run with one crop length. A run goes to the next stage after the last epoch of this one."""
 
     frames: int = 256
-    last_epoch: int = 10
-    """Epochs count from 0; the stage holds up to and including this one."""
+    last_epoch: int = 11
+    """Number of the stage's last epoch, the first of the run being 1: of stages to 11 and to 25, the first is 11 epochs
+    and the second 14."""
     batch_size: int = 2
     accumulation: int = 24
     """Micro-batches per optimizer step; those left over at the end of an epoch are discarded."""
 
     def __post_init__(self) -> None:
-        positive(self, "frames", "batch_size", "accumulation")
+        positive(self, "frames", "last_epoch", "batch_size", "accumulation")
 
 
 @dataclass(frozen=True)
@@ -271,8 +272,8 @@ class TrainConfig:
     losses: Losses = field(default_factory=Losses)
     denoise: Denoise = field(default_factory=Denoise)
     stages: tuple[Stage, ...] = (Stage(), Stage(512, 25, 1, 48))
-    extra_epochs: int = 60
-    """Epochs of the last stage beyond its `last_epoch`."""
+    extra_epochs: int = 0
+    """Epochs of the last stage beyond its `last_epoch`, at the lowest rate; the original has 60, as its presets do."""
     max_steps: int | None = None
     """Optimizer steps after which the run ends, whatever the epoch."""
     epoch_size: int | None = None
@@ -325,17 +326,16 @@ class TrainConfig:
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema: {self.ema}, expected 0 <= x < 1")
         positive(self, *(["nan_limit"] if self.patience is None else ["nan_limit", "patience"]))
-        if self.epochs < 1:
-            raise ConfigError("extra_epochs: 0 and one stage of last_epoch: 0, which is no epoch; raise one of them")
         if self.vocals and not (self.instrumentals or self.pairs):
             raise ConfigError("instrumentals: none, expected folders of music without vocals to mix the vocals into")
 
     def stage(self, epoch: int) -> Stage:
-        """The stage of an epoch: the first one whose `last_epoch` is not behind it, else the last."""
-        return next((stage for stage in self.stages if epoch <= stage.last_epoch), self.stages[-1])
+        """The stage of an epoch, counted from 0: the first one whose `last_epoch` is not behind it, else the last."""
+        return next((stage for stage in self.stages if epoch < stage.last_epoch), self.stages[-1])
 
     @property
     def epochs(self) -> int:
+        """Of the whole run."""
         return self.stages[-1].last_epoch + self.extra_epochs
 
 

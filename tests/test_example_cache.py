@@ -297,7 +297,7 @@ def test_command_makes_what_training_takes(music, tmp_path):
     from ft.train_config import train_config_from_yaml
 
     words = [f"train.instrumentals={music / 'instrumentals'}", f"train.vocals={music / 'vocals'}"]
-    words += ["train.stages=[{frames: 8, last_epoch: 0, batch_size: 2, accumulation: 1}]"]
+    words += ["train.stages=[{frames: 8, last_epoch: 1, batch_size: 2, accumulation: 1}]"]
     command = ["data", "prepare", "cache", "tiny", "-o", str(tmp_path / "cache"), "--examples", "3"]
     result = CliRunner().invoke(main, [*command, *(part for word in words for part in ("--set", word))])
     assert result.exit_code == 0, result.output

@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
+from ft.config import load_yaml
 from ft.errors import ConfigError
-from ft.train_config import Stage, TrainConfig
+from ft.train_config import Stage, TrainConfig, train_config_from_yaml
 from ft.training.schedule import Schedule
 
 
@@ -24,10 +25,23 @@ def test_no_warm_up_and_no_decay():
 
 
 def test_stages_follow_the_epochs():
-    train = TrainConfig()
-    assert [train.stage(epoch).frames for epoch in (0, 10, 11, 25, 26, 84)] == [256, 256, 512, 512, 512, 512]
-    assert (train.stage(11).batch_size, train.stage(11).accumulation) == (1, 48)
-    assert train.epochs == 85
+    for name in ("base", "original", "original-dense", "original-gelu"):
+        train = train_config_from_yaml(load_yaml(name), name)
+        assert [train.stage(epoch).frames for epoch in (0, 10, 11, 25, 26, 84)] == [256, 256, 512, 512, 512, 512]
+        assert (train.stage(11).batch_size, train.stage(11).accumulation) == (1, 48)
+        assert train.epochs == 85
+    pre_training = train_config_from_yaml(load_yaml("denoise"), "denoise")
+    assert [pre_training.stage(epoch).frames for epoch in (0, 30, 31, 49)] == [256, 256, 512, 512]
+    assert pre_training.epochs == 50
+
+
+def test_a_run_ends_after_the_last_epoch_of_its_last_stage():
+    assert TrainConfig(stages=(Stage(last_epoch=1),)).epochs == 1
+    stages = (Stage(128, 1), Stage(256, 3))
+    train = TrainConfig(stages=stages)
+    assert [train.stage(epoch).frames for epoch in range(train.epochs)] == [128, 256, 256]
+    with pytest.raises(ConfigError, match="last_epoch: 0, expected a number above 0"):
+        Stage(last_epoch=0)
 
 
 def test_stages_must_rise():

@@ -218,9 +218,9 @@ def test_what_is_missing_is_named_before_the_first_step(music, tmp_path):
 
 def test_a_later_stage_that_is_too_large_is_named_before_the_first_step(music, tmp_path):
     stages = [
-        {"frames": 16, "last_epoch": number, "batch_size": 2, "accumulation": 2 + 5 * number} for number in (0, 1)
+        {"frames": 16, "last_epoch": number + 1, "batch_size": 2, "accumulation": 2 + 5 * number} for number in (0, 1)
     ]
-    values = settings(music, stages=stages, extra_epochs=1)
+    values = settings(music, stages=stages, extra_epochs=0)
     with pytest.raises(ConfigError, match="an epoch of 12 items is less than one step of 2 x 7"):
         trainer(tmp_path, values)
     values["train"]["max_steps"] = 3

@@ -59,7 +59,7 @@ def test_every_stage_is_measured(music):
     shapes = [(16, 2), (64, 4), (16, 2), (64, 12)]
     stages = [
         {"frames": frames, "last_epoch": last, "batch_size": size, "accumulation": 1}
-        for last, (frames, size) in enumerate(shapes)
+        for last, (frames, size) in enumerate(shapes, start=1)
     ]
     run = trainer(None, settings(music, stages=stages, max_steps=17))
     found = measure(run)

@@ -25,6 +25,7 @@ def settings(music: Path, *assignments: str, **train: Any) -> dict:
         "instrumentals": [str(music / "instrumentals")],
         "vocals": [str(music / "vocals")],
         "stages": [{"frames": 16, "last_epoch": 2, "batch_size": 2, "accumulation": 2}],
+        "extra_epochs": 60,
         "epoch_size": 12,
         "warmup_steps": 2,
         "workers": 0,

@@ -84,7 +84,7 @@ def measure(trainer: Trainer) -> Measured:
     known: dict[Stage, MeasuredStage] = {}
     stages = []
     for stage, steps in list(trainer.planned()) or [(trainer.train.stages[0], 0)]:
-        alike = dataclasses.replace(stage, last_epoch=0)
+        alike = dataclasses.replace(stage, last_epoch=1)
         if alike not in known:
             known[alike] = _measure_stage(trainer, stage)
         stages.append(dataclasses.replace(known[alike], stage=stage, steps=steps))

@@ -94,7 +94,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=train.precision == "float16")
         first = train.stages[0]
         per_epoch = max(1, self.data.items_per_epoch // self.items_per_step(first))
-        decay = train.decay_steps or per_epoch * max(1, train.stages[-1].last_epoch)
+        decay = train.decay_steps or per_epoch * train.stages[-1].last_epoch
         self.schedule = Schedule(train.learning_rate, train.warmup_steps, decay, train.decay_target, train.decay_power)
         self.position = Position()
         self.guard = Guard(train.on_nan, train.nan_limit, self.data.items)
@@ -217,14 +217,13 @@ class Trainer:
 
     def planned(self) -> Iterator[tuple[Stage, int]]:
         """The stages and how many optimizer steps the whole run takes in each; those past `max_steps` are left out."""
-        left, done = self.train.max_steps, -1
+        left, done = self.train.max_steps, 0
         for stage in self.train.stages:
-            last = self.train.epochs - 1 if stage is self.train.stages[-1] else stage.last_epoch
+            last = self.train.epochs if stage is self.train.stages[-1] else stage.last_epoch
             steps = (last - done) * (self.data.items_per_epoch // self.items_per_step(stage))
             if left is not None and left <= 0:
                 return
-            if last > done:
-                yield stage, steps if left is None else min(steps, left)
+            yield stage, steps if left is None else min(steps, left)
             done, left = last, None if left is None else left - steps
 
     def check_stages(self) -> None:
