@@ -326,6 +326,14 @@ class TrainConfig:
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema: {self.ema}, expected 0 <= x < 1")
         positive(self, *(["nan_limit"] if self.patience is None else ["nan_limit", "patience"]))
+        sets = self.validation
+        if sets.vocals and not sets.instrumentals:
+            raise ConfigError("validation.vocals: without instrumentals to mix them with; name both or neither")
+        if sets.instrumentals and not sets.vocals and self.task != "denoise":
+            raise ConfigError("validation.instrumentals: without vocals to mix in; name both or neither")
+        scored = sets.pairs or sets.instrumentals or (sets.songs and self.task == "separate")
+        if self.patience is not None and not scored:
+            raise ConfigError("patience: needs a score to wait for; name validation.songs or other sets")
         if self.vocals and not (self.instrumentals or self.pairs):
             raise ConfigError("instrumentals: none, expected folders of music without vocals to mix the vocals into")
 

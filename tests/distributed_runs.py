@@ -14,7 +14,7 @@ from training import trainer
 
 from ft.config import override
 from ft.training.distributed import Group, processes
-from ft.training.run import Interrupted
+from ft.training.trainer import Interrupted
 
 UNSEEN = "train.validation={}"
 

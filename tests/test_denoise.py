@@ -16,7 +16,7 @@ from ft.data.batches import Waveforms, batch_from_waveforms
 from ft.models.frame_transformer import FrameTransformer
 from ft.train_config import Denoise, TrainConfig
 from ft.training.denoise import DenoiseTask, add_noise, silent_loss
-from ft.training.run import LAST
+from ft.training.run_folder import LAST
 from ft.training.validation import score
 
 SHAPE = (10, 2, 500, 100)

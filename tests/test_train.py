@@ -23,13 +23,16 @@ from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
 from ft.data.batches import Batching, batch_from_waveforms, collate, load_batches
 from ft.data.examples import MixtureItems
 from ft.data.scan import Scan, pool_from_sources
-from ft.errors import ConfigError, DataError
+from ft.errors import ConfigError, DataError, FtError
 from ft.models.frame_transformer import FrameTransformer
 from ft.train_config import Augment, Losses, Source, TrainConfig
 from ft.training.averaging import WeightAverage
-from ft.training.distributed import Group
+from ft.training.distributed import Group, select_device
+from ft.training.log import LOG
 from ft.training.losses import Loss, separation_parts
-from ft.training.run import LAST, LOG, Interrupted, Trainer, select_device, train_from_yaml
+from ft.training.run import train_from_yaml
+from ft.training.run_folder import LAST
+from ft.training.trainer import Interrupted, Trainer
 
 
 def items_of(music: Path, config: ModelConfig) -> MixtureItems:
@@ -206,12 +209,13 @@ def test_what_is_missing_is_named_before_the_first_step(music, tmp_path):
     with pytest.raises(DataError, match=r"train\.voxaug\.force"):
         trainer(tmp_path, settings(music, vocals=[], pairs=[str(music / "pairs")]))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"file: cannot be the folder of a run"):
+    with pytest.raises(FtError, match=r"file/state\.safetensors: cannot be written \(Not a directory"):
         trainer(tmp_path / "file", settings(music))
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         trainer(tmp_path, settings(music, precision="float16"))
     with pytest.raises(ConfigError, match="less than one step"):
-        trainer(tmp_path, settings(music, epoch_size=3))
+        trainer(tmp_path / "new", settings(music, epoch_size=3))
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         trainer(tmp_path, settings(music, learning_rat=1))
 
@@ -252,7 +256,7 @@ def test_trains_and_resumes_on_a_gpu(music, tmp_path, precision):
 
 
 def test_devices():
-    assert select_device("cpu") == CPU
+    assert select_device("cpu") == select_device("CPU") == CPU
     with pytest.raises(ConfigError, match="expected auto, cpu or cuda"):
         select_device("tpu")
     with pytest.raises(ConfigError, match="CUDA devices seen"):

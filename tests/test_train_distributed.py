@@ -15,7 +15,7 @@ from training import EXACT, log_lines, losses, settings, trainer
 from ft.checkpoint import load_model
 from ft.errors import ConfigError
 from ft.training.distributed import Group, processes
-from ft.training.run import BEST, LAST, STATE
+from ft.training.run_folder import BEST, LAST, STATE
 
 TESTS = Path(__file__).parent
 

@@ -18,8 +18,9 @@ from ft.train_config import TrainConfig
 from ft.training.averaging import WeightAverage
 from ft.training.compiling import compiled_or_eager
 from ft.training.distributed import Group
+from ft.training.guard import TrainingError
 from ft.training.optimizers import make_optimizer
-from ft.training.run import LAST, STATE, TrainingError
+from ft.training.run_folder import LAST, STATE
 from ft.training.utilisation import CountFlops, StepClock, matrix_rate
 
 ALL_LOSSES = {"magnitude_l1": 1, "complex_l1": 1, "energy": 1}

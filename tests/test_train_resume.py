@@ -10,8 +10,11 @@ from training import log_lines, losses, settings, trainer
 
 from ft.config import override
 from ft.errors import CheckpointError, ConfigError
-from ft.training.run import LOG, STATE, Trainer, TrainingError
+from ft.training.guard import TrainingError
+from ft.training.log import LOG
+from ft.training.run_folder import STATE
 from ft.training.state import load_state, save_state
+from ft.training.trainer import Trainer
 
 
 def run_in_parts(folder, values, *stops):
@@ -130,7 +133,7 @@ def test_a_run_that_gets_no_better_ends_early(music, tmp_path, monkeypatch):
     assert (straight.position.step, straight.position.stale) == (9, 2)
     resumed = run_in_parts(tmp_path / "epochs stopped", values, 3, 4, 6, 20, 20)
     assert resumed.position == straight.position
-    with pytest.raises(ConfigError, match=r"train\.patience: needs a score"):
+    with pytest.raises(ConfigError, match=r"train: patience: needs a score"):
         trainer(tmp_path / "without", settings(music, patience=2))
 
 

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from training import log_lines, settings, trainer
 
-from ft.training.run import BEST
+from ft.training.run_folder import BEST
 from ft.training.validation import score, song_sdrs
 
 

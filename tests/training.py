@@ -11,7 +11,8 @@ import torch
 from ft.config import load_yaml, model_config_from_yaml, override
 from ft.train_config import train_config_from_yaml
 from ft.training.distributed import Group
-from ft.training.run import LOG, Trainer
+from ft.training.log import LOG
+from ft.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 EXACT = ["model.dropout=0", "model.frame_dropout=0", "audio.bins=128"]

@@ -6,6 +6,7 @@ batches = open_batches(items, batching, epoch, numbers, workers, pin)
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,7 @@ from typing import Protocol
 from ft.config import ModelConfig
 from ft.data.batches import Batching, Waveforms, collate, load_batches
 from ft.data.examples import Item, MixtureItems
-from ft.data.scan import Scan, music_from_sources, pool_from_sources
-from ft.errors import DataError
+from ft.data.scan import Scan, check_sources, music_from_sources, pool_from_sources
 from ft.train_config import TrainConfig
 
 AHEAD = 2
@@ -54,16 +54,7 @@ def mixture_items(
     config: ModelConfig, train: TrainConfig, scan: Scan | None = None, progress: bool = False
 ) -> MixtureItems:
     """Items mixed from the audio files of the configuration, whether or not it names a cache. Raises DataError."""
-    if not (train.instrumentals or train.pairs):
-        raise DataError("train.instrumentals: none; name a folder, e.g. --set train.instrumentals=music/")
-    separates = train.task == "separate"  # else any music will do
-    if separates and not (train.vocals or train.pairs):
-        raise DataError("train.vocals: none; name a folder, e.g. --set train.vocals=voices/")
-    if separates and train.voxaug.force and not train.vocals:
-        raise DataError(
-            "train.vocals: none, and train.voxaug.force takes pairs as instrumentals only; name a folder of "
-            "vocals, or --set train.voxaug.force=false"
-        )
+    check_sources(dataclasses.replace(train, cache=None))
     scan = scan or Scan(config.audio)
     # Where the scale is drawn for each crop, peaks of files are not asked for.
     need_peak = config.audio.normalize == "track" and not train.augment.scale_db

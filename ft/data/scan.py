@@ -21,7 +21,7 @@ from ft.errors import AudioError, DataError
 from ft.files import atomic_write, files_below
 from ft.media import NoMedia, import_av
 from ft.sound_file import SoundFile
-from ft.train_config import Source
+from ft.train_config import Source, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,33 @@ class Pool(Generic[Entry]):
 
     def draw(self, rng: np.random.Generator) -> Entry:
         return self.entries[int(rng.choice(len(self.entries), p=self.probabilities))]
+
+
+def check_sources(train: TrainConfig) -> None:
+    """Looks whether a training has the folders that it needs; no file is opened.
+
+    Raises:
+        DataError: too few are named, or some are not there.
+    """
+    if train.cache is not None:
+        folders = [train.cache.folder]
+    else:
+        folders = [source.folder for source in (*train.instrumentals, *train.pairs, *train.vocals)]
+        if not (train.instrumentals or train.pairs):
+            raise DataError("train.instrumentals: none; name a folder, e.g. --set train.instrumentals=music/")
+        separates = train.task == "separate"  # else any music will do
+        if separates and not (train.vocals or train.pairs):
+            raise DataError("train.vocals: none; name a folder, e.g. --set train.vocals=voices/")
+        if separates and train.voxaug.force and not train.vocals:
+            raise DataError(
+                "train.vocals: none, and train.voxaug.force takes pairs as instrumentals only; name a folder of "
+                "vocals, or --set train.voxaug.force=false"
+            )
+    sets = train.validation
+    folders += [source.folder for source in (*sets.pairs, *sets.instrumentals, *sets.vocals, *sets.songs)]
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        others = f", and {len(missing) - 1} more of the configuration are missing" if missing[1:] else ""
+        raise DataError(f"{missing[0]}: no such folder{others}; expected what train: names")
 
 
 def audio_files(folder: str | Path) -> list[Path]:

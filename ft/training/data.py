@@ -8,7 +8,6 @@ from ft.config import ModelConfig
 from ft.data.examples import ValidationItems
 from ft.data.items import Items, open_items
 from ft.data.scan import SCAN, Scan, Song, pool_from_sources, songs_from_sources
-from ft.errors import ConfigError
 from ft.train_config import TrainConfig
 
 
@@ -30,11 +29,7 @@ class TrainingData:
         if options.pairs:
             pairs = songs_from_sources(options.pairs, scan, track)
             self.validation["pairs"] = ValidationItems(config.audio, options.items, songs=pairs)
-        if options.vocals and not options.instrumentals:
-            raise ConfigError("train.validation.vocals: without instrumentals to mix them with; name both or neither")
-        if options.instrumentals and not options.vocals and train.task != "denoise":
-            raise ConfigError("train.validation.instrumentals: without vocals to mix in; name both or neither")
-        if options.instrumentals and (options.vocals or train.task == "denoise"):
+        if options.instrumentals:
             vocals = pool_from_sources(options.vocals, scan) if options.vocals else None
             self.validation["mixed" if vocals else "instrumentals"] = ValidationItems(
                 config.audio,

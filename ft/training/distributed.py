@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ft.errors import ConfigError
+from ft.training.checks import check_device
 
 LONGEST_WAIT = timedelta(hours=2)
 """For another process: the first one may read every file of a large library before the others begin."""
@@ -118,11 +119,10 @@ def _device_of_process(name: str, local_rank: int) -> torch.device:
 
 def select_device(name: str) -> torch.device:
     """The device for `auto`, `cpu` or `cuda[:N]`. Raises ConfigError for a GPU that is not there."""
+    name = check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError(f"device '{name}', expected auto, cpu or cuda[:N]")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device '{name}': {torch.cuda.device_count()} CUDA devices seen; use --device cpu")
     return torch.device(name)

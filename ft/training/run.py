@@ -1,4 +1,7 @@
-"""Training runs: from a configuration to a folder with a trained model."""
+"""Training runs: from a configuration to a folder with a trained model.
+
+torch, which takes seconds to import, is imported when nothing can be said against a run any more.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ft.config import load_yaml, model_config_from_yaml, override
-from ft.errors import ConfigError
-from ft.train_config import train_config_from_yaml
-from ft.training.distributed import processes, select_device
-from ft.training.guard import TrainingError
-from ft.training.log import LOG
-from ft.training.position import Position
-from ft.training.run_folder import BEST, LAST, STATE
-from ft.training.trainer import Interrupted, Trainer
+from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.train_config import TrainConfig, train_config_from_yaml
+from ft.training.checks import check_device, check_run
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "BEST",
-    "LAST",
-    "LOG",
-    "STATE",
-    "Interrupted",
-    "Position",
-    "Trainer",
-    "TrainingError",
-    "dry_run_from_yaml",
-    "select_device",
-    "train_from_yaml",
-]
 
 
 def train_from_yaml(
@@ -50,11 +33,13 @@ def train_from_yaml(
         ConfigError, DataError, CheckpointError: before the first step.
         TrainingError: the loss or its gradient is not finite.
     """
-    values = override(load_yaml(source), assignments)
-    config, train = model_config_from_yaml(values, source), train_config_from_yaml(values, source)
+    check_device(device)
+    config, train = _configuration(source, assignments)
     folder = output or Path("runs") / config.name
-    if not resume and (folder / STATE).exists():
-        raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it, or -o FOLDER for a new one")
+    check_run(config, train, folder, resume)
+    from ft.training.distributed import processes
+    from ft.training.trainer import Interrupted, Trainer
+
     command = ["train", source, "--resume", "-o", str(folder)]
     command += [word for item in assignments for word in ("--set", item)]
     command += ["--device", device] if device != "auto" else []
@@ -86,10 +71,19 @@ def dry_run_from_yaml(
     Raises:
         ConfigError, DataError, CheckpointError, TrainingError: as the training would.
     """
+    check_device(device)
+    config, train = _configuration(source, assignments)
+    check_run(config, train, None, resume=False)
+    from ft.training.distributed import processes
     from ft.training.dry_run import measure, report
+    from ft.training.trainer import Trainer
 
-    values = override(load_yaml(source), assignments)
-    config, train = model_config_from_yaml(values, source), train_config_from_yaml(values, source)
     with processes(device) as group:
         found = measure(Trainer(config, train, None, group, progress))
         return None if group.rank else report(config, train, found)
+
+
+def _configuration(source: str, assignments: Sequence[str]) -> tuple[ModelConfig, TrainConfig]:
+    """The model and the training of a YAML file or preset. Raises ConfigError."""
+    values = override(load_yaml(source), assignments)
+    return model_config_from_yaml(values, source), train_config_from_yaml(values, source)

@@ -6,19 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ft import __version__
 from ft.checkpoint import save_checkpoint
 from ft.config import ModelConfig, plain
-from ft.errors import ConfigError
-from ft.files import atomic_write
+from ft.files import atomic_write, check_writable
 from ft.train_config import TrainConfig
-from ft.training.averaging import WeightAverage
-from ft.training.distributed import Group
-from ft.training.state import whole_copies
+
+if TYPE_CHECKING:
+    from ft.training.averaging import WeightAverage
+    from ft.training.distributed import Group
 
 STATE, LAST, BEST, DESCRIPTION = "state.safetensors", "last.safetensors", "best.safetensors", "config.json"
 
@@ -27,10 +25,10 @@ class RunFolder:
     """Where one run is kept. The first of its processes writes, and all of them call what gathers a sharded network.
 
     Args:
-        path: made where it is missing; None: nothing is kept.
+        path: made where it is missing, by what is written first; None: nothing is kept.
         models: whether models are kept; a network that is not `config`'s has its state only.
     Raises:
-        ConfigError: the folder cannot be made.
+        FtError: it cannot be written.
     """
 
     def __init__(
@@ -38,11 +36,8 @@ class RunFolder:
     ) -> None:
         self.models = models
         self.path, self.config, self.train, self.group = path, config, train, group
-        try:
-            if path is not None:
-                path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be the folder of a run: {error.strerror}; choose another") from error
+        if path is not None:
+            check_writable(path / STATE)
 
     @property
     def writable(self) -> Path | None:
@@ -53,6 +48,8 @@ class RunFolder:
         """Writes what the run is: versions, device and the whole configuration."""
         if self.writable is None:
             return
+        import torch
+
         description = {
             "ft": __version__,
             "torch": torch.__version__,
@@ -68,6 +65,8 @@ class RunFolder:
         """Writes the averaged weights as a checkpoint."""
         if self.path is None or not self.models:
             return
+        from ft.training.state import whole_copies
+
         weights = whole_copies(average.state(), self.group)
         if self.writable is not None:
             facts: dict[str, Any] = {"step": step, "scores": dict(scores), "train": plain(asdict(self.train))}

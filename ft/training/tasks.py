@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ft.config import ModelConfig
 from ft.data.batches import Waveforms, batch_from_waveforms, mask_from_logits, network_input
-from ft.errors import ConfigError
 from ft.train_config import TrainConfig
+from ft.training.checks import check_crops
 from ft.training.losses import Loss, separation_parts
 
 Network = Callable[[Tensor], Tensor]
@@ -66,13 +66,7 @@ class SeparationTask:
     def __init__(self, train: TrainConfig, config: ModelConfig) -> None:
         """Raises ConfigError: a window of a loss is longer than a crop."""
         self.weights, self.config = train.losses, config
-        frames, audio = min(stage.frames for stage in train.stages), config.audio
-        samples, longest = (frames - 1) * audio.hop_length + audio.n_fft, max(train.losses.stft_n_fft)
-        if train.losses.on_stft and longest > samples:
-            raise ConfigError(
-                f"train.losses.stft_n_fft: {longest} is more than the {samples} samples of a crop of {frames} frames; "
-                "leave it out, or raise the frames of train.stages"
-            )
+        check_crops(config.audio, train)
 
     def loss(self, network: Network, waveforms: Waveforms, autocast: Autocast) -> Loss:
         """The weighted losses of `train.losses`."""

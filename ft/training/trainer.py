@@ -82,8 +82,6 @@ class Trainer:
             self.data = TrainingData(config, train, folder, self.progress)
         self.check_stages()
         self.validation = Validation(self.data, self.task, config, group, self.autocast, everywhere=self.sharded)
-        if train.patience is not None and self.validation.empty:
-            raise ConfigError("train.patience: needs a score to wait for; name train.validation.songs or other sets")
         torch.manual_seed(train.seed)
         fresh = folder is None or not (folder / STATE).exists()  # else its weights are about to be restored
         first_inputs = self._first_inputs if fresh else None

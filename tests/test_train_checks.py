@@ -1,0 +1,78 @@
+"""What is wrong with a command that trains, averages or imports is said before torch is imported or anything made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+RUN = """
+import json, sys
+from click.testing import CliRunner
+from ft.cli import main
+found = []
+for words in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(main, words)
+    found.append([result.exit_code, result.output, "torch" in sys.modules])
+print(json.dumps(found))
+"""
+SET = ["train", "config.yaml", "--set"]
+REFUSED = {
+    "train: unknown key 'sed'; did you mean 'seed'?": ["train", "tiny", "--set", "train.sed=1"],
+    "gone.yaml: no such file or preset": ["train", "gone.yaml"],
+    "library/train/instrumentals/eif: no such folder, and 19 more": ["train", "small"],
+    "train.instrumentals: none; name a folder": ["train", "tiny", "--dry-run"],
+    "gone: no such folder; expected what train: names": [*SET, "train.vocals=gone"],
+    "nowhere: no such folder": [*SET, "train.validation.songs=nowhere"],
+    "cache: no such folder": [*SET, "train.cache=cache"],
+    "device 'gpu', expected auto, cpu or cuda[:N]": ["train", "config.yaml", "--device", "gpu"],
+    "'cuda:x', expected auto, cpu or": ["train", "config.yaml", "--device", "cuda:x"],
+    "cannot be written (Not a directory)": ["train", "config.yaml", "-o", "config.yaml"],
+    "done: holds a run already": ["train", "config.yaml", "-o", "done"],
+    "new: no run to go on with": ["train", "config.yaml", "-o", "new", "--resume"],
+    "away.safetensors: no such file; expected a checkpoint": [*SET, "train.init_from=away.safetensors"],
+    "patience: needs a score": [*SET, "train.patience=2"],
+    "stft_n_fft: 262144 is more than": [*SET, "train.losses={stft_convergence: 1, stft_n_fft: 262144}"],
+    "1 model to average": ["average", "one.safetensors", "-o", "mean.safetensors"],
+    "two.safetensors: no such file; expected a checkpoint": ["average", "two.safetensors", "b", "-o", "m.safetensors"],
+    "taken.safetensors: exists; use another": ["average", "one", "two", "-o", "taken.safetensors"],
+    "mean.safetensors: cannot be written": ["average", "one", "two", "-o", "config.yaml/mean.safetensors"],
+    "absent.pth: no such file; expected weights": ["import", "absent.pth"],
+    "out.safetensors: cannot be written": ["import", "absent.pth", "-o", "config.yaml/out.safetensors"],
+    "taken.safetensors: exists; use": ["import", "taken.pth"],
+    "an empty file": ["import", "empty.pth"],
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> tuple[dict[str, list], set[str]]:
+    """Exit code, output and whether torch is there, of every command above in one process; and the files there are."""
+    folder = tmp_path_factory.mktemp("checks")
+    (folder / "done").mkdir()
+    for name in ("empty.pth", "taken.pth", "taken.safetensors", "done/state.safetensors"):
+        (folder / name).touch()
+    (folder / "music").mkdir()
+    sources = {"instrumentals": ["music"], "vocals": ["music"]}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"preset": "tiny"}, "train": sources}))
+    before = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    command = [sys.executable, "-c", RUN, json.dumps(list(REFUSED.values()))]
+    path = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=path)
+    made = {str(path.relative_to(folder)) for path in folder.rglob("*")} - before
+    return dict(zip(REFUSED, json.loads(done.stdout.splitlines()[-1]), strict=True)), made
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_mistake_is_said_without_torch(answers, line):
+    code, output, torch_is_there = answers[0][line]
+    assert line in output and code in (1, 2) and output.count("\n") == 1
+    assert not torch_is_there
+
+
+def test_nothing_is_made_by_what_is_refused(answers):
+    assert not answers[1]
