@@ -159,6 +159,8 @@ class Augment:
     """Largest drive of the mixture's peak into the curve."""
     mixture_codec: float = 0.0
     """The mixture through MP3, Vorbis or Opus; what that adds or takes is counted to the instrumental."""
+    mono: float = 0.0
+    """Both channels of mixture and instrumental are their mean, as a mono song comes to a stereo network."""
 
     def __post_init__(self) -> None:
         share(self, "reverb", "pan", *self.probabilities)
@@ -172,7 +174,7 @@ class Augment:
     def probabilities(self) -> tuple[str, ...]:
         """Names of the keys that are probabilities, but for `reverb`."""
         parts = ("gain", "swap_channels", "polarity", "pitch", "tempo", "equaliser", "codec", "choir")
-        return (*parts, "widen", "pause", "compress", "clip", "mixture_codec")
+        return (*parts, "widen", "pause", "compress", "clip", "mixture_codec", "mono")
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,27 @@ def test_each_changes_items_and_by_the_seed_alone(name, music):
     assert np.array_equal(item.mixture, same.mixture) and np.array_equal(item.instrumental, same.instrumental)
 
 
+def test_a_share_of_items_is_mono(music):
+    """Mixture and instrumental both, in a stereo pair too, and nothing else of the item changes."""
+    pairs = {"pairs": (Source(str(music / "pairs")),)}
+    pool = music_from_sources((), pairs["pairs"], Scan(AUDIO), False)
+    found = []
+    for mono in (0.0, 0.5):
+        train = TrainConfig(augment=Augment(mono=mono, scale_db=6), voxaug=VoxAug(force=False), **pairs)
+        source = MixtureItems(AUDIO, train, pool, None)
+        found.append([source.item(0, index, 100) for index in range(20)])
+    folded = 0
+    for stereo, item in zip(*found, strict=True):
+        assert not np.array_equal(stereo.mixture[0], stereo.mixture[1])
+        is_mono = np.array_equal(item.mixture[0], item.mixture[1])
+        for name in ("mixture", "instrumental"):
+            wanted = getattr(stereo, name)
+            assert np.array_equal(getattr(item, name), np.stack([wanted.mean(axis=0)] * 2) if is_mono else wanted)
+        assert (item.peak, item.headroom) == (stereo.peak, stereo.headroom)
+        folded += is_mono
+    assert 3 < folded < 17
+
+
 def test_items_of_a_seed_are_what_they_were(music):
     """Means of items, taken before the effects of `Parts` were there: a run that is resumed sees the same."""
     options = Augment(

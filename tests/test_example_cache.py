@@ -133,6 +133,25 @@ def test_a_voice_is_no_louder_for_its_pauses(train, tmp_path):
     assert np.ptp(peaks) < 2.5 and np.mean(peaks) == pytest.approx(-6, abs=1)
 
 
+@pytest.mark.parametrize("remix", [True, False])
+def test_examples_are_mono_when_they_are_taken(made, train, remix, tmp_path):
+    """Whole mixtures of them, of a cache that knows nothing of it."""
+    mono = dataclasses.replace(train, augment=dataclasses.replace(train.augment, mono=0.5))
+    stereo, items = opened(made, train, remix=remix), opened(made, mono, remix=remix)
+    folded = 0
+    for index in range(COUNT):
+        item, plain = items.item(1, index, FRAMES), stereo.item(1, index, FRAMES)
+        is_mono = not np.array_equal(item.mixture, plain.mixture)
+        folded += is_mono
+        for name in ("mixture", "instrumental"):
+            wanted = getattr(plain, name)
+            assert np.array_equal(getattr(item, name), np.stack([wanted.mean(axis=0)] * 2) if is_mono else wanted)
+    assert COUNT / 4 < folded < 3 * COUNT / 4
+    again = build_cache(MODEL, mono, tmp_path, PER_SHARD, per_shard=PER_SHARD)
+    assert again.made_from == stereo.manifest.made_from
+    assert shard_path(tmp_path, 0).read_bytes() == shard_path(made, 0).read_bytes()
+
+
 def test_what_marks_both_parts_is_not_mixed_anew(made, train):
     for name in ("compress", "clip", "mixture_codec"):
         marked = dataclasses.replace(train, augment=dataclasses.replace(train.augment, **{name: 0.5}))

@@ -68,6 +68,11 @@ def pan(rng: np.random.Generator, waveform: Waveform, width: float) -> Waveform:
     return waveform * gains if waveform.shape[0] == 2 else waveform
 
 
+def mono(waveform: Waveform) -> Waveform:
+    """Both channels the mean of `waveform`, as a mono song comes to a stereo network."""
+    return np.repeat(waveform.mean(axis=0, keepdims=True), waveform.shape[0], axis=0)
+
+
 def widen(rng: np.random.Generator, waveform: Waveform, sample_rate: int) -> Waveform:
     """A stereo `waveform` with a late, softer copy of its middle added on the left and taken from the right.
 

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import AudioConfig, ModelConfig, plain
+from ft.data.augment_parts import chance
 from ft.data.examples import Item
 from ft.errors import ConfigError, DataError, one_line
 from ft.train_config import Augment, TrainConfig, VoxAug
@@ -81,6 +82,7 @@ def made_from(audio: AudioConfig, train: TrainConfig) -> dict[str, Any]:
         values[f"train.{name}"] = [[value for value in asdict(source).values() if value] for source in sources]
     for name in ("voxaug", "augment"):
         values |= {f"train.{name}.{key}": value for key, value in asdict(getattr(train, name)).items()}
+    del values["train.augment.mono"]  # drawn when an example is taken, as what is mixed anew is mono as a whole
     return plain(values)
 
 
@@ -161,6 +163,7 @@ class _Drawn:
     level: int
     starts: tuple[int, int]
     """First samples of instrumental and vocals."""
+    mono: bool
     swap: bool = False
     swap_vocals: bool = False
 
@@ -217,7 +220,8 @@ class CachedItems:
         if drawn.swap:
             mixture, instrumental = mixture[::-1], instrumental[::-1]
         peak, headroom = facts["peak"][drawn.instrumental], facts["headroom"][drawn.level]
-        return Item(mixture, instrumental, float(peak), sings, float(headroom))
+        item = Item(mixture, instrumental, float(peak), sings, float(headroom))
+        return item.in_mono() if drawn.mono else item
 
     def files(self, epoch: int, index: int, frames: int) -> list[Path]:
         """The shards that an item is read from."""
@@ -231,12 +235,13 @@ class CachedItems:
         first = int(self._order_of(epoch)[index % self.count])
         spare = self.manifest.samples - self.samples(frames)
         starts = [int(start) for start in rng.integers(spare + 1, size=2)]
+        mono = self.train.augment.mono
         if not self.train.cache.remix:
-            return _Drawn(first, first, first, (starts[0], starts[0]))
+            return _Drawn(first, first, first, (starts[0], starts[0]), chance(rng, mono))
         other, level = (int(number) for number in rng.integers(self.count, size=2))
         # Where a swap of channels is as likely as none, one more changes no probability; else there is none.
         swaps = (rng.random(2) < 0.5) & (self.train.voxaug.swap_channels == 0.5)
-        return _Drawn(first, other, level, (starts[0], starts[1]), bool(swaps[0]), bool(swaps[1]))
+        return _Drawn(first, other, level, (starts[0], starts[1]), chance(rng, mono), bool(swaps[0]), bool(swaps[1]))
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:

@@ -77,7 +77,7 @@ def build_cache(
     Raises:
         DataError: audio that cannot be used, a folder that cannot be written, or too little room on the disk.
     """
-    train = replace(train, cache=None)
+    train = replace(train, cache=None, augment=replace(train.augment, mono=0.0))
     folder.mkdir(parents=True, exist_ok=True)
     claim = Claim(folder / f"{part_name(Path(MANIFEST))}.part", folder / MANIFEST)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ft.audio import AudioSource, open_source
 from ft.config import AudioConfig
 from ft.data import augment
-from ft.data.augment_parts import Parts
+from ft.data.augment_parts import Parts, chance
 from ft.data.patches import read_waveform
 from ft.data.scan import AudioFile, Pool, Remix, Song
 from ft.errors import AudioError, DataError
@@ -42,6 +42,10 @@ class Item:
     has_vocals: bool
     headroom: float
     """Factor on the scale."""
+
+    def in_mono(self) -> Item:
+        """The same of a mono song."""
+        return replace(self, mixture=augment.mono(self.mixture), instrumental=augment.mono(self.instrumental))
 
 
 def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
@@ -131,7 +135,7 @@ class MixtureItems:
                 item.has_vocals or other.has_vocals,
                 item.headroom,
             )
-        return item
+        return item.in_mono() if chance(rng, self.train.augment.mono) else item
 
     def files(self, epoch: int, index: int, frames: int) -> list[Path]:
         """The files that an item is made of, found by making it again."""
