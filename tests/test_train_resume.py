@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 
 import pytest
@@ -12,7 +14,7 @@ from ft.config import override
 from ft.errors import CheckpointError, ConfigError
 from ft.training.guard import TrainingError
 from ft.training.log import LOG
-from ft.training.run_folder import STATE
+from ft.training.run_folder import DESCRIPTION, STATE
 from ft.training.state import load_state, save_state
 from ft.training.trainer import Trainer
 
@@ -117,6 +119,33 @@ def test_state_of_something_else_is_refused(music, tmp_path):
     (tmp_path / STATE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="no state of a training run"):
         trainer(tmp_path, settings(music)).restore()
+
+
+def test_a_resumed_run_says_what_changed_and_keeps_what_it_was(music, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="ft.training")
+    trainer(tmp_path, settings(music, max_steps=1)).run()
+    first = (tmp_path / DESCRIPTION).read_text()
+    description = json.loads(first)
+    del description["train"]["augment"]["mono"], description["train"]["workers"]  # as of an older version
+    (tmp_path / DESCRIPTION).write_text(json.dumps(description))
+    changed = settings(music, "model.dropout=0.3", seed=7, max_steps=1)
+    del changed["train"]["extra_epochs"]
+    for _ in range(2):
+        resumed = trainer(tmp_path, changed)
+        resumed.restore()
+        resumed.run()
+    lines = [message for message in caplog.messages if "->" in message]
+    assert sorted(lines) == [
+        "model.dropout: 0.1 -> 0.3",
+        "train.extra_epochs: 60 -> 0",
+        "train.seed: 0 -> 7",
+        "train.workers: 1 -> 0",
+    ]
+    (warned,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == "other examples from here on than those of the run before, by train.seed"
+    assert json.loads((tmp_path / "config.1.json").read_text()) == description
+    assert json.loads((tmp_path / DESCRIPTION).read_text())["train"]["seed"] == 7
+    assert not (tmp_path / "config.2.json").exists()
 
 
 def test_a_run_that_gets_no_better_ends_early(music, tmp_path, monkeypatch):

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft import __version__
 from ft.checkpoint import save_checkpoint
 from ft.config import ModelConfig, plain
+from ft.errors import one_line
 from ft.files import atomic_write, check_writable
 from ft.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ft.training.averaging import WeightAverage
     from ft.training.distributed import Group
+
+logger = logging.getLogger(__name__)
 
 STATE, LAST, BEST, DESCRIPTION = "state.safetensors", "last.safetensors", "best.safetensors", "config.json"
 
@@ -45,7 +50,7 @@ class RunFolder:
         return None if self.group.rank else self.path
 
     def describe(self) -> None:
-        """Writes what the run is: versions, device and the whole configuration."""
+        """Writes what the run is: versions, device and the whole configuration; another one that was there is kept."""
         if self.writable is None:
             return
         import torch
@@ -55,11 +60,36 @@ class RunFolder:
             "torch": torch.__version__,
             "device": str(self.group.device),
             "processes": self.group.size,
-            "model": self.config.to_dict(),
-            "train": plain(asdict(self.train)),
+            **self._configuration(),
         }
-        with atomic_write(self.writable / DESCRIPTION) as part:
+        path = self.writable / DESCRIPTION
+        if self.changes():
+            path.replace(next(other for other in _numbered(path) if not other.exists()))
+        with atomic_write(path) as part:
             part.write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+    def changes(self) -> dict[str, tuple[Any, Any]]:
+        """Keys of the configuration, as YAML has them, whose value is another one than that which the folder describes:
+        the value there and the one here, None where a key is not among them.
+
+        What an older version did not know had its default there.
+        """
+        assert self.path is not None
+        try:
+            described = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
+            there = _keys(described)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s: cannot be compared with (%s)", self.path / DESCRIPTION, one_line(error))
+            return {}
+        here = _keys(self._configuration())
+        defaults = _keys({"model": ModelConfig().to_dict(), "train": plain(asdict(TrainConfig()))})
+        pairs = {name: (there.get(name, defaults.get(name)), here.get(name)) for name in (*here, *there)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"model": self.config.to_dict(), "train": plain(asdict(self.train))}
 
     def save_model(self, name: str, average: WeightAverage, step: int, scores: Mapping[str, float]) -> None:
         """Writes the averaged weights as a checkpoint."""
@@ -71,3 +101,21 @@ class RunFolder:
         if self.writable is not None:
             facts: dict[str, Any] = {"step": step, "scores": dict(scores), "train": plain(asdict(self.train))}
             save_checkpoint(self.writable / name, weights, self.config, {"ft_train": json.dumps(facts)})
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """config.1.json, config.2.json and so on, for config.json."""
+    return (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
+
+
+def _keys(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a model and a training by their keys in YAML: audio.bins, model.heads, train.augment.pan."""
+    model, found = dict(described["model"]), {}
+    waiting = [("audio", model.pop("audio")), ("model", model | model.pop("network")), ("train", described["train"])]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{key}", item) for key, item in value.items()]
+        else:
+            found[name] = value
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+DRAWN = ("train.seed", "train.instrumentals", "train.vocals", "train.pairs", "train.cache", "train.epoch_size",
+         "train.voxaug", "train.augment")  # fmt: skip
+"""What begins the keys by which examples are drawn."""
 FIT_ITEMS = 64
 """By which a network that wants it is fitted to its inputs."""
 
@@ -137,6 +141,8 @@ class Trainer:
                 facts["processes"],
                 self.group.size,
             )
+        if self.folder.writable is not None:
+            self._say_changes()
         if self.position.step:
             logger.info("resumed at step %d (epoch %d)", self.position.step, self.position.epoch)
 
@@ -148,6 +154,14 @@ class Trainer:
                     f"{self.folder.path}: a run of {key} {found} and not {value}; go on with {found}, or begin another "
                     "with -o"
                 )
+
+    def _say_changes(self) -> None:
+        """Logs what of the configuration is another since this run was last begun."""
+        changes = self.folder.changes()
+        for name, (there, here) in changes.items():
+            logger.info("%s: %s -> %s", name, *(json.dumps(value, ensure_ascii=False) for value in (there, here)))
+        if drawn := [name for name in changes if name.startswith(DRAWN)]:
+            logger.warning("other examples from here on than those of the run before, by %s", ", ".join(drawn))
 
     def run(self) -> None:
         """Trains to the end of the last stage (or `max_steps`, or `patience`). Ctrl-C saves and raises Interrupted."""
