@@ -91,6 +91,11 @@ def main(context: click.Context, verbose: bool, quiet: bool) -> None:
 @click.option("--resume", is_flag=True, help="Go on where the run in this folder stopped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Of the processor, to compute with. [default: the usable cores less train.workers]",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Say what it would take, by three steps of each stage, and write nothing."
 )
 @click.pass_obj
@@ -101,6 +106,7 @@ def train(
     output: Path | None,
     resume: bool,
     device: str,
+    threads: int | None,
     dry_run: bool,
 ) -> None:
     """Train a network as CONFIG (a YAML file or a preset) says.
@@ -111,11 +117,13 @@ def train(
 
     progress = not settings["quiet"]
     if dry_run:
-        found = dry_run_from_yaml(str(config), assignments, device=device, progress=progress)
+        found = dry_run_from_yaml(str(config), assignments, device=device, threads=threads, progress=progress)
         if found is not None:  # of several processes, one speaks
             click.echo(found)
         return
-    train_from_yaml(str(config), assignments, output=output, resume=resume, device=device, progress=progress)
+    train_from_yaml(
+        str(config), assignments, output=output, resume=resume, device=device, threads=threads, progress=progress
+    )
 
 
 @main.command()
@@ -155,9 +163,11 @@ def average(models: tuple[str, ...], output: Path, force: bool) -> None:
 @main.command("import")
 @click.argument("weights", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Checkpoint. [default: WEIGHTS.safetensors]")
-@click.option("--activation", type=click.Choice(["gelu", "squared-relu"]), help="Of the feed-forward parts.")
+@click.option("--activation", type=click.Choice(["gelu", "squared-relu"], False), help="Of the feed-forward parts.")
 @click.option(
-    "--qk-norm-order", type=click.Choice(["rotary-first", "norm-first"]), help="Order in which queries and keys pass."
+    "--qk-norm-order",
+    type=click.Choice(["rotary-first", "norm-first"], False),
+    help="Order in which queries and keys pass.",
 )
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def import_weights(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import shlex
 import shutil
@@ -25,12 +27,12 @@ from ft.data.examples import MixtureItems
 from ft.data.scan import Scan, pool_from_sources
 from ft.errors import ConfigError, DataError, FtError
 from ft.models.frame_transformer import FrameTransformer
-from ft.train_config import Augment, Losses, Source, TrainConfig
+from ft.train_config import Augment, Losses, Source, TrainConfig, train_config_from_yaml
 from ft.training.averaging import WeightAverage
 from ft.training.distributed import Group, select_device
 from ft.training.log import LOG
 from ft.training.losses import Loss, separation_parts
-from ft.training.run import train_from_yaml
+from ft.training.run import compute_threads, computing, train_from_yaml
 from ft.training.run_folder import LAST
 from ft.training.trainer import Interrupted, Trainer
 
@@ -193,6 +195,55 @@ def test_run_leaves_a_model_and_its_description(music, tmp_path):
     assert {"step", "epoch", "time", "valid/sdr_vocals", "valid/sdr_instrumental"} <= set(last)
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_has_the_loss_from_the_first_step_on(music, monkeypatch):
+    """Also before the first line of the log."""
+    values = settings(music, max_steps=1, log_every=20)
+    monkeypatch.setattr("sys.stderr", screen := Terminal())
+    config, train = model_config_from_yaml(values, "test"), train_config_from_yaml(values, "test")
+    run = Trainer(config, train, None, Group(CPU), progress=True)
+    run.run()
+    assert "1/1 [00:0" in screen.getvalue() and f"loss {run.sums['loss']:.4f}, lr" in screen.getvalue()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_run_without_stderr_has_no_bar(music, monkeypatch, closed):
+    screen = Terminal()
+    screen.close()
+    monkeypatch.setattr("sys.stderr", screen if closed else None)
+    run = trainer(None, settings(music))
+    run.progress = True
+    with run._bar() as bar:
+        bar.update()
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "cores", "expected"),
+    [(None, 1, 2, 1), (None, 0, 2, 2), (None, 4, 2, 1), (None, 1, 8, 7), (None, 1, 32, 16), (3, 1, 2, 3)],
+)
+def test_threads_are_the_cores_that_loading_leaves(monkeypatch, asked, workers, cores, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("engines.base.usable_cores", lambda: cores)
+    assert compute_threads(asked, workers, most=16)[0] == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert compute_threads(asked, workers, most=5)[0] == (asked or 5)
+
+
+def test_threads_are_set_for_the_run_and_named(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="ft.training.run")
+    before = torch.get_num_threads()
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 99.0, 99.0), raising=False)
+    with computing(3, workers=1):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+    assert caplog.messages[0] == "threads that compute: 3 (--threads)"
+    assert "the machine is busy (a load of 99.0" in caplog.messages[1]
+
+
 def test_existing_run_is_not_overwritten(music, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings(music, max_steps=1)))
@@ -284,9 +335,9 @@ def test_the_command_that_goes_on_can_be_pasted(music, tmp_path, monkeypatch, ca
     path.write_text(yaml.safe_dump(settings(music)))
     assignment = "train.stages=[{frames: 16, accumulation: 1}]"
     with pytest.raises(Interrupted):
-        train_from_yaml(str(path), [assignment], output=tmp_path / "run", device="cpu", progress=False)
+        train_from_yaml(str(path), [assignment], output=tmp_path / "run", device="cpu", threads=2, progress=False)
     command = shlex.split(caplog.messages[-1].partition("go on with: ")[2])
-    expected = ["--resume", "-o", str(tmp_path / "run"), "--set", assignment, "--device", "cpu"]
+    expected = ["--resume", "-o", str(tmp_path / "run"), "--set", assignment, "--device", "cpu", "--threads", "2"]
     assert command == ["ft", "train", str(path), *expected]
 
 

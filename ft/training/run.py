@@ -6,8 +6,10 @@ torch, which takes seconds to import, is imported when nothing can be said again
 from __future__ import annotations
 
 import logging
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
@@ -23,11 +25,15 @@ def train_from_yaml(
     output: Path | None = None,
     resume: bool = False,
     device: str = "auto",
+    threads: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Runs the training that a YAML file or preset describes; returns the folder of the run.
 
     Started by `torchrun`, each process does its share.
+
+    Args:
+        threads: of the processor that compute; None: as `compute_threads` chooses.
 
     Raises:
         ConfigError, DataError, CheckpointError: before the first step.
@@ -43,7 +49,8 @@ def train_from_yaml(
     command = ["train", source, "--resume", "-o", str(folder)]
     command += [word for item in assignments for word in ("--set", item)]
     command += ["--device", device] if device != "auto" else []
-    with processes(device) as group:
+    command += ["--threads", str(threads)] if threads else []
+    with processes(device) as group, computing(threads, train.workers, group.rank):
         trainer = Trainer(config, train, folder, group, progress)
         if resume:
             trainer.restore()
@@ -59,7 +66,11 @@ def train_from_yaml(
 
 
 def dry_run_from_yaml(
-    source: str, assignments: Sequence[str] = (), device: str = "auto", progress: bool = True
+    source: str,
+    assignments: Sequence[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    progress: bool = True,
 ) -> str | None:
     """What the training that a YAML file or preset describes would take, found by three steps of each stage of it.
 
@@ -78,9 +89,50 @@ def dry_run_from_yaml(
     from ft.training.dry_run import measure, report
     from ft.training.trainer import Trainer
 
-    with processes(device) as group:
+    with processes(device) as group, computing(threads, train.workers, group.rank):
         found = measure(Trainer(config, train, None, group, progress))
         return None if group.rank else report(config, train, found)
+
+
+def compute_threads(threads: int | None, workers: int, most: int) -> tuple[int, str]:
+    """How many threads compute, and why.
+
+    Processes that load items run all the time as well. Where more threads than cores wait for each other at the end of
+    every operation, a step takes many times as long as with one thread. What else runs is not counted: a run that is
+    resumed would find the load that it left itself.
+
+    Args:
+        threads: what was asked for; None: the cores that this process may use, less `workers`, but at least one.
+        workers: processes that load items.
+        most: what PyTorch takes by itself: a thread for each core without its hyper-threads, or OMP_NUM_THREADS.
+    """
+    from engines.base import usable_cores
+
+    if threads is not None:
+        return threads, "--threads"
+    if "OMP_NUM_THREADS" in os.environ:  # torchrun sets it too
+        return most, "OMP_NUM_THREADS"
+    cores = usable_cores()
+    return max(1, min(most, cores - workers)), f"{cores} usable cores, {workers} for train.workers"
+
+
+@contextmanager
+def computing(threads: int | None, workers: int, rank: int = 0) -> Iterator[None]:
+    """Computes with so many threads of the processor, as `compute_threads` has it; the first process says so."""
+    import torch
+
+    before = torch.get_num_threads()
+    number, reason = compute_threads(threads, workers, before)
+    torch.set_num_threads(number)
+    if not rank:
+        logger.info("threads that compute: %d (%s)", number, reason)
+        cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        if number > 1 and load > cores / 2:
+            logger.info("the machine is busy (a load of %.1f on %d cores): fewer --threads may be faster", load, cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _configuration(source: str, assignments: Sequence[str]) -> tuple[ModelConfig, TrainConfig]:
