@@ -281,9 +281,11 @@ class Trainer:
         for _ in range(steps):
             taken = self.step(batches, stage)
             if taken:
+                mean, rate = self.sums["loss"] / self.sums["steps"], self.optimizer.param_groups[0]["lr"]
+                bar.set_postfix_str(f"loss {mean:.4f}, lr {rate:.2g}", refresh=False)
                 bar.update()
                 if position.step % train.log_every == 0:
-                    self._log_steps(bar)
+                    self._log_steps()
                 if train.validate_every and position.step % train.validate_every == 0:
                     self.validate()
             if self.stopping or (taken and position.step % train.save_every == 0):
@@ -381,14 +383,13 @@ class Trainer:
             return self.trained.no_sync()
         return contextlib.nullcontext()
 
-    def _log_steps(self, bar: tqdm) -> None:
+    def _log_steps(self) -> None:
         count = self.sums.pop("steps")
         means = {f"train/{name}": value / count for name, value in self.sums.items()}
         speed, rate = self.clock.values(self.rate), self.optimizer.param_groups[0]["lr"]
         self.sums, self.clock = {}, StepClock()
         if self.device.type == "cuda":
             speed["gpu_gigabytes"] = round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
-        bar.set_postfix_str(f"loss {means['train/loss']:.4f}, lr {rate:.2g}, {speed['seconds_per_step']:.2f} s/step")
         self.log.write(self.position.step, self.position.epoch, **means, lr=rate, **speed)
 
     def validate(self, waited: bool = True) -> dict[str, float]:
@@ -433,8 +434,10 @@ class Trainer:
         save_state(self.folder.path / STATE, self.network, self.average, self.optimizer, facts, self.group)
 
     def _bar(self) -> tqdm:
+        """Steps, and beside them the mean loss since the last line of the log."""
         total = self.train.max_steps
-        disable = None if self.progress else True
+        watched = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+        disable = not (self.progress and watched)
         return tqdm(
             total=total, initial=self.position.step, unit="step", desc="train", disable=disable, file=sys.stderr
         )
