@@ -12,7 +12,7 @@ from bench.contest import budgeted, load_contest, main, seconds_per_step
 from bench.contest_page import table
 from ft.errors import ConfigError
 from ft.models.frame_transformer import FrameTransformer
-from ft.train_config import TrainConfig
+from ft.train_config import Source, TrainConfig, Validation
 
 
 @pytest.fixture
@@ -101,7 +101,8 @@ def test_a_budget_in_seconds_gives_slower_networks_fewer_steps(contest, tmp_path
 
 
 def test_the_rate_has_fallen_when_the_budget_is_spent():
-    train = budgeted(TrainConfig(warmup_steps=1000, patience=3), 50)
+    songs = Validation(songs=(Source("songs"),))
+    train = budgeted(TrainConfig(warmup_steps=1000, patience=3, validation=songs), 50)
     assert (train.warmup_steps, train.decay_steps, train.max_steps, train.patience) == (5, 45, 50, None)
 
 
