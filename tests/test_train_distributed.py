@@ -85,7 +85,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(runs):
 def test_one_process_writes_and_another_number_of_them_can_go_on(runs, caplog):
     """The state of a sharded network is whole."""
     files = {path.name for path in (runs / "ddp").iterdir()}
-    assert files - {"scan.json"} == {STATE, LAST, BEST, "log.jsonl", "config.json"}
+    assert files - {"scan.json", "config.1.json"} == {STATE, LAST, BEST, "log.jsonl", "config.json"}
     assert [line["step"] for line in log_lines(runs / "ddp") if "train/loss" in line] == [1, 2]
     values = json.loads((runs / "values.json").read_text())
     values["train"] |= {"stages": stages(2)}
