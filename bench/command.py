@@ -16,7 +16,7 @@ from bench.speed import as_lines, end_to_end, make_song
 from bench.worker import WorkerError
 from engines import RUNTIMES
 from ft.errors import ConfigError
-from ft.files import DEFAULT_MODEL, INT8_MODEL
+from ft.files import FP32_MODEL, INT8_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ def run_bench(
     """The report, JSON-ready (`bench.report`).
 
     Args:
-        sources: model files; `default` is the shipped one, `default-int8` that in int8. One in low precision needs its
-            fp32 one beside it. None at all are these two.
+        sources: model files; `default-fp32` and `default-int8` are the shipped ones, taken where there are none. One in
+            low precision needs its fp32 one beside it.
         engines: `all`, or names with commas between them.
         batches: numbers with commas between them.
         frames: of a window.
@@ -55,7 +55,7 @@ def run_bench(
     """
     if rounds < 1 or frames < 1:
         raise ConfigError(f"rounds {rounds}, frames {frames}; expected 1 or more of each")
-    sources = list(dict.fromkeys(sources)) or [DEFAULT_MODEL, INT8_MODEL]
+    sources = list(dict.fromkeys(sources)) or [FP32_MODEL, INT8_MODEL]
     names, sizes = check_engines(engines), check_batches(batches)
     if cores is not None:
         use_cores(cores)

@@ -2,8 +2,8 @@
 
 python -m bench.context [--engine MODEL] [--segment-seconds 12] [--overlap 0.05]
 
-Without a model it is the shipped one in fp32, also on a CPU, where `ft separate` takes that in int8: what the context
-does is not to be mixed with what rounding does.
+Without a model it is the shipped one in fp32, also where `ft separate` takes that in int8: what the context does is not
+to be mixed with what rounding does.
 
 The default context is one from which doubling changes the SDR by less than 0.05 dB, as does every doubling above it.
 `frames run` is the cost: frames that ran through the network per frame of the song.
@@ -21,7 +21,7 @@ from engines import load_engine
 from engines.base import Array, Engine
 from ft.audio import read_audio
 from ft.dsp import frame_count
-from ft.files import DEFAULT_MODEL, example_folder
+from ft.files import FP32_MODEL, example_folder
 from ft.metrics import sdr
 from ft.separate import CONTEXT_SECONDS, OVERLAP, Separator
 from ft.windows import WINDOW_SECONDS
@@ -86,7 +86,7 @@ class Counted:
 
 
 @click.command()
-@click.option("--engine", "model", default=DEFAULT_MODEL, show_default=True, help="default: the shipped one in fp32.")
+@click.option("--engine", "model", default=FP32_MODEL, show_default=True)
 @click.option("--segment-seconds", default=WINDOW_SECONDS, show_default=True)
 @click.option("--overlap", default=OVERLAP, show_default=True)
 def main(model: str, segment_seconds: float, overlap: float) -> None:

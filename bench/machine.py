@@ -15,21 +15,21 @@ from typing import Any
 
 from engines.base import usable_cores
 from engines.devices import find_gpus
-from engines.machine import cpu_field, cpu_name, memory_bytes
+from engines.machine import INT8_FEATURES, cpu_features, cpu_name, memory_bytes
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy")
 # Instruction sets that decide how fast low precision can be.
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimddp")
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", *INT8_FEATURES)
 
 
 def describe_machine() -> dict[str, Any]:
     """What the figures depend on, JSON-ready."""
     gpus = find_gpus()
-    flags = cpu_field("flags", "Features").split()
+    features = cpu_features()
     return {
         "name": f"{cpu_name()}, {usable_cores()} cores" + "".join(f", {gpu.name}" for gpu in gpus.found[:1]),
         "cpu": cpu_name(),
-        "features": [feature for feature in FEATURES if feature in flags],
+        "features": [feature for feature in FEATURES if feature in features],
         "cores": usable_cores(),
         "memory_gb": round((memory_bytes() or 0) / 2**30, 1),
         "gpus": [{"name": gpu.name, "memory_gb": round(gpu.memory_bytes / 2**30, 1)} for gpu in gpus.found],

@@ -70,7 +70,7 @@ def _resident(pid: int) -> int:
 
 
 @click.command()
-@click.option("--engine", "model", help="A model file. [default: the shipped one, in int8 on a CPU]")
+@click.option("--engine", "model", help="A model file. [default: default, the shipped one]")
 @click.option("--format", "format_", help="Of the stems. [default: wav]")
 @click.option("--seconds", "lengths", multiple=True, default=(120, 3600), show_default=True, type=int)
 def main(model: str | None, format_: str | None, lengths: tuple[int, ...]) -> None:

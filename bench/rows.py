@@ -17,7 +17,7 @@ from engines import SUFFIXES, read_config
 from ft.checkpoint import read_metadata
 from ft.config import ModelConfig
 from ft.errors import ConfigError
-from ft.files import model_path
+from ft.files import DEFAULT_MODEL, FP32_MODEL, model_path
 from ft.info import describe_model
 from ft.metrics import sdr
 
@@ -73,7 +73,7 @@ def read_model(source: str) -> Model:
     facts = describe_model(source)
     path = str(model_path(source))
     precision = str(facts["precision"]).partition(" ")[0]
-    name = "shipped" if source == "default" else Path(source).name
+    name = FP32_MODEL if source == DEFAULT_MODEL else Path(source).name
     io = read_metadata(Path(path)).get("ft_io", "magnitude") if path.endswith(".onnx") else "magnitude"
     return Model(name, path, precision, str(facts.get("io", io)), read_config(source))
 

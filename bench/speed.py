@@ -245,7 +245,7 @@ def as_lines(rows: Sequence[Found]) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--engine", "model", help="A model file. [default: the shipped one, in int8 on a CPU]")
+@click.option("--engine", "model", help="A model file. [default: default, the shipped one]")
 @click.option("--runtime", default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=5, show_default=True)

@@ -160,7 +160,8 @@ class Engine(ABC):
             self._open = True
             info = self.describe()
             if info.reason:
-                logger.info("%s %s on %s (%s): %s", info.name, info.version, info.device, info.precision, info.reason)
+                computed = info.precision.partition(" ")[0]
+                logger.info("%s %s on %s, %s (%s)", info.name, info.version, info.device, computed, info.reason)
 
     def close(self) -> None:
         """Frees the model; it can be opened again. What other threads have not computed by then fails."""

@@ -16,6 +16,8 @@ from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
 
 logger = logging.getLogger(__name__)
 
+NO_GPU = "no NVIDIA GPU here"
+"""The reason for the CPU on a machine that has nothing else; `Gpus.reason` says how that was seen."""
 NO_DEVICE, STUB_LIBRARY = 100, 34
 """What cuInit returns where there is no GPU, or only the library that programs are linked against."""
 _MAJOR, _MINOR = 75, 76
@@ -152,7 +154,10 @@ def choose_device(wanted: str, problem: Callable[[Gpu], str | None]) -> Device:
     if name == "cuda":
         missing = f"there are {len(gpus.found)} GPUs, counted from 0" if gpus.found else gpus.reason
         raise EngineError(f"device {wanted}: {missing}; use --device cpu")
-    return instead_of_gpu(gpus.reason) if gpus.broken else Device("cpu", gpus.reason)
+    if gpus.broken:
+        return instead_of_gpu(gpus.reason)
+    logger.debug("%s", gpus.reason)
+    return Device("cpu", NO_GPU)
 
 
 def instead_of_gpu(why_not: str) -> Device:

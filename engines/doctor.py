@@ -17,7 +17,7 @@ from typing import Any
 
 from engines.base import usable_cores
 from engines.devices import Gpus, find_gpus
-from engines.machine import cpu_name, memory_bytes
+from engines.machine import cpu_name, int8_products, memory_bytes
 from ft import __version__
 from ft.errors import EngineError, FtError
 
@@ -128,8 +128,9 @@ def examine(engine: str | None = None) -> dict[str, Any]:
     """All facts, or those of one engine, as `ft doctor --json` prints them.
 
     Returns:
-        `machine`, `python`, `gpus` (`found`, `driver`, `cuda`, `reason`), `engines` (name -> `usable`, `version`,
-        `findings`), and `auto`, what would run the shipped model: `engine`, `version`, `device`, `reason`.
+        `machine`, with `int8`, the instruction set that multiplies in eight bits or None, `python`, `gpus` (`found`,
+        `driver`, `cuda`, `reason`), `engines` (name -> `usable`, `version`, `findings`), and `auto`, what would run the
+        shipped model: `engine`, `version`, `device`, `precision`, `reason`.
     """
     gpus = find_gpus()
     checks = [check(gpus) for name, check in CHECKS.items() if engine in (None, name)]
@@ -138,6 +139,7 @@ def examine(engine: str | None = None) -> dict[str, Any]:
         "machine": {
             "system": platform.platform(),
             "processor": cpu_name(),
+            "int8": int8_products(),
             "usable_cores": usable_cores(),
             "memory_bytes": memory_bytes(),
         },
@@ -164,6 +166,7 @@ def as_text(facts: Mapping[str, Any]) -> str:
         ("ft", facts["ft"]),
         ("machine", machine["system"]),
         ("", processor),
+        ("int8", f"{machine['int8'] or 'no VNNI'}: on the CPU default runs in {'int8' if machine['int8'] else 'fp32'}"),
         ("python", f"{facts['python']['version']}, {facts['python']['executable']}"),
     ]
     for gpu in gpus["found"]:
@@ -186,7 +189,8 @@ def as_text(facts: Mapping[str, Any]) -> str:
     if "problem" in auto:
         rows.append(("auto", f"nothing runs the shipped model: {auto['problem']}"))
     else:
-        rows.append(("auto", f"{auto['engine']} {auto['version']} on {auto['device']}: {auto['reason']}"))
+        where = f"{auto['engine']} {auto['version']} on {auto['device']}, {auto['precision'].partition(' ')[0]}"
+        rows.append(("auto", f"{where} ({auto['reason']})"))
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:{width}}{text}".rstrip() for name, text in rows)
 
@@ -200,7 +204,13 @@ def _auto() -> dict[str, str]:
             info = engine.describe()
     except FtError as error:
         return {"problem": str(error)}
-    return {"engine": info.name, "version": info.version, "device": info.device, "reason": info.reason}
+    return {
+        "engine": info.name,
+        "version": info.version,
+        "device": info.device,
+        "precision": info.precision,
+        "reason": info.reason,
+    }
 
 
 def _version(distribution: str) -> str | None:

@@ -6,7 +6,11 @@ import functools
 import os
 import platform
 import re
+import sys
 from pathlib import Path
+
+INT8_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp")
+"""VNNI and its like: instruction sets that multiply in eight bits."""
 
 
 def cpu_name() -> str:
@@ -20,6 +24,22 @@ def cpu_name() -> str:
         return name
     family, model = cpu_field("cpu family"), cpu_field("model")
     return f"{name} (family {family}, model {model})" if family else name
+
+
+def cpu_features() -> frozenset[str]:
+    """Instruction sets of the processor, as /proc/cpuinfo names them; of Apple's own, that which all of them have."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return frozenset({"asimddp"})
+    return frozenset(cpu_field("flags", "Features").split())
+
+
+def int8_products() -> str | None:
+    """The instruction set that multiplies in eight bits; None where there is none, or the system does not say.
+
+    Without one the shipped model takes as long in int8 as in fp32 (6.1 and 6.3 s of a core for a minute of sound).
+    """
+    features = cpu_features()
+    return next((name for name in INT8_FEATURES if name in features), None)
 
 
 def memory_bytes() -> int | None:

@@ -185,7 +185,10 @@ def import_weights(
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(model: str, as_json: bool) -> None:
-    """Say what MODEL is: a preset, a checkpoint, an exported .onnx or `default`, the shipped model."""
+    """Say what MODEL is: a preset, a checkpoint, an exported .onnx, or the shipped model.
+
+    That is default-fp32 (default means the same here) or default-int8.
+    """
     import json
 
     from ft.info import as_text, describe_model
@@ -269,7 +272,8 @@ def export(
     segment_seconds: float | None,
     force: bool,
 ) -> None:
-    """Write CHECKPOINT (or an exported .onnx, or default) as ONNX once it has been compared with PyTorch.
+    """Write CHECKPOINT (or an exported .onnx, or default, the shipped model in fp32) as ONNX once it has been compared
+    with PyTorch.
 
     With --tensorrt go on to a plan, model.plan, and what describes it, model.plan.json.
     """
@@ -353,7 +357,7 @@ def bench(
     report_file: Path | None,
     plot_file: Path | None,
 ) -> None:
-    """Measure every engine on MODELs side by side, PyTorch included. [default: default default-int8]
+    """Measure every engine on MODELs side by side, PyTorch included. [default: default-fp32 default-int8]
 
     An engine whose mask is wrong has no time; one that cannot run here is listed with the reason. A model in low
     precision is compared with its fp32 one, which must be named too.

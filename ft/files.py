@@ -18,9 +18,13 @@ from ft.errors import CheckpointError, FtError
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "default"
-INT8_MODEL = "default-int8"
-SHIPPED_MODELS = {DEFAULT_MODEL: "default.onnx", INT8_MODEL: "default.int8.onnx"}
-"""Names that stand for files in `ft/assets`: the shipped model, and the same in int8 for CPUs."""
+FP32_MODEL, INT8_MODEL = "default-fp32", "default-int8"
+SHIPPED_MODELS = {DEFAULT_MODEL: "default.onnx", FP32_MODEL: "default.onnx", INT8_MODEL: "default.int8.onnx"}
+"""Names that stand for files in `ft/assets`: the shipped model, in fp32 and in int8 for CPUs.
+
+`default` is the fp32 file wherever a file is read, exported or measured; what runs it, `engines.load_engine`, takes the
+one of both that suits the machine.
+"""
 PART_SUFFIX = ".part"
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says that knows of no syncing; all else means that bytes are lost."""
@@ -180,7 +184,7 @@ def example_folder() -> Path:
 
 
 def model_path(source: str | Path) -> Path:
-    """The file of a model: `source` itself, or the shipped model's for `default`.
+    """The file of a model: `source` itself, or that of a name in `SHIPPED_MODELS`.
 
     Raises:
         CheckpointError: there is no such file.

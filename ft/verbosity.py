@@ -15,11 +15,27 @@ class _OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _SaidOnce(logging.Filter):
+    """What engines say of themselves and of the machine, once, however many of them a command opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        if record.name not in ("engines", "engines.devices") or line not in self._said:
+            self._said.add(line)
+            return True
+        return False
+
+
 def set_verbosity(verbose: bool, quiet: bool) -> None:
     """Sends the messages of this project to stderr: all of them, or warnings and errors only."""
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("ft: %(message)s"))
+    handler.addFilter(_SaidOnce())
     for name in ("ft", "export", "engines", "bench"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

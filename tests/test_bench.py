@@ -15,9 +15,10 @@ from stubs import StubEngine, all_ones, stub_config
 from bench import context, memory, speed
 from bench.report import check_report
 from bench.runners import Spec
+from engines.machine import int8_products
 from ft import dsp, separate, song_stream
 from ft.audio import AudioSource
-from ft.files import INT8_MODEL, model_path
+from ft.files import FP32_MODEL, INT8_MODEL, model_path
 
 
 def table(*values: float) -> list[dict[str, float]]:
@@ -125,7 +126,8 @@ def test_without_a_model_the_speed_is_that_of_what_ft_separate_takes(monkeypatch
     result = CliRunner().invoke(speed.main, ["--device", "cpu", "--rounds", "1", "--seconds", "1"])
     assert result.exit_code == 0, result.output
     row = json.loads(result.stdout.splitlines()[-1])
-    assert (row["model"], row["precision"]) == (model_path(INT8_MODEL).name, "int8")
+    suits, precision = (INT8_MODEL, "int8") if int8_products() else (FP32_MODEL, "fp32 (fp16 weights)")
+    assert (row["model"], row["precision"]) == (model_path(suits).name, precision)
 
 
 @pytest.mark.parametrize(("arguments", "tail"), [([], []), (["--engine", "m.onnx"], ["--engine", "m.onnx"])])

@@ -167,8 +167,8 @@ def test_without_a_model_the_shipped_one_is_measured_in_both_forms(fake, tmp_pat
     assert result.exit_code == 0, result.output
     report = read_report(file)
     measured = {(row["model"], row["precision"]) for row in report["rows"] if row["status"] == "ok"}
-    assert measured == {("shipped", "fp32"), ("default-int8", "int8")}
-    assert report["command"] == "ft bench default default-int8"
+    assert measured == {("default-fp32", "fp32"), ("default-int8", "int8")}
+    assert report["command"] == "ft bench default-fp32 default-int8"
 
 
 def test_the_command_writes_what_it_prints(fake, tiny_onnx, tmp_path):

@@ -7,8 +7,9 @@ import pytest
 
 import engines
 import engines.devices
-from engines.devices import Gpu, Gpus, choose_device, device_error, find_gpus, parse_device
+from engines.devices import NO_GPU, Gpu, Gpus, choose_device, device_error, find_gpus, parse_device
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
+from ft.verbosity import set_verbosity
 
 A100 = Gpu(0, "NVIDIA A100", (8, 0), 40 << 30)
 L4 = Gpu(1, "NVIDIA L4", (8, 9), 24 << 30)
@@ -134,7 +135,7 @@ def test_auto_takes_the_first_gpu_and_says_which(driver, warned):
 def test_without_a_gpu_auto_takes_the_cpu_and_only_the_log_says_why(driver, warned):
     driver(None)
     device = choose_device("auto", usable)
-    assert (device.name, device.is_gpu) == ("cpu", False) and device.reason.startswith("no GPU found")
+    assert (device.name, device.is_gpu, device.reason) == ("cpu", False, NO_GPU)
     assert warned == []
 
 
@@ -192,4 +193,16 @@ def test_the_choice_is_logged_once_with_its_reason(tiny_onnx, monkeypatch):
     with engines.load_engine(tiny_onnx) as engine:
         version = engine.describe().version
         engine.open()
-    assert lines == [f"onnxruntime {version} on cpu (fp32): no GPU found (none)"]
+    assert lines == [f"onnxruntime {version} on cpu, fp32 ({NO_GPU})"]
+
+
+def test_a_command_says_it_once_for_all_members_of_an_ensemble(tiny_onnx, monkeypatch, capsys):
+    monkeypatch.setattr(engines.devices, "find_gpus", lambda: Gpus(reason="no GPU found (none)"))
+    for verbose in (False, True):
+        set_verbosity(verbose, quiet=False)
+        for _ in range(2):
+            with engines.load_engine(tiny_onnx):
+                pass
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == (2 if verbose else 1) and NO_GPU in lines[-1]
+        assert ("ft: no GPU found (none)" in lines) == verbose

@@ -15,7 +15,7 @@ import engines.tensorrt_library
 from bench.machine import describe_machine
 from engines import RUNTIMES
 from engines.cuda import BACKENDS
-from engines.devices import Gpu, Gpus
+from engines.devices import NO_GPU, Gpu, Gpus
 from engines.libraries import first_missing, needed_libraries
 from ft.cli import main, separate
 from ft.errors import EngineError
@@ -207,9 +207,27 @@ def test_without_a_gpu_the_engines_of_gpus_are_not_usable(engine):
 def test_what_auto_takes_is_what_runs(monkeypatch):
     monkeypatch.setattr("engines.devices.find_gpus", lambda: NONE)
     auto = doctor.examine("onnxruntime")["auto"]
-    assert (auto["engine"], auto["device"], auto["reason"]) == ("onnxruntime", "cpu", NONE.reason)
+    assert (auto["engine"], auto["device"], auto["reason"]) == ("onnxruntime", "cpu", NO_GPU)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "is not installed; pip install" in doctor.examine("onnxruntime")["auto"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "line", "computed"),
+    [
+        ("avx_vnni", "avx_vnni: on the CPU default runs in int8", "int8"),
+        (None, "no VNNI: on the CPU default runs in fp32", "fp32"),
+    ],
+)
+def test_it_says_what_decides_between_the_shipped_files(monkeypatch, feature, line, computed):
+    monkeypatch.setattr("engines.find_gpus", lambda: NONE)
+    monkeypatch.setattr("engines.devices.find_gpus", lambda: NONE)
+    monkeypatch.setattr(doctor, "int8_products", lambda: feature)
+    monkeypatch.setattr("engines.int8_products", lambda: feature)
+    facts = doctor.examine("onnxruntime")
+    assert facts["machine"]["int8"] == feature
+    text = doctor.as_text(facts)
+    assert line in text and text.endswith(f" on cpu, {computed} ({NO_GPU})")
 
 
 def run(*arguments):

@@ -85,7 +85,8 @@ def test_each_norm_of_fp16_stays_one_node(default_half):
 
 
 def test_fp16_sounds_like_fp32(default_half, excerpt):
-    assert signal_to_noise(mask_of(default_half, excerpt), mask_of("default", excerpt)) > LIMITS["fp16"].mask_snr_db
+    exact = mask_of("default-fp32", excerpt)
+    assert signal_to_noise(mask_of(default_half, excerpt), exact) > LIMITS["fp16"].mask_snr_db
 
 
 def test_what_a_file_passed_stands_in_it(default_half, default_int8):
@@ -106,7 +107,7 @@ def test_what_a_file_passed_stands_in_it(default_half, default_int8):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_int8_sounds_like_fp32(default_int8, excerpt, runtime):
-    ratio = signal_to_noise(mask_of(default_int8, excerpt, runtime), mask_of("default", excerpt))
+    ratio = signal_to_noise(mask_of(default_int8, excerpt, runtime), mask_of("default-fp32", excerpt))
     assert LIMITS["int8"].mask_snr_db < ratio < 60  # more than int8 can give would be fp32
 
 

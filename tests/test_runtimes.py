@@ -12,23 +12,26 @@ from test_tensorrt_engine import manifest
 
 import engines
 import engines.devices
+import engines.machine
 from engines import RUNTIMES, load_engine, read_config
-from engines.devices import Gpu, Gpus
+from engines.devices import NO_GPU, Gpu, Gpus
 from engines.openvino import OpenvinoEngine
 from engines.ort import OrtEngine
 from engines.pytorch import PytorchEngine
 from export.verify import relative_l2
 from ft.errors import CheckpointError, EngineError, FtError
+from ft.files import FP32_MODEL, INT8_MODEL, model_path
 from ft.plan import write_plan
 from ft.separate import Separator
 
-NO_GPU = Gpus(reason="no GPU found (none)")
+NONE = Gpus(reason="no GPU found (none)")
+ONE = Gpus((Gpu(0, "NVIDIA L4", (8, 9), 1),))
 
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(engines, "find_gpus", lambda: NO_GPU)
-    monkeypatch.setattr(engines.devices, "find_gpus", lambda: NO_GPU)
+    monkeypatch.setattr(engines, "find_gpus", lambda: NONE)
+    monkeypatch.setattr(engines.devices, "find_gpus", lambda: NONE)
 
 
 @pytest.fixture
@@ -73,18 +76,65 @@ def test_without_openvino_a_bf16_model_says_what_installs_it(stating, no_gpu, mo
 
 
 def test_on_a_gpu_every_precision_goes_to_onnx_runtime(stating, monkeypatch):
-    monkeypatch.setattr(engines, "find_gpus", lambda: Gpus((Gpu(0, "NVIDIA L4", (8, 9), 1),)))
+    monkeypatch.setattr(engines, "find_gpus", lambda: ONE)
     path = stating(ft_precision="bf16")
     assert type(load_engine(path)) is OrtEngine
     assert type(load_engine(path, device="cpu")) is OpenvinoEngine
 
 
+@pytest.mark.parametrize(
+    ("feature", "gpus", "options", "name"),
+    [
+        ("avx512_vnni", NONE, {}, INT8_MODEL),
+        ("avx512_vnni", NONE, {"runtime": "openvino"}, INT8_MODEL),
+        (None, NONE, {}, FP32_MODEL),
+        (None, NONE, {"runtime": "openvino"}, FP32_MODEL),
+        ("avx512_vnni", NONE, {"runtime": "torch"}, FP32_MODEL),
+        ("avx512_vnni", ONE, {}, FP32_MODEL),
+        ("avx512_vnni", ONE, {"device": "cpu"}, INT8_MODEL),
+    ],
+)
+def test_default_and_no_model_are_the_file_that_suits_the_machine(monkeypatch, feature, gpus, options, name):
+    monkeypatch.setattr(engines, "find_gpus", lambda: gpus)
+    monkeypatch.setattr(engines, "int8_products", lambda: feature)
+    taken = {load_engine(model, **options).model for model in (None, "default", Path("default"), name)}
+    assert taken == {model_path(name)}
+    for asked in (FP32_MODEL, INT8_MODEL):  # by its name each is taken wherever it runs
+        assert load_engine(asked, **options).model == model_path(asked)
+
+
+def test_where_a_file_is_read_default_is_the_one_in_fp32(monkeypatch):
+    monkeypatch.setattr(engines, "int8_products", lambda: "avx512_vnni")
+    assert model_path("default") == model_path(FP32_MODEL) != model_path(INT8_MODEL)
+    assert read_config() == read_config("default") == read_config(INT8_MODEL)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "cpuinfo", "found"),
+    [
+        ("linux", "x86_64", {"flags": "fpu avx2 avx512_vnni amx_int8"}, "avx512_vnni"),
+        ("linux", "x86_64", {"flags": "fpu avx2 avx_vnni"}, "avx_vnni"),
+        ("linux", "x86_64", {"flags": "fpu avx2 avx512f"}, None),
+        ("linux", "aarch64", {"Features": "fp asimd asimddp"}, "asimddp"),
+        ("linux", "aarch64", {"Features": "fp asimd"}, None),
+        ("darwin", "arm64", {}, "asimddp"),
+        ("darwin", "x86_64", {}, None),
+        ("win32", "AMD64", {}, None),
+    ],
+)
+def test_what_multiplies_in_eight_bits_is_read_from_the_processor(monkeypatch, system, machine, cpuinfo, found):
+    monkeypatch.setattr(engines.machine, "_cpu_fields", lambda: cpuinfo)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert engines.machine.int8_products() == found
+
+
 def test_a_runtime_can_be_asked_for(tiny_onnx, no_gpu):
     chosen = {
-        "onnxruntime": (OrtEngine, f"asked for; {NO_GPU.reason}"),
+        "onnxruntime": (OrtEngine, f"asked for; {NO_GPU}"),
         "openvino": (OpenvinoEngine, "asked for"),  # runs nowhere but on the CPU
-        "torch": (PytorchEngine, f"asked for; {NO_GPU.reason}"),
-        "auto": (OrtEngine, NO_GPU.reason),
+        "torch": (PytorchEngine, f"asked for; {NO_GPU}"),
+        "auto": (OrtEngine, NO_GPU),
     }
     for runtime, (kind, reason) in chosen.items():
         for device, why in (("auto", reason), ("cpu", "asked for")):

@@ -225,7 +225,7 @@ def test_the_engine_and_its_reason_are_said_once_and_not_to_those_who_want_quiet
     monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: Reasoned(each_frame_alone))
     songs = [song(f"{name}.wav") for name in ("first", "second", "third")]
     lines = command(*songs, "-o", tmp_path / "out").stderr.splitlines()
-    assert lines[0] == "ft: stub 1.0 on cpu (fp32): no GPU found" and len(lines) == 2 + len(songs)
+    assert lines[0] == "ft: stub 1.0 on cpu, fp32 (no GPU found)" and len(lines) == 2 + len(songs)
     assert not [line for line in lines[1:] if "stub" in line]
     quiet = CliRunner().invoke(main, ["-q", "separate", *map(str, songs), "-o", str(tmp_path / "quiet")])
     assert quiet.exit_code == 0 and quiet.stderr == "" and len(quiet.stdout.splitlines()) == 2 * len(songs)
