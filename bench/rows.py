@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from bench.flops import Work, count
 from bench.runners import Spec
 from engines import SUFFIXES, read_config
-from ft.checkpoint import read_metadata
 from ft.config import ModelConfig
 from ft.errors import ConfigError
 from ft.files import DEFAULT_MODEL, FP32_MODEL, model_path
@@ -47,7 +46,7 @@ class Model:
 
     @property
     def suffix(self) -> str:
-        return Path(self.path).suffix
+        return Path(self.path).suffix.lower()
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ def read_model(source: str) -> Model:
     path = str(model_path(source))
     precision = str(facts["precision"]).partition(" ")[0]
     name = FP32_MODEL if source == DEFAULT_MODEL else Path(source).name
-    io = read_metadata(Path(path)).get("ft_io", "magnitude") if path.endswith(".onnx") else "magnitude"
-    return Model(name, path, precision, str(facts.get("io", io)), read_config(source))
+    return Model(name, path, precision, str(facts.get("io", "magnitude")), read_config(source))
 
 
 def references(models: Sequence[Model]) -> dict[str, Model]:

@@ -128,7 +128,11 @@ def _pitch(mono: np.ndarray, rate: int, blocks: int) -> tuple[np.ndarray, float 
 
 def row(path: Path) -> dict[str, list[float]]:
     """For each figure, one value per recording: the mean of its excerpts."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in (".wav", ".flac"))
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(file for file in path.rglob("*") if file.suffix.lower() in (".wav", ".flac"))
+    )
     if not files:
         raise AudioError(f"{path}: no recordings; expected a folder with WAV or FLAC files")
     values: dict[str, list[float]] = {name: [] for name in FIGURES}

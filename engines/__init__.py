@@ -54,21 +54,22 @@ def load_engine(
     if runtime not in RUNTIMES:
         raise EngineError(f"runtime {runtime}; expected {', '.join(RUNTIMES)}")
     path = model_path(_shipped(runtime, wanted) if model is None or str(model) == DEFAULT_MODEL else model)
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise EngineError(f"{path}: no engine runs this kind of file; expected {', '.join(SUFFIXES)}")
-    if runtime not in ("auto", *SUFFIXES[path.suffix]):
-        takes = [suffix for suffix, runtimes in SUFFIXES.items() if runtime in runtimes]
+    if runtime not in ("auto", *SUFFIXES[suffix]):
+        takes = [kind for kind, runtimes in SUFFIXES.items() if runtime in runtimes]
         raise EngineError(f"{path}: {runtime} does not run this kind of file; it takes {' and '.join(takes)}")
     chosen, reason = (runtime, "asked for") if runtime != "auto" else _choose(path, wanted)
     if chosen == "tensorrt":
         if wanted == "cpu":
             raise EngineError(f"{path}: TensorRT runs on NVIDIA GPUs only; use --device auto, or an .onnx on the CPU")
         gpus = find_gpus()
-        if not gpus.found and path.suffix == ".onnx":
+        if not gpus.found and suffix == ".onnx":
             raise EngineError(f"{path}: TensorRT needs an NVIDIA GPU: {gpus.reason}; use another --runtime")
         from engines.tensorrt import TensorrtEngine
 
-        if path.suffix == ".onnx":
+        if suffix == ".onnx":
             from engines.plan_cache import cached_plan
 
             path = cached_plan(path, device=device, windows=windows)
@@ -89,7 +90,7 @@ def load_engine(
 def read_config(model: str | Path | None = None) -> ModelConfig:
     """The configuration of a model that `load_engine` takes, read without any runtime. Raises CheckpointError."""
     path = model_path(DEFAULT_MODEL if model is None else model)
-    if path.suffix == ".plan":
+    if path.suffix.lower() == ".plan":
         from ft.plan import read_manifest
 
         return read_manifest(path).config
@@ -104,7 +105,7 @@ def plan_window(model: str | Path | None) -> tuple[int, float] | None:
     Raises:
         CheckpointError: a plan that cannot be read.
     """
-    if model is None or Path(model).suffix != ".plan":
+    if model is None or Path(model).suffix.lower() != ".plan":
         return None
     from ft.plan import read_manifest
 
@@ -127,8 +128,9 @@ def _choose(path: Path, device: str) -> tuple[str, str]:
     to three seconds more to compile for the windows and again for the tail, which takes half an hour of sound to earn
     back with the shipped model. Only bf16 runs nowhere else.
     """
-    first = SUFFIXES[path.suffix][0]
-    if path.suffix != ".onnx":
+    suffix = path.suffix.lower()
+    first = SUFFIXES[suffix][0]
+    if suffix != ".onnx":
         return first, ""
     from ft.checkpoint import read_metadata
 

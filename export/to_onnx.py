@@ -190,7 +190,7 @@ def export_onnx(
 def _lowered(source: str | Path) -> str:
     """The precision of a source that has given up some; what is made of it is compared with what is left."""
     path = model_path(source)
-    precision = read_metadata(path).get("ft_precision", "") if path.suffix == ".onnx" else ""
+    precision = read_metadata(path).get("ft_precision", "") if path.suffix.lower() == ".onnx" else ""
     if precision not in ("fp16", "bf16", "int8"):
         return ""
     logger.warning("%s: its weights are %s; an export of the checkpoint or of an fp32 file loses less", path, precision)
@@ -199,7 +199,7 @@ def _lowered(source: str | Path) -> str:
 
 def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path | None, judged: Sequence[str]) -> None:
     """Raises ExportError for arguments that do not go together."""
-    if output.suffix != ".onnx":
+    if output.suffix.lower() != ".onnx":
         raise ExportError(f"{output}: expected a name that ends in .onnx")
     if precision not in PRECISIONS:
         raise ExportError(f"precision {precision}; expected {', '.join(PRECISIONS)}")

@@ -66,7 +66,7 @@ def build_plan(
             the build fails.
     """
     output = Path(output)
-    if output.suffix != SUFFIX:
+    if output.suffix.lower() != SUFFIX:
         raise ExportError(f"{output}: expected a name that ends in {SUFFIX}")
     if precision is not None and precision not in TYPES:
         raise ExportError(f"precision {precision}: plans are fp16, bf16 or fp32; int8 is for .onnx files")
@@ -87,7 +87,7 @@ def build_plan(
         "progress": progress,
     }
     path = model_path(source)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         found = read_model(path)
         same = precision is None or found.precision.split()[0] == precision
         if same and io in (None, found.io):

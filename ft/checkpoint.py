@@ -119,7 +119,7 @@ def load_model(source: str | Path) -> FrameTransformer:
     except ImportError as error:
         raise CheckpointError(f"{path}: loading a network {NEEDS_TORCH}") from error
     config = load_config(path)
-    state = _onnx_state(path, config) if path.suffix == ".onnx" else _safetensors_state(path)
+    state = _onnx_state(path, config) if path.suffix.lower() == ".onnx" else _safetensors_state(path)
     check_shapes(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(config))
     check_finite(path, state)
     with torch.device("meta"):
@@ -160,7 +160,7 @@ def config_from_metadata(path: Path, metadata: Mapping[str, str]) -> ModelConfig
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors or ONNX file, read without the libraries of either. Raises CheckpointError."""
     try:
-        if path.suffix == ".onnx":
+        if path.suffix.lower() == ".onnx":
             from ft.onnx_metadata import read_onnx_metadata
 
             return read_onnx_metadata(path)

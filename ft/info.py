@@ -48,17 +48,17 @@ def describe_model(source: str | Path) -> dict[str, Any]:
         path = Path(str(resources.files("ft"))) / "presets" / f"{source}.yaml"
         config = load_model_config(source)
         return _facts("preset", path, config, _count(config), "fp32")
-    if Path(source).suffix in CONFIGURATION_SUFFIXES:
+    if Path(source).suffix.lower() in CONFIGURATION_SUFFIXES:
         config = load_model_config(source)
         return _facts("configuration", Path(source), config, _count(config), "fp32")
     if not Path(source).exists() and str(source) not in SHIPPED_MODELS:
         raise CheckpointError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
     path = model_path(source)
-    if path.suffix == plan.SUFFIX:
+    if path.suffix.lower() == plan.SUFFIX:
         return _plan_facts(path)
     metadata = read_metadata(path)
     config = config_from_metadata(path, metadata)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         kind, parameters = "onnx", _json(path, metadata, "ft_parameters", int)
         precision: str = metadata.get("ft_precision", "unknown")
     else:

@@ -13,14 +13,17 @@ from test_tensorrt_engine import manifest
 import engines
 import engines.devices
 import engines.machine
-from engines import RUNTIMES, load_engine, read_config
+from bench.rows import read_model
+from engines import RUNTIMES, SUFFIXES, load_engine, plan_window, read_config
 from engines.devices import NO_GPU, Gpu, Gpus
 from engines.openvino import OpenvinoEngine
 from engines.ort import OrtEngine
 from engines.pytorch import PytorchEngine
 from export.verify import relative_l2
+from ft.checkpoint import load_model
 from ft.errors import CheckpointError, EngineError, FtError
 from ft.files import FP32_MODEL, INT8_MODEL, model_path
+from ft.info import describe_model
 from ft.plan import write_plan
 from ft.separate import Separator
 
@@ -163,6 +166,34 @@ def test_what_does_not_go_together_is_refused(tmp_path, suffix, options, text):
     path.write_bytes(b"anything")
     with pytest.raises(EngineError, match=text):
         load_engine(path, **options)
+
+
+@pytest.mark.parametrize(("name", "of"), [("MODEL.ONNX", "tiny_onnx"), ("model.SafeTensors", "tiny_checkpoint")])
+def test_endings_of_models_have_no_case(tmp_path, no_gpu, request, name, of):
+    source = request.getfixturevalue(of)
+    path = tmp_path / name
+    path.write_bytes(source.read_bytes())
+    for runtime in ("auto", *SUFFIXES[source.suffix]):
+        if runtime != "tensorrt":
+            load_engine(path, runtime=runtime).open()
+    facts, expected = describe_model(path), describe_model(source)
+    assert facts | {"path": None} == expected | {"path": None}
+    assert read_model(str(path)).suffix == source.suffix
+    assert load_model(path).model_config == read_config(path)
+    if source.suffix == ".onnx":
+        with pytest.raises(EngineError, match="TensorRT needs an NVIDIA GPU"):
+            load_engine(path, runtime="tensorrt")
+
+
+def test_endings_of_plans_and_configurations_have_no_case(tmp_path, no_gpu):
+    plan, config = tmp_path / "MODEL.PLAN", tmp_path / "MODEL.YML"
+    write_plan(plan, b"an engine", manifest(batch=3))
+    assert plan_window(plan) is not None and read_config(plan) == manifest().config
+    assert describe_model(plan)["kind"] == "tensorrt"
+    with pytest.raises(EngineError, match="TensorRT runs on NVIDIA GPUs only"):
+        load_engine(plan, device="cpu")
+    config.write_text("model: {preset: tiny}\n")
+    assert describe_model(config)["kind"] == "configuration"
 
 
 def test_tensorrt_without_a_gpu_is_refused_before_a_plan_is_built(tiny_onnx, no_gpu):
