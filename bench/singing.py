@@ -128,18 +128,15 @@ def _pitch(mono: np.ndarray, rate: int, blocks: int) -> tuple[np.ndarray, float 
 
 def row(path: Path) -> dict[str, list[float]]:
     """For each figure, one value per recording: the mean of its excerpts."""
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(file for file in path.rglob("*") if file.suffix.lower() in (".wav", ".flac"))
-    )
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [file for file in found if file == path or file.suffix.lower() in (".wav", ".flac")]
     if not files:
         raise AudioError(f"{path}: no recordings; expected a folder with WAV or FLAC files")
     values: dict[str, list[float]] = {name: [] for name in FIGURES}
     for file in files:
-        found = [measure(waveform, rate) for waveform, rate in excerpts(file)]
+        measured = [measure(waveform, rate) for waveform, rate in excerpts(file)]
         for name, column in values.items():
-            numbers = [figures[name] for figures in found if name in figures]
+            numbers = [figures[name] for figures in measured if name in figures]
             if numbers:
                 column.append(float(np.mean(numbers)))
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ def load_engine(
         CheckpointError: no such file.
         EngineError: a kind of file that no engine runs, or a runtime that does not run this file.
     """
+    # The runtimes take numbers of Python only.
+    threads = None if threads is None else operator.index(threads)
+    windows = None if windows is None else (operator.index(windows[0]), operator.index(windows[1]))
     wanted = parse_device(device)[0]
     if runtime not in RUNTIMES:
         raise EngineError(f"runtime {runtime}; expected {', '.join(RUNTIMES)}")

@@ -141,7 +141,8 @@ def test_a_runtime_can_be_asked_for(tiny_onnx, no_gpu):
     }
     for runtime, (kind, reason) in chosen.items():
         for device, why in (("auto", reason), ("cpu", "asked for")):
-            engine = load_engine(tiny_onnx, threads=1, runtime=runtime, device=device, windows=(1, 30))
+            numbers = {"threads": np.int64(1), "windows": (np.int64(1), np.int32(30))}
+            engine = load_engine(tiny_onnx, runtime=runtime, device=device, **numbers)
             assert type(engine) is kind
             with engine:
                 info = engine.describe()
