@@ -239,7 +239,8 @@ def shares(row: Row, median: float, rates: dict[tuple[str, str], float]) -> dict
 
 
 def check_engines(names: str) -> tuple[str, ...]:
-    """`all`, or names with commas between them. Raises ConfigError for one that is unknown."""
+    """`all`, or names with commas between them, in any case. Raises ConfigError for one that is unknown."""
+    names = names.lower()
     if names == "all":
         return ENGINES
     found = tuple(name.strip() for name in names.split(",") if name.strip())

@@ -54,16 +54,21 @@ class _Listener(Engine):
         return np.zeros_like(batch)
 
 
+def calibration_files(folder: Path) -> list[Path]:
+    """The songs in a folder. Raises ExportError where there is no folder or no song in it."""
+    try:
+        return audio_files(folder)
+    except DataError as error:
+        raise ExportError(f"{error}; int8 is calibrated with real sound, --calibrate FOLDER") from error
+
+
 def calibration_windows(folder: Path, config: ModelConfig, count: int = WINDOWS) -> Calibration:
     """Windows of the songs in `folder`, as `ft separate` gives them to an engine, from as many songs as there are.
 
     Raises:
         ExportError: no folder, or nothing in it that can be read and heard.
     """
-    try:
-        files = audio_files(folder)
-    except DataError as error:
-        raise ExportError(f"{error}; int8 is calibrated with real sound, --calibrate FOLDER") from error
+    files = calibration_files(folder)
     step = max(len(files) / count, 1.0)
     chosen = [files[int(index * step)] for index in range(min(len(files), count))]
     inputs: list[Array] = []

@@ -8,7 +8,8 @@ from typing import Any
 import onnxruntime
 
 from export import verify_waveform
-from export.gate import Song, judge
+from export.example import Song
+from export.gate import judge
 from export.limits import limits_of
 from export.verify import LIMIT, verify
 from ft.config import ModelConfig

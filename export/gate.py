@@ -20,14 +20,13 @@ from torch.overrides import TorchFunctionMode
 
 from engines import load_engine
 from engines.base import Array, Engine, EngineInfo
+from export.example import Song
 from export.graph import MaskNetwork
 from export.half import DTYPES
 from export.limits import Limits
 from export.verify import SHAPES, synthetic_magnitude
-from ft.audio import read_audio
 from ft.config import ModelConfig
-from ft.errors import AudioError, EngineError, ExportError
-from ft.files import example_folder
+from ft.errors import EngineError, ExportError
 from ft.metrics import sdr
 from ft.models.frame_transformer import FrameTransformer
 from ft.separate import Separator
@@ -36,15 +35,6 @@ logger = logging.getLogger(__name__)
 
 MOST_DB = 200.0
 """Where two masks do not differ; JSON has no infinity."""
-
-
-@dataclass(frozen=True)
-class Song:
-    """A mixture with its true stems, (channels, samples) each."""
-
-    mixture: Array
-    stems: dict[str, Array]
-    sample_rate: int
 
 
 class NetworkEngine(Engine):
@@ -103,21 +93,6 @@ class _Listening(Engine):
         mask = self.engine.run(batch)
         self.masks.append(mask)
         return mask
-
-
-def read_example(folder: Path | None = None) -> Song:
-    """Mixture, vocals and instrumental of a folder, or of the example that ships. Raises ExportError."""
-    folder = folder or example_folder()
-    sounds = {}
-    for name in ("mixture", "vocals", "instrumental"):
-        files = sorted(folder.glob(f"{name}.*"))
-        if not files:
-            raise ExportError(f"{folder}: no {name}.*; --example takes a folder with mixture, vocals and instrumental")
-        try:
-            sounds[name], sample_rate = read_audio(files[0])
-        except AudioError as error:
-            raise ExportError(str(error)) from error
-    return Song(sounds.pop("mixture"), sounds, sample_rate)
 
 
 def judge(

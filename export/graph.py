@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from export.half import halve
+from export.limits import NATIVE_OPSET
 from ft.checkpoint import is_unused
 from ft.config import ModelConfig
 from ft.errors import ExportError, one_line
@@ -25,8 +26,6 @@ from ft.models.frame_transformer import FrameTransformer, RotaryEmbedding
 if TYPE_CHECKING:
     import onnx_ir
 
-NATIVE_OPSET = 23
-OLDEST_OPSET = 20
 """The first with Gelu as one node."""
 FORBIDDEN = frozenset({"Einsum", "Tile"})
 TRANSFORMS = ("stft", "istft")

@@ -1,8 +1,11 @@
-"""What an export of lower precision may lose, by precision. Nothing here needs PyTorch."""
+"""The limits of an export: what lower precision may lose, and the opsets. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+NATIVE_OPSET, OLDEST_OPSET = 23, 20
+"""Of ONNX; from the first on, attention and rotary embedding are one node each."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from engines.base import Io
+from export.calibration import Calibration, calibration_files, calibration_windows
+from export.example import read_example
+from export.limits import NATIVE_OPSET, OLDEST_OPSET
 from ft import __version__
 from ft.checkpoint import (
     CALIBRATION_KEY,
@@ -29,16 +33,16 @@ from ft.checkpoint import (
     GATE_KEY,
     IO_KEY,
     WEIGHTS_KEY,
+    load_config,
     load_model,
     read_metadata,
 )
 from ft.config import ModelConfig
 from ft.errors import ExportError
-from ft.files import PART_SUFFIX, example_folder, model_path, move_into_place
+from ft.files import PART_SUFFIX, check_writable, example_folder, model_path, move_into_place
 from ft.onnx_metadata import append_onnx_metadata
 
 if TYPE_CHECKING:
-    from export.calibration import Calibration
     from ft.models.frame_transformer import FrameTransformer
 
 logger = logging.getLogger(__name__)
@@ -105,24 +109,33 @@ def export_onnx(
         force: Overwrite `output`.
     Raises:
         CheckpointError: `source` cannot be loaded.
-        ExportError: `output` exists, the network cannot be exported, or the graph does not equal PyTorch.
+        FtError: `output` cannot be written.
+        ExportError: `output` exists, a folder or a package is missing, the network cannot be exported, or the graph
+            does not equal PyTorch.
     """
-    output = Path(output)
+    output, opset = Path(output), operator.index(opset)
+    mask_snr_db, sdr_loss_db = (None if value is None else float(value) for value in (mask_snr_db, sdr_loss_db))
     judged = {"--mask-snr": mask_snr_db, "--sdr-loss": sdr_loss_db, "--example": example}
-    _check(output, io, precision, weights, calibrate, [name for name, value in judged.items() if value is not None])
+    given = [name for name, value in judged.items() if value is not None]
+    _check(output, io, precision, opset, weights, calibrate, given)
     data = output.with_name(f"{output.name}.data")
     for file in (output, data):
         if file.exists() and not force:
             raise ExportError(f"{file}: exists; use another name or --force")
-    model = load_model(source)
+    check_writable(output)
+    config = load_config(source)
+    if config.network.mask == "complex":
+        raise ExportError(f"{source}: its mask is complex, which no engine runs; expected model.mask: magnitude")
+    song = read_example(example) if precision != "fp32" else None
+    if precision == "int8":
+        calibration_files(calibrate or example_folder())
     try:
         import onnx_ir as ir
         import onnxruntime  # noqa: F401  # asked for now, not after minutes of tracing
         import onnxscript  # noqa: F401
 
         from export.compare import compare_masks, compare_waveforms
-        from export.gate import read_example
-        from export.graph import NATIVE_OPSET, OLDEST_OPSET, build_graph, store_in_half, weight_names
+        from export.graph import build_graph, store_in_half, weight_names
         from export.half import DTYPES
         from export.types import check_types
         from export.waveform import build_waveform_graph, context
@@ -130,17 +143,21 @@ def export_onnx(
         raise ExportError(
             f"exporting needs {error.name}, which is not installed: pip install 'frame-transformer[train,cpu]'"
         ) from error
-    if not OLDEST_OPSET <= opset <= NATIVE_OPSET:
-        raise ExportError(f"opset {opset}; expected {OLDEST_OPSET} to {NATIVE_OPSET}")
-    config = model.model_config
-    if config.network.mask == "complex":
-        raise ExportError(f"{source}: its mask is complex, which no engine runs; expected model.mask: magnitude")
+    steps = ("calibrating", "tracing", "quantizing", "comparing") if precision == "int8" else ("tracing", "comparing")
+
+    def begin(step: str) -> None:
+        logger.info("export: %s (%d of %d)", step, steps.index(step) + 1, len(steps))
+
+    model = load_model(source)
     matrices = {name for name, _ in model.named_parameters() if name.endswith(".weight_pw")}
     if weights == "fp16":
         round_to_half(model, matrices)
-    songs = _calibration(calibrate or example_folder(), config) if precision == "int8" else None
-    song = read_example(example) if precision != "fp32" else None
+    songs = None
+    if precision == "int8":
+        begin("calibrating")
+        songs = calibration_windows(calibrate or example_folder(), config)
     lowered = _lowered(source)
+    begin("tracing")
     build = build_waveform_graph if io == "waveform" else build_graph
     graph = build(model, config, opset, DTYPES.get(precision, DTYPES["fp32"]))
     names = weight_names(model, config, graph)
@@ -163,10 +180,12 @@ def export_onnx(
         ir.save(graph, written, external_data=f"{written.name}.data" if size > LARGEST_FILE else None)
         extra = {}
         if songs is not None:
+            begin("quantizing")
             nodes = _quantize(written, part, matrices, songs)
             extra[CALIBRATION_KEY] = json.dumps({"files": songs.files, "seconds": round(songs.seconds, 1)})
         else:
             check_types(part, precision)
+        begin("comparing")
         compare = compare_waveforms if io == "waveform" else compare_masks
         gate = compare(part, model, config, precision, (mask_snr_db, sdr_loss_db), song)
         if lowered:
@@ -197,7 +216,9 @@ def _lowered(source: str | Path) -> str:
     return precision
 
 
-def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path | None, judged: Sequence[str]) -> None:
+def _check(
+    output: Path, io: Io, precision: str, opset: int, weights: str, calibrate: Path | None, judged: Sequence[str]
+) -> None:
     """Raises ExportError for arguments that do not go together."""
     if output.suffix.lower() != ".onnx":
         raise ExportError(f"{output}: expected a name that ends in .onnx")
@@ -209,6 +230,8 @@ def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path |
         raise ExportError(
             f"{precision}: a graph of the whole chain computes in fp32 or fp16; leave --io away or take --fp16"
         )
+    if not OLDEST_OPSET <= opset <= NATIVE_OPSET:
+        raise ExportError(f"opset {opset}; expected {OLDEST_OPSET} to {NATIVE_OPSET}")
     if weights not in STORED:
         raise ExportError(f"weights {weights}; expected {' or '.join(STORED)}")
     if weights != "fp32" and precision != "fp32":
@@ -217,12 +240,6 @@ def _check(output: Path, io: Io, precision: str, weights: str, calibrate: Path |
         raise ExportError("--calibrate is for --int8")
     if judged and precision == "fp32":
         raise ExportError(f"{', '.join(judged)}: for --fp16, --bf16 and --int8; fp32 must equal PyTorch")
-
-
-def _calibration(folder: Path, config: ModelConfig) -> Calibration:
-    from export.calibration import calibration_windows
-
-    return calibration_windows(folder, config)
 
 
 def _quantize(source: Path, part: Path, matrices: set[str], songs: Calibration) -> Counter[str]:

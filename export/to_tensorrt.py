@@ -6,6 +6,7 @@ that is built (`engines.tensorrt_network.check_precision`); it can run on its ta
 
 from __future__ import annotations
 
+import operator
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from engines.tensorrt_library import library
 from engines.tensorrt_network import TYPES
 from export.limits import limits_of
 from export.to_onnx import export_onnx
+from ft.checkpoint import load_config
 from ft.config import ModelConfig
 from ft.errors import ConfigError, ExportError
-from ft.files import model_path
+from ft.files import check_writable, model_path
 from ft.plan import SUFFIX, manifest_path
 
 
@@ -62,10 +64,14 @@ def build_plan(
     Raises:
         CheckpointError: `source` cannot be loaded.
         EngineError: TensorRT is missing, or the GPU that `full` needs.
+        FtError: the output cannot be written.
         ExportError: the output exists, an argument cannot be used, the ONNX file fails its comparison or shows none, or
             the build fails.
     """
-    output = Path(output)
+    output, batch = Path(output), operator.index(batch)
+    segment_seconds, mask_snr_db, sdr_loss_db = (
+        None if value is None else float(value) for value in (segment_seconds, mask_snr_db, sdr_loss_db)
+    )
     if output.suffix.lower() != SUFFIX:
         raise ExportError(f"{output}: expected a name that ends in {SUFFIX}")
     if precision is not None and precision not in TYPES:
@@ -73,6 +79,9 @@ def build_plan(
     for file in (output, manifest_path(output)):
         if file.exists() and not force:
             raise ExportError(f"{file}: exists; use another name or --force")
+    check_writable(output)
+    path = model_path(source)
+    frames = _frames(load_config(path), segment_seconds)
     check_targets(library(kind), kind, targets, device)  # asked for now, not after the export
     limits = {"mask-snr": mask_snr_db, "sdr-loss": sdr_loss_db, "example": None if example is None else str(example)}
     options: dict[str, Any] = {
@@ -86,7 +95,6 @@ def build_plan(
         "cache": cache_folder(),
         "progress": progress,
     }
-    path = model_path(source)
     if path.suffix.lower() == ".onnx":
         found = read_model(path)
         same = precision is None or found.precision.split()[0] == precision
@@ -96,7 +104,6 @@ def build_plan(
                     f"--example: {path} was compared when it was exported; export the checkpoint again with --example"
                 )
             _check_gate(found, mask_snr_db, sdr_loss_db)
-            frames = _frames(found.config, segment_seconds)
             return plan_from_onnx(path, output, frames=frames, precision=precision, **options)
         io = io or found.io
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +118,6 @@ def build_plan(
             sdr_loss_db=sdr_loss_db,
             example=example,
         )
-        frames = _frames(read_model(onnx).config, segment_seconds)
         return plan_from_onnx(onnx, output, frames=frames, precision=precision or "fp32", **options)
 
 

@@ -56,7 +56,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.graph import NATIVE_OPSET, MaskNetwork, trace
+from export.graph import MaskNetwork, trace
+from export.limits import NATIVE_OPSET
 from ft.config import AudioConfig, ModelConfig
 from ft.dsp import hann_window
 from ft.models.frame_transformer import FrameTransformer

@@ -200,22 +200,25 @@ def info(model: str, as_json: bool) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
+    "--runtime",
     "--engine",
+    "runtime",
     type=click.Choice(
-        ["onnxruntime", "onnxruntime-cuda", "openvino", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"]
+        ["onnxruntime", "onnxruntime-cuda", "openvino", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"],
+        case_sensitive=False,
     ),
     help="Look at this one only; the exit code is 1 where it cannot be used.",
 )
-def doctor(as_json: bool, engine: str | None) -> None:
+def doctor(as_json: bool, runtime: str | None) -> None:
     """Say what this machine can run models with, what is wrong, and the line that mends it."""
     import json
 
     from engines.doctor import as_text, examine
 
     logging.getLogger("engines").setLevel(logging.ERROR)  # what it would say is part of what is printed
-    facts = examine(engine)
+    facts = examine(runtime)
     click.echo(json.dumps(facts, indent=2) if as_json else as_text(facts))
-    if engine is not None and not facts["engines"][engine]["usable"]:
+    if runtime is not None and not facts["engines"][runtime]["usable"]:
         sys.exit(1)
 
 
@@ -224,14 +227,18 @@ def doctor(as_json: bool, engine: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="ONNX file. [default: CHECKPOINT.onnx]")
 @click.option("--opset", type=click.IntRange(20, 23), default=23, show_default=True, help="20: no native attention.")
 @click.option(
-    "--weights", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="How fp32 is stored."
+    "--weights",
+    type=click.Choice(["fp32", "fp16"], case_sensitive=False),
+    default="fp32",
+    show_default=True,
+    help="How fp32 is stored.",
 )
-@click.option("--fp16", "precision", flag_value="fp16", help="Compute in fp16; input and output stay fp32.")
-@click.option("--bf16", "precision", flag_value="bf16", help="Compute in bf16.")
-@click.option("--int8", "precision", flag_value="int8", help="Compute the large products in int8.")
+@click.option("--fp16", is_flag=True, help="Compute in fp16; input and output stay fp32.")
+@click.option("--bf16", is_flag=True, help="Compute in bf16.")
+@click.option("--int8", is_flag=True, help="Compute the large products in int8.")
 @click.option(
     "--io",
-    type=click.Choice(["magnitude", "waveform"]),
+    type=click.Choice(["magnitude", "waveform"], case_sensitive=False),
     default="magnitude",
     show_default=True,
     help="waveform: with the transforms inside, sound in and stems out.",
@@ -248,7 +255,11 @@ def doctor(as_json: bool, engine: str | None) -> None:
     type=click.Path(path_type=Path),
     help="Folder of mixture, vocals and instrumental to judge by. [default: the one that ships]",
 )
-@click.option("--tensorrt", type=click.Choice(["full", "rtx"]), help="Build a plan; rtx (TensorRT-RTX) needs no GPU.")
+@click.option(
+    "--tensorrt",
+    type=click.Choice(["full", "rtx"], case_sensitive=False),
+    help="Build a plan; rtx (TensorRT-RTX) needs no GPU.",
+)
 @click.option("--target", "targets", multiple=True, metavar="SM", help="GPUs of an rtx plan, e.g. sm86; repeatable.")
 @click.option("--batch", type=click.IntRange(1), help="Windows that a plan takes at once. [default: 1]")
 @click.option("--segment-seconds", type=float, help="Of a plan's window. [default: as ft separate takes]")
@@ -260,7 +271,9 @@ def export(
     output: Path | None,
     opset: int,
     weights: str,
-    precision: str | None,
+    fp16: bool,
+    bf16: bool,
+    int8: bool,
     io: Literal["magnitude", "waveform"],
     calibrate: Path | None,
     mask_snr: float | None,
@@ -277,6 +290,10 @@ def export(
 
     With --tensorrt go on to a plan, model.plan, and what describes it, model.plan.json.
     """
+    asked = [name for name, given in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
+    if len(asked) > 1:
+        raise click.UsageError(f"--{' and --'.join(asked)} contradict each other; expected one of them")
+    precision = asked[0] if asked else None
     if tensorrt is None:
         if targets or batch is not None or segment_seconds is not None:
             raise click.UsageError("--target, --batch and --segment-seconds are for plans: add --tensorrt full or rtx")

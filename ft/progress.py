@@ -66,12 +66,12 @@ def seconds_bar(name: str, quiet: bool = False, batch: BatchProgress | None = No
 
 @contextmanager
 def share_bar(name: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
-    """A bar that is told the share that is done, 0 to 1; silent where stderr is no terminal."""
+    """A bar that is told the share that is done, 0 to 1; not there before, nor where stderr is no terminal."""
     from tqdm import tqdm
 
     shown = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     disable = quiet or not _is_watched()
-    with tqdm(desc=name, total=1.0, disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
+    with tqdm(desc=name, total=1.0, delay=0.01, disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
 
         def update(share: float) -> None:
             bar.update(share - bar.n)

@@ -267,7 +267,8 @@ def test_one_engine_decides_the_exit_code(monkeypatch, usable):
     findings = () if usable else (doctor.Finding("broken"),)
     monkeypatch.setattr(doctor, "CHECKS", {"openvino": lambda gpus: doctor.Check("openvino", "1", findings)})
     for options in ((), ("--json",)):
-        assert run("--engine", "openvino", *options).exit_code == (0 if usable else 1)
+        for flag, name in (("--runtime", "OpenVINO"), ("--engine", "openvino")):
+            assert run(flag, name, *options).exit_code == (0 if usable else 1)
 
 
 def test_the_commands_know_all_engines_and_runtimes():
@@ -276,7 +277,7 @@ def test_the_commands_know_all_engines_and_runtimes():
         for command in (main.commands["doctor"], separate)
         for option in command.params
     }
-    assert tuple(options["doctor", "engine"].choices) == tuple(doctor.CHECKS)
+    assert tuple(options["doctor", "runtime"].choices) == tuple(doctor.CHECKS)
     assert tuple(options["separate", "runtime"].choices) == RUNTIMES
     assert tuple(options["separate", "memory"].choices) == BACKENDS
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from ft import __version__
 from ft.checkpoint import is_unused, load_model, save_checkpoint
 from ft.cli import main
 from ft.config import ModelConfig, load_model_config
-from ft.errors import CheckpointError, ExportError
+from ft.errors import CheckpointError, ExportError, FtError
 from ft.models.frame_transformer import FrameTransformer
 
 # The native graph of the preset tiny, node by node: a change here is a change of what engines are given.
@@ -311,6 +312,34 @@ def test_an_existing_file_is_kept(tmp_path, tiny_checkpoint):
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"mine"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("file/model.onnx", {}, "file/model.onnx: cannot be written"),
+        ("model.onnx", {"precision": "int8", "calibrate": Path("nowhere")}, "nowhere: no such folder.*--calibrate"),
+        ("model.onnx", {"precision": "fp16", "example": Path("nowhere")}, "nowhere: no mixture.*--example takes"),
+        ("model.onnx", {"opset": 24}, "opset 24; expected 20 to 23"),
+    ],
+)
+def test_what_cannot_succeed_is_refused_before_the_weights_are_read(
+    tmp_path, tiny_checkpoint, monkeypatch, name, options, message
+):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(to_onnx, "load_model", lambda source: pytest.fail("read"))
+    with pytest.raises(FtError, match=message):
+        export_onnx(tiny_checkpoint, tmp_path / name, **options)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("flags", [["--fp16", "--int8"], ["--bf16", "--fp16"]])
+def test_two_precisions_contradict_each_other(tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["export", "default", *flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and all(flag in error for flag in (*flags, "contradict each other"))
+
+
 @pytest.mark.parametrize("package", ["onnx_ir", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_before_tracing(tmp_path, tiny_checkpoint, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
@@ -338,7 +367,9 @@ def test_damaged_files_are_refused(tmp_path, tiny_onnx):
 def test_command(tmp_path, stub, tiny_checkpoint, capsys):
     output = tmp_path / "model.onnx"
     main(["export", str(tiny_checkpoint), "-o", str(output)], standalone_mode=False)
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    assert err.splitlines() == ["ft: export: tracing (1 of 2)", "ft: export: comparing (2 of 2)"]
+    lines = out.splitlines()
     assert lines[0].startswith(f"{output}  ")
     assert lines[1] == f"263,177 parameters, fp32, opset 23, {sum(NATIVE_NODES.values())} nodes"
     assert [line.split()[0] for line in lines[2:]] == ["relative_l2", "relative_l2_limit"]

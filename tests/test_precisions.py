@@ -15,7 +15,8 @@ from networks import tiny_model
 
 from engines import load_engine
 from export.calibration import calibration_windows
-from export.gate import judge, read_example, signal_to_noise
+from export.example import read_example
+from export.gate import judge, signal_to_noise
 from export.limits import LIMITS, Limits, limits_of
 from export.quantize import quantize
 from export.to_onnx import _lowered, export_onnx
@@ -217,7 +218,12 @@ def test_int8_of_the_example_alone_says_so(tmp_path, tiny_onnx, tiny_checkpoint,
 
     monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
     song = {"calibrate": excerpt_folder, "example": excerpt_folder}
-    result = export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision="int8", **song)
+    numbers = {"opset": np.int64(23), "mask_snr_db": np.float32(25), "sdr_loss_db": np.float32(0.25)}
+    with caplog.at_level("INFO", "export"):
+        result = export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision="int8", **song, **numbers)
+    begun = [record.getMessage() for record in caplog.records if record.getMessage().startswith("export: ")]
+    assert [line.split()[1] for line in begun] == ["calibrating", "tracing", "quantizing", "comparing"]
+    assert begun[-1].endswith("(4 of 4)") and result.gate["sdr_loss_limit_db"] == 0.25
     assert result.gate["in_sample"] and "judged by the song that calibrated it" in caplog.text
     assert _lowered(result.path) == "int8" and "its weights are int8" in caplog.text
     assert _lowered(tiny_onnx) == _lowered(tiny_checkpoint) == _lowered("default") == ""

@@ -89,6 +89,12 @@ def test_help_loads_nothing_heavy():
     assert not loaded_by(code) & set(HEAVY)
 
 
+def test_an_export_that_cannot_be_written_is_refused_without_torch():
+    code = f"from ft.cli import main\ntry:\n    main(['export', 'default', '-o', {__file__ + '/model.onnx'!r}])\n"
+    loaded = loaded_by(code + "except SystemExit as stop:\n    assert stop.code == 1")
+    assert "export" in loaded and not loaded & {"torch", "onnx", "onnxscript"}
+
+
 def test_separating_needs_no_torch():
     loaded = loaded_by("import ft.separate, engines.ort, bench.demo\nfrom ft.plots import save_spectrograms")
     assert not loaded & {"torch", "onnx", "safetensors", "onnxscript", "matplotlib"}

@@ -22,7 +22,7 @@ from engines.tensorrt_library import library
 from export.to_tensorrt import build_plan
 from ft.checkpoint import GATE_KEY
 from ft.cli import main
-from ft.errors import EngineError, ExportError
+from ft.errors import EngineError, ExportError, FtError
 from ft.plan import write_plan
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this system")
@@ -60,10 +60,14 @@ def asked(tiny_plan, monkeypatch):
         ({"targets": ["8.6"]}, ExportError, "target 8.6: "),
         ({"precision": "int8"}, ExportError, r"precision int8: plans are fp16, bf16 or fp32"),
         ({"segment_seconds": 0}, ExportError, "window: 0 seconds"),
+        ({"precision": "bf16", "segment_seconds": 0}, ExportError, "window: 0 seconds"),
+        ({"output": f"{__file__}/a.plan"}, FtError, r"a\.plan: cannot be written"),
         ({"output": "a.engine"}, ExportError, r"a\.engine: expected a name that ends in \.plan"),
     ],
 )
-def test_arguments_that_cannot_be_used(tiny_half, tmp_path, arguments, error, message):
+def test_arguments_that_cannot_be_used(tiny_half, tmp_path, monkeypatch, arguments, error, message):
+    for work in ("export_onnx", "plan_from_onnx"):
+        monkeypatch.setattr(export.to_tensorrt, work, lambda *_, **__: pytest.fail("began"))
     settings = {"kind": "rtx", "output": "a.plan", **arguments}
     with pytest.raises(error, match=message) as caught:
         build_plan(tiny_half, tmp_path / settings.pop("output"), **settings)
