@@ -10,7 +10,8 @@ from typing import Any
 
 from bench.compare import compare
 from bench.machine import use_cores
-from bench.picture import number
+from bench.picture import number as digits
+from bench.report import rates_line
 from bench.rows import check_batches, check_engines, read_model
 from bench.speed import as_lines, end_to_end, make_song
 from bench.worker import WorkerError
@@ -53,6 +54,8 @@ def run_bench(
         ConfigError: an unknown engine, a batch that is none, a low precision without its original.
         CheckpointError: no such model.
     """
+    if baseline and not Path(baseline).is_file():
+        raise ConfigError(f"--baseline {baseline}: no such file; expected a Python file of a plain implementation")
     if rounds < 1 or frames < 1:
         raise ConfigError(f"rounds {rounds}, frames {frames}; expected 1 or more of each")
     sources = list(dict.fromkeys(sources)) or [FP32_MODEL, INT8_MODEL]
@@ -65,11 +68,12 @@ def run_bench(
     if seconds:
         with tempfile.TemporaryDirectory() as folder:
             songs = [make_song(Path(folder), seconds), make_song(Path(folder), seconds, OTHER_RATE)]
-            for row in _songs(report["rows"]):
+            rows = list(_songs(report["rows"]))
+            for number, row in enumerate(rows, 1):
                 model = next(model for model in models if model.name == row["model"])
                 # The other rate costs as much again, and the first engine shows what it takes.
                 for song in songs[:1] if found else songs:
-                    logger.info("%s, %s: %s", model.name, row["engine"], song.name)
+                    logger.info("%s, row %d of %d: %s, %s", song.name, number, len(rows), model.name, row["engine"])
                     try:
                         runtime, device = row["engine"], row["device"]
                         measured = end_to_end(model, song, rounds, runtime=runtime, device=device)
@@ -94,6 +98,8 @@ def _songs(rows: Sequence[Found]) -> Iterator[Found]:
 def report_lines(report: Found) -> Iterator[str]:
     """The report for the terminal."""
     yield f"{report['machine']['name']}, load {report['load']}, {report['rounds']} rounds"
+    if report["rates"]:
+        yield f"rates: {rates_line(report)}"
     yield (
         f"{'model':20} {'engine':24} {'':5}{'device':7}{'batch':>5}{'ms':>9}{'p95':>9}{'x real':>8}{'first s':>9}"
         f"{'RAM MB':>8}{'GPU MB':>8}{'SNR dB':>8}{'matrix':>8}"
@@ -105,9 +111,9 @@ def report_lines(report: Found) -> Iterator[str]:
             continue
         latency, memory, share = row["latency_ms"], row["device_memory_mb"], row["matmul_share"]
         yield (
-            f"{head}{number(latency['median']):>9}{number(latency['p95']):>9}{number(row['times_real_time']):>8}"
-            f"{number(row['first_output_seconds']):>9}{row['peak_ram_mb']:>8}{'' if memory is None else memory:>8}"
-            f"{number(row['snr_db']):>8}{'' if share is None else f'{share:.0%}':>8}"
+            f"{head}{digits(latency['median']):>9}{digits(latency['p95']):>9}{digits(row['times_real_time']):>8}"
+            f"{digits(row['first_output_seconds']):>9}{row['peak_ram_mb']:>8}{'' if memory is None else memory:>8}"
+            f"{digits(row['snr_db']):>8}{'' if share is None else f'{share:.0%}':>8}"
         )
     if report["end_to_end"]:
         yield ""

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench import rows as table
 from bench.machine import describe_machine, describe_versions, device_memory_mb, load_average, today
-from bench.rows import Array, Model, Row
+from bench.rows import Array, Model, Rate, Row
 from bench.runners import Spec
 from bench.worker import Worker, WorkerError, fresh_compilations, in_turn
 from engines.devices import find_gpus
@@ -28,12 +28,9 @@ from engines.devices import find_gpus
 logger = logging.getLogger(__name__)
 
 Found = dict[str, Any]
-Rate = tuple[str, str]
-"""Precision (or `copy`) and device."""
 
 STREAMED = 16
 """Batches in a row on a GPU, where the copies of one hide behind the computing of another."""
-RATE_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "fp16", "int8")}
 
 
 @dataclass
@@ -105,7 +102,8 @@ def measure(
         for number, row in enumerate(planned)
         if row.spec is None
     }
-    if len(finished) == len(planned):
+    unusable = len(finished)
+    if unusable == len(planned):
         return list(finished.values()), []
     inputs = table.model_inputs(original.config, batch, frames)
     np.save(folder / "batch.npy", inputs)
@@ -115,6 +113,8 @@ def measure(
         for number, row in enumerate(planned):
             if row.spec is None:
                 continue
+            done, rows = len(running) + len(finished) - unusable + 1, len(planned) - unusable
+            logger.info("batch %d, row %d of %d: %s %s on %s", batch, done, rows, row.engine, row.precision, row.device)
             worker = stack.enter_context(Worker(row.spec))
             result = start(row, worker, folder, reference)
             if isinstance(result, Running):
@@ -123,8 +123,8 @@ def measure(
                 worker.close()
                 finished[number] = result
             logger.info("%s", _told(result, row))
-        devices = sorted({row.spec.device for row in planned if row.spec is not None})
-        meters = _rate_workers(devices, stack)
+        used = dict.fromkeys(rate for entry in running.values() for rate in table.rates_used(entry.row))
+        meters, missing = _rate_workers(used, stack)
         calls: dict[int | Rate, Callable[[], float]] = {}
         for number, entry in running.items():
             calls[number] = entry.worker.seconds
@@ -135,16 +135,17 @@ def measure(
             if isinstance(key, int):
                 finished[key] = give_up(running.pop(key), error)
             else:
-                _no_rate(key, meters[key][0], error)
+                missing[key] = _no_rate(key, meters[key][0], error)
 
-        times = in_turn(calls, rounds, leave)
+        times = in_turn(calls, rounds, leave, f"batch {batch}")
         rates = {key: work / statistics.median(times[key]) for key, (_, work) in meters.items() if key in times}
         for number, entry in running.items():
             try:
                 finished[number] = finish(entry, times[number], rates)
             except WorkerError as error:
                 finished[number] = give_up(entry, error)
-    listed = [{"precision": key[0], "device": key[1], "per_second": rate} for key, rate in rates.items()]
+    listed = [{"rate": key, "per_second": rate} for key, rate in rates.items()]
+    listed += [{"rate": key, "reason": reason} for key, reason in missing.items()]
     return [finished[number] for number in sorted(finished)], listed
 
 
@@ -218,30 +219,29 @@ def _reference_mask(original: Model, batch: int, frames: int, folder: Path) -> A
     return mask
 
 
-def _rate_workers(devices: Iterable[str], stack: ExitStack) -> dict[Rate, tuple[Worker, int]]:
-    """Processes that measure matrix rates and bandwidth, and the work of one run; what cannot run is left out."""
-    found = {}
-    for device in devices:
-        kind = device.partition(":")[0]
-        specs = {name: Spec("matmul", precision=name, device=device) for name in RATE_PRECISIONS[kind]}
-        if kind == "cuda":
-            specs["copy"] = Spec("copy", device=device)
-        for name, spec in specs.items():
-            worker = stack.enter_context(Worker(spec))
-            try:
-                work = worker.ask("open")["work"]
-                worker.ask("run")
-            except WorkerError as error:
-                _no_rate((name, device), worker, error)
-                continue
-            found[name, device] = worker, work
-    return found
+def _rate_workers(used: Iterable[Rate], stack: ExitStack) -> tuple[dict[Rate, tuple[Worker, int]], dict[Rate, str]]:
+    """Processes that measure these rates, with the work of one run, and why others cannot be measured."""
+    found, missing = {}, {}
+    for name, device in used:
+        if (name, device) == ("copy", "cpu"):
+            continue
+        spec = Spec("copy", device=device) if name == "copy" else Spec("matmul", precision=name, device=device)
+        worker = stack.enter_context(Worker(spec))
+        try:
+            work = worker.ask("open")["work"]
+            worker.ask("run")
+        except WorkerError as error:
+            missing[name, device] = _no_rate((name, device), worker, error)
+            continue
+        found[name, device] = worker, work
+    return found, missing
 
 
-def _no_rate(rate: Rate, worker: Worker, error: WorkerError) -> None:
-    """Goes on without one."""
+def _no_rate(rate: Rate, worker: Worker, error: WorkerError) -> str:
+    """Goes on without one; gives the reason."""
     worker.close()
-    logger.warning("no %s rate of %s: %s", *rate, error)
+    logger.info("no %s rate of %s: %s", *rate, error)
+    return str(error)
 
 
 def _groups(models: Sequence[Model], originals: Mapping[str, Model]) -> Iterator[list[Model]]:
@@ -275,14 +275,17 @@ def _told(result: Running | Found, row: Row) -> str:
 
 
 def _middle(rates: Iterable[Found]) -> list[Found]:
-    """The median of each rate over the groups, in units of 10^9 a second."""
-    by_key: dict[Rate, list[float]] = {}
+    """The median of each rate over the groups, in units of 10^9 a second; None and the reason where there is none."""
+    by_key: dict[Rate, list[Found]] = {}
     for rate in rates:
-        by_key.setdefault((rate["precision"], rate["device"]), []).append(rate["per_second"])
-    return [
-        {"what": name, "device": device, "giga_per_second": round(statistics.median(values) / 1e9, 1)}
-        for (name, device), values in by_key.items()
-    ]
+        by_key.setdefault(rate["rate"], []).append(rate)
+    found = []
+    for (name, device), each in by_key.items():
+        values = [rate["per_second"] for rate in each if "per_second" in rate]
+        middle = round(statistics.median(values) / 1e9, 1) if values else None
+        reason = {} if values else {"reason": each[0]["reason"]}
+        found.append({"what": name, "device": device, "giga_per_second": middle, **reason})
+    return found
 
 
 def _without_repeats(found: Sequence[Found]) -> list[Found]:

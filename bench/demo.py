@@ -9,6 +9,7 @@ from pathlib import Path
 
 import soundfile
 
+from engines.machine import cpu_name
 from ft.files import example_folder
 from ft.metrics import sdr
 from ft.plots import save_spectrograms
@@ -28,9 +29,9 @@ def main() -> None:
     arrays = {name: soundfile.read(file, dtype="float32", always_2d=True)[0].T for name, file in waveforms.items()}
     sample_rate = soundfile.info(mixture_file).samplerate
     print(save_spectrograms(OUTPUT / "caesium" / "spectrograms.png", arrays, sample_rate))
-    print(
-        f"{result.audio_seconds:.1f} s of audio in {result.wall_seconds:.2f} s: {result.x_realtime:.1f} times real time"
-    )
+    where = cpu_name() if result.device == "cpu" else result.device
+    speed = f"{result.x_realtime:.1f} times real time ({result.engine}, {result.precision}, {where})"
+    print(f"{result.audio_seconds:.1f} s of audio in {result.wall_seconds:.2f} s: {speed}")
     for stem in result.files:
         target = soundfile.read(EXAMPLE / f"{stem}.flac", dtype="float32", always_2d=True)[0].T
         before, after = sdr(arrays["mixture"], target), sdr(arrays[stem], target)

@@ -9,14 +9,14 @@ Nothing in them is typed by hand; the tests compare them with what this module g
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.picture import number, picture_name, save_picture, speed
-from bench.report import RESULTS, read_report
+from bench.report import RESULTS, rates_line, read_report
 from ft.errors import ConfigError, FtError
 from ft.files import atomic_write
 
@@ -93,8 +93,8 @@ def _report(report: Found) -> Iterator[str]:
         + "."
     )
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
-    rates = ", ".join(f"{r['what']} on {r['device']} {_rate(r)}" for r in report["rates"])
-    yield f"Measured rates: {rates}. Load of the machine {report.get('load')}; {report.get('rounds')} rounds."
+    load = f"Load of the machine {report.get('load')}; {report.get('rounds')} rounds."
+    yield f"Measured rates: {rates_line(report)}. {load}"
     yield ""
     if report.get("bars"):
         yield from _table(("bar", "figure", "wanted", "verdict", "note"), [_bar(bar) for bar in report["bars"]])
@@ -231,12 +231,6 @@ def read_reports(folder: Path = RESULTS) -> list[Found]:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
-
-
-def _rate(rate: Mapping[str, Any]) -> str:
-    value = rate["giga_per_second"]
-    unit = "B/s" if rate["what"] == "copy" else "op/s" if rate["what"] == "int8" else "FLOP/s"
-    return f"{value / 1000:.1f} T{unit}" if value >= 1000 else f"{value:.0f} G{unit}"
 
 
 @click.command()

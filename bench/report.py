@@ -80,6 +80,19 @@ def check_report(path: Path, report: Mapping[str, Any]) -> None:
         _check(path, f"bar {bar.get('name')}", bar, BAR)
 
 
+def rates_line(report: Mapping[str, Any]) -> str:
+    """The rates of the machine that shares are taken of, and why others were not measured."""
+    return ", ".join(f"{rate['what']} on {rate['device']} {_rate(rate)}" for rate in report["rates"])
+
+
+def _rate(rate: Mapping[str, Any]) -> str:
+    value = rate["giga_per_second"]
+    if value is None:
+        return f"not measured ({rate['reason']})"
+    unit = "B/s" if rate["what"] == "copy" else "op/s" if rate["what"] == "int8" else "FLOP/s"
+    return f"{value / 1000:.1f} T{unit}" if value >= 1000 else f"{value:.0f} G{unit}"
+
+
 def _check(path: Path, name: str, found: Any, expected: Mapping[str, type]) -> None:
     if not isinstance(found, Mapping):
         raise ConfigError(f"{path}: {name}: a {type(found).__name__}; expected an object")

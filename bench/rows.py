@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -220,17 +220,27 @@ def summarise(row: Row, seconds: Sequence[float], per_window: float | None = Non
     }
 
 
-def shares(row: Row, median: float, rates: dict[tuple[str, str], float]) -> dict[str, float | None]:
+Rate = tuple[str, str]
+"""Precision (or `copy`) and device."""
+
+
+def rates_used(row: Row) -> tuple[Rate, Rate]:
+    """The matrix rate and the bandwidth that `shares` takes for a row; that of a CPU is not measured.
+
+    The CPU has no fp16 arithmetic of its own: engines compute such files in fp32 there, and that rate counts.
+    """
+    precision = "fp32" if (row.precision, row.device) == ("fp16", "cpu") else row.precision
+    return (precision, row.device), ("copy", row.device)
+
+
+def shares(row: Row, median: float, rates: Mapping[Rate, float]) -> dict[str, float | None]:
     """Of the device's measured matrix rate in the row's precision, and of its memory bandwidth.
 
-    `rates`: operations (or bytes, for `copy`) a second by kind and device. The CPU has no fp16 arithmetic of its own:
-    engines compute such files in fp32 there, and that rate counts.
+    `rates`: operations (or bytes, for `copy`) a second.
     """
     assert row.spec is not None
     work: Work = count(row.model.config.network, row.spec.batch, row.spec.frames)
-    device = row.spec.device
-    precision = "fp32" if (row.precision, device) == ("fp16", "cpu") else row.precision
-    matrix, copy = rates.get((precision, device)), rates.get(("copy", device))
+    matrix, copy = map(rates.get, rates_used(row))
     traffic = work.bytes(ITEM_BYTES[row.precision])
     return {
         "matmul_share": round(work.flops / median / matrix, 4) if matrix else None,

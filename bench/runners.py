@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ft.errors import EngineError, FtError
 Array = NDArray[np.float32]
 
 MATMUL_SIZE = 4096
+PROBE_SIZE, MOST_SECONDS = 512, 5.0
+"""A product of this size says whether one of `MATMUL_SIZE` would take longer than that on a CPU."""
 MATMUL_REPEATS = {"cpu": 1, "cuda": 50}
 """Products in one run; one alone on a GPU is over before it could be timed."""
 COPY_BYTES = 1 << 30
@@ -178,21 +181,32 @@ class CompiledGraphRunner(TorchRunner):
 
 
 class MatmulRunner(Runner):
-    """Square products of PyTorch: the rate that shares are taken of. int8 sums in int32."""
+    """Square products of PyTorch: the rate that shares are taken of. int8 sums in int32.
+
+    Without instructions for a precision a CPU may take minutes for one; that is found out with a small one.
+    """
 
     def open(self) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(usable_cores())
         self.repeats = MATMUL_REPEATS[self.spec.device.partition(":")[0]]
-        if self.spec.precision == "int8":
-            values = torch.randint(-8, 8, (MATMUL_SIZE, MATMUL_SIZE), dtype=torch.int8, device=self.spec.device)
-            self.product = lambda: torch._int_mm(values, values)
-        else:
-            dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
-            values = torch.rand(MATMUL_SIZE, MATMUL_SIZE, device=self.spec.device).to(dtype)
-            self.product = lambda: torch.mm(values, values)
+        if self.spec.device == "cpu":
+            seconds = min(map(_timed, [self._product(PROBE_SIZE)] * 3)) * (MATMUL_SIZE / PROBE_SIZE) ** 3
+            if seconds > MOST_SECONDS:
+                raise EngineError(f"slow here, {seconds:.0f} s for one product")
+        self.product = self._product(MATMUL_SIZE)
         return {"work": 2 * MATMUL_SIZE**3 * self.repeats, "unit": "FLOP"}
+
+    def _product(self, size: int) -> Callable[[], object]:
+        import torch
+
+        if self.spec.precision == "int8":
+            values = torch.randint(-8, 8, (size, size), dtype=torch.int8, device=self.spec.device)
+            return lambda: torch._int_mm(values, values)
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
+        values = torch.rand(size, size, device=self.spec.device).to(dtype)
+        return lambda: torch.mm(values, values)
 
     def run(self, batch: Array | None) -> None:
         for _ in range(self.repeats):
@@ -283,6 +297,12 @@ RUNNERS: dict[str, type[Runner]] = {
     "baseline": BaselineRunner,
     "baseline-song": BaselineSongRunner,
 }
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _wait_for(device: str) -> None:

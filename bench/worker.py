@@ -8,6 +8,7 @@ goes to standard error.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ from typing import IO, Any, Self, TypeVar
 
 from bench.runners import Runner, Spec, make_runner
 from ft.errors import FtError, one_line
+
+logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -103,16 +106,20 @@ def in_turn(
     calls: Mapping[Key, Callable[[], float]],
     rounds: int,
     leave: Callable[[Key, WorkerError], None] | None = None,
+    what: str = "",
 ) -> dict[Key, list[float]]:
     """What each call gives, once in each round, every other round in the opposite order.
 
     Args:
         leave: is told of a call that failed; that one is not made again and has no times, and the others go on.
+        what: is logged with the number of each round; nothing is logged where it is empty.
     Raises:
         WorkerError: a call failed, and there is no `leave`.
     """
     times: dict[Key, list[float]] = {key: [] for key in calls}
     for number in range(rounds):
+        if what:
+            logger.info("%s, round %d of %d", what, number + 1, rounds)
         for key in list(times)[:: 1 if number % 2 == 0 else -1]:
             try:
                 times[key].append(calls[key]())

@@ -382,7 +382,15 @@ def bench(
     from bench.command import report_lines, run_bench
     from bench.picture import save_picture
     from bench.report import write_report
+    from ft.files import check_writable
 
+    if plot_file is not None:
+        import matplotlib  # noqa: F401  # asked for now, not after minutes of measuring
+
+        if plot_file == report_file:
+            raise click.UsageError(f"--json and --plot contradict each other: both are {plot_file}")
+    for file in filter(None, (report_file, plot_file)):
+        check_writable(file)
     report = run_bench(
         models,
         engines=engines,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 from fake_bench import FAKE_GPU, FakeRunner, FakeWorker, fail_in_run, lower, use_fakes
 
-from bench import command, compare, rows
-from bench.report import check_report, read_report, write_report
+from bench import command, compare, rows, runners
+from bench.report import check_report, rates_line, read_report, write_report
 from bench.rows import Model
 from bench.runners import Runner, Spec
 from ft.cli import main
-from ft.errors import ConfigError
+from ft.errors import ConfigError, EngineError
 
 
 @pytest.fixture
@@ -137,7 +138,9 @@ def test_a_rate_that_fails_late_is_left_out(fake, tiny):
     on_cpu = by_engine(report, device="cpu")
     assert on_cpu["onnxruntime", "fp32"]["status"] == "ok" and on_cpu["onnxruntime", "fp32"]["matmul_share"] is None
     assert on_cpu["torch", "bf16"]["matmul_share"] is not None
-    assert {rate["what"] for rate in report["rates"]} == {"bf16", "int8"}
+    measured = {rate["what"]: rate["giga_per_second"] is not None for rate in report["rates"]}
+    assert measured == {"bf16": True, "fp32": False}  # and none of int8, which no row computes in
+    assert "fp32 on cpu not measured (the GPU fell off the bus)" in rates_line(report)
     assert ("matmul", "fp32") in {(spec.kind, spec.precision) for spec in ended}
 
 
@@ -151,6 +154,60 @@ def test_a_gpu_row_has_the_memory_that_it_took(fake, tiny):
     assert {row["device_memory_mb"] for row in found.values()} == {250}
     assert all(row["matmul_share"] is not None for row in found.values())
     assert {rate["device"] for rate in report["rates"]} == {"cpu", "cuda:0"}
+
+
+def test_a_rate_is_measured_where_a_row_uses_it(fake, tiny):
+    report = compare.compare([tiny], ("onnxruntime", "openvino"), (1,), 16, 1)
+    assert [rate["what"] for rate in report["rates"]] == ["fp32"]
+    assert {spec.precision for spec in FakeWorker.ended if spec.kind in ("matmul", "copy")} <= {"fp32"}
+
+
+def test_a_product_that_would_take_minutes_is_not_run(monkeypatch):
+    torch = pytest.importorskip("torch")
+    sizes = []
+
+    def slow(a, b):
+        sizes.append(len(a))
+        time.sleep(0.02)
+
+    monkeypatch.setattr(torch, "mm", slow)
+    runner = runners.make_runner(Spec("matmul", precision="bf16"))
+    with pytest.raises(EngineError, match=r"slow here, \d+ s for one product"):
+        runner.open()
+    assert set(sizes) == {runners.PROBE_SIZE}
+
+
+def test_rows_and_rounds_are_told_as_they_begin(fake, tiny, caplog):
+    with caplog.at_level("INFO", "bench"):
+        compare.compare([tiny], ("onnxruntime", "openvino", "torch"), (2,), 16, 2)
+    lines = [record.getMessage() for record in caplog.records]
+    rows_told = [line for line in lines if ", row " in line]
+    assert rows_told == [
+        "batch 2, row 1 of 4: onnxruntime fp32 on cpu",
+        "batch 2, row 2 of 4: openvino fp32 on cpu",
+        "batch 2, row 3 of 4: torch fp32 on cpu",
+        "batch 2, row 4 of 4: torch bf16 on cpu",
+    ]
+    assert lines[-2:] == ["batch 2, round 1 of 2", "batch 2, round 2 of 2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--json", "file/report.json"], 1, "file/report.json: cannot be written"),
+        (["--plot", "file/plot.png"], 1, "file/plot.png: cannot be written"),
+        (["--plot", "one", "--json", "one"], 2, "--json and --plot contradict each other"),
+        (["--baseline", "nowhere.py"], 2, "--baseline nowhere.py: no such file"),
+    ],
+)
+def test_what_cannot_succeed_is_refused_before_anything_is_measured(
+    monkeypatch, tmp_path, tiny_checkpoint, options, code, message
+):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "compare", lambda *_, **__: pytest.fail("measured"))
+    result = CliRunner().invoke(main, ["bench", str(tiny_checkpoint), *options])
+    assert result.exit_code == code and message in result.output
 
 
 @pytest.mark.parametrize("arguments", [["--engines", "fastest"], ["--batch", "1,x"], ["--batch", "0"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_demonstration_runs(tmp_path):
     for name in ("vocals.wav", "instrumental.wav", "spectrograms.png"):
         (file,) = (tmp_path / "separated").rglob(name)
         assert str(file.relative_to(tmp_path)) in result.stdout
-    assert "times real time" in result.stdout and result.stdout.count("SDR of") == 2
+    assert re.search(r"times real time \(onnxruntime, .+, .+\)\n", result.stdout) and result.stdout.count("SDR of") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"separated"}
 
 
