@@ -23,7 +23,7 @@ from ft.errors import EngineError, FtError
 Array = NDArray[np.float32]
 
 MATMUL_SIZE = 4096
-PROBE_SIZE, MOST_SECONDS = 512, 5.0
+PROBE_SIZE, MOST_SECONDS = 512, 10.0
 """A product of this size says whether one of `MATMUL_SIZE` would take longer than that on a CPU."""
 MATMUL_REPEATS = {"cpu": 1, "cuda": 50}
 """Products in one run; one alone on a GPU is over before it could be timed."""

@@ -29,6 +29,7 @@ from bench.memory import repeat_example
 from bench.rows import Model, read_model
 from bench.runners import Array, Runner, Spec, engine_facts
 from bench.worker import Worker, in_turn
+from engines.machine import cpu_name
 
 Item = TypeVar("Item")
 Found = dict[str, Any]
@@ -259,7 +260,8 @@ def main(model: str | None, runtime: str, device: str, rounds: int, cores: int, 
         row = end_to_end(None if model is None else read_model(model), song, rounds, runtime=runtime, device=device)
     for line in as_lines([row]):
         print(line)
-    print(f"model opened in {row['open_seconds']:.2f} s; load of the machine {load_average()}; {cores} cores")
+    machine = f"load of the machine {load_average()}; {cpu_name()}, {cores} cores"
+    print(f"model opened in {row['open_seconds']:.2f} s; {machine}")
     print(json.dumps(row))
 
 

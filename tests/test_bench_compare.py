@@ -168,7 +168,7 @@ def test_a_product_that_would_take_minutes_is_not_run(monkeypatch):
 
     def slow(a, b):
         sizes.append(len(a))
-        time.sleep(0.02)
+        time.sleep(0.03)
 
     monkeypatch.setattr(torch, "mm", slow)
     runner = runners.make_runner(Spec("matmul", precision="bf16"))
