@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engines.base import usable_cores
 from engines.devices import find_gpus
 from engines.machine import INT8_FEATURES, cpu_features, cpu_name, memory_bytes
+from ft.workers import usable_cores
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy")
 # Instruction sets that decide how fast low precision can be.

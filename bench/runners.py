@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.base import Engine, usable_cores
+from engines.base import Engine
 from ft.errors import EngineError, FtError
+from ft.workers import usable_cores
 
 Array = NDArray[np.float32]
 

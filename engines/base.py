@@ -18,7 +18,6 @@ import ctypes
 import gc
 import logging
 import math
-import os
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -26,7 +25,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -44,7 +42,6 @@ Io = Literal["magnitude", "waveform"]
 IN_FLIGHT = 2
 """Batches that `map` holds at once where nothing else is said: one computed, one waiting."""
 
-_CGROUP = Path("/sys/fs/cgroup")
 ROUNDING = 1e-3
 """How far above 1 or below 0 the arithmetic of low precision may bring a mask."""
 
@@ -284,17 +281,3 @@ def give_back_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and the quota of its control group where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            text = " ".join((_CGROUP / name).read_text(encoding="ascii") for name in names)
-            quota, period = map(float, text.split())
-        except (OSError, ValueError):  # no such group, or a quota of "max"
-            continue
-        if quota > 0:
-            cores = min(cores, math.ceil(quota / period))
-    return max(cores, 1)

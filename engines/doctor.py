@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from engines.base import usable_cores
 from engines.devices import Gpus, find_gpus
 from engines.machine import cpu_name, int8_products, memory_bytes
 from ft import __version__
 from ft.errors import EngineError, FtError
+from ft.workers import usable_cores
 
 INSTALL = {
     "openvino": "pip install 'frame-transformer[openvino]'",

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from engines.base import Engine, EngineInfo, Io, usable_cores
+from engines.base import Engine, EngineInfo, Io
 from engines.devices import Device
 from ft.checkpoint import config_from_metadata, read_metadata
 from ft.errors import CheckpointError, EngineError
+from ft.workers import usable_cores
 
 Windows = tuple[int, int]
 """(batch, frames) of the streaming window."""

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from engines.tensorrt_build import ShareDone, make_profiles, plan_from_onnx, read_model, window_frames
@@ -20,10 +21,18 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where plans, timings and compiled kernels are kept: $XDG_CACHE_HOME/frame-transformer, or the system's place."""
+    """Where plans, timings and compiled kernels are kept: $XDG_CACHE_HOME/frame-transformer, or the system's place.
+
+    Who has no home, as some services, gets a folder for what is temporary.
+    """
     default = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None
     root = os.environ.get("XDG_CACHE_HOME") or default
-    return (Path(root) if root else Path.home() / ".cache") / "frame-transformer"
+    if root:
+        return Path(root) / "frame-transformer"
+    try:
+        return Path.home() / ".cache" / "frame-transformer"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "frame-transformer"
 
 
 def plans_folder() -> Path:

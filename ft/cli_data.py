@@ -86,12 +86,13 @@ def check(
     cannot be read or is silent (but for a stem of a song that has others), a recording is in two splits, or an
     instrumental has vocals in more than a tenth of the time.
     """
-    from ft.data.check import Root, check_library, roots_of_config, screen_library, usable_cores
+    from ft.data.check import Root, check_library, roots_of_config, screen_library
     from ft.data.check_report import as_json as json_of
     from ft.data.check_report import as_text, write_exclude_file
     from ft.files import DEFAULT_MODEL, check_writable, model_path
     from ft.progress import seconds_bar, share_bar
     from ft.report import printable
+    from ft.workers import usable_cores
 
     roots = [Root(path) for path in folders]
     roots += [Root(path, "train") for path in train]

@@ -65,7 +65,7 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
     "--engine",
     "model",
     metavar="MODEL",
-    help="An .onnx, .safetensors or .plan file, or default. [default: the shipped model, in int8 on a CPU]",
+    help="An .onnx, .safetensors or .plan file. [default: default, the shipped model]",
     group="Engine",
 )
 @grouped_option("--ensemble", multiple=True, metavar="MODEL", help="In place of --model; repeatable.", group="Engine")

@@ -13,7 +13,7 @@ Progress = Callable[[float, float | None], object]
 False asks to stop: `Cancelled` is raised then."""
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether stderr is a terminal; it may be closed, or never have been there, as in a service."""
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
@@ -50,7 +50,7 @@ def seconds_bar(name: str, quiet: bool = False, batch: BatchProgress | None = No
     from tqdm import tqdm
 
     shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]{postfix}"
-    disable = quiet or not _is_watched()
+    disable = quiet or not is_watched()
     if batch is not None and batch.count > 1:
         name = f"{batch.number} of {batch.count}: {name}"
     with tqdm(desc=name, total=0.0, unit="s", disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
@@ -70,7 +70,7 @@ def share_bar(name: str, quiet: bool = False) -> Iterator[Callable[[float], None
     from tqdm import tqdm
 
     shown = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-    disable = quiet or not _is_watched()
+    disable = quiet or not is_watched()
     with tqdm(desc=name, total=1.0, delay=0.01, disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
 
         def update(share: float) -> None:

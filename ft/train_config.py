@@ -160,7 +160,7 @@ class Augment:
     mixture_codec: float = 0.0
     """The mixture through MP3, Vorbis or Opus; what that adds or takes is counted to the instrumental."""
     mono: float = 0.0
-    """Both channels of mixture and instrumental are their mean, as a mono song comes to a stereo network."""
+    """Share of examples of which both channels are their mean, as those of a mono song for a stereo network."""
 
     def __post_init__(self) -> None:
         share(self, "reverb", "pan", *self.probabilities)

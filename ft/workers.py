@@ -1,13 +1,31 @@
-"""Processes that work for this one and end with it."""
+"""The cores that this process may use, and processes that work for it and end with it."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
 from threading import Thread
 from typing import Any
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its control group where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            text = " ".join((_CGROUP / name).read_text(encoding="ascii") for name in names)
+            quota, period = map(float, text.split())
+        except (OSError, ValueError):  # no such group, or a quota of "max"
+            continue
+        if quota > 0:
+            cores = min(cores, math.ceil(quota / period))
+    return max(cores, 1)
 
 
 def process_pool(

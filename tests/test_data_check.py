@@ -157,7 +157,7 @@ def test_splits_can_be_said(library):
 
 def test_config_says_folders_splits_and_roles(library, tmp_path):
     config = tmp_path / "run.yaml"
-    valid = {"instrumentals": [str(library / "validation/instrumentals")]}
+    valid = {"songs": [str(library / "validation/instrumentals")]}
     train = {"instrumentals": [str(library / "train/vocals")], "pairs": [str(library / "train/pairs")]}
     config.write_text(yaml.safe_dump({"train": {**train, "validation": valid}}))
     found = json.loads(run("--config", config, "--json")[1])

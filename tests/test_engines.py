@@ -8,12 +8,13 @@ import pytest
 from stubs import StubEngine, all_ones
 
 import engines.base
+import ft.workers
 from engines import load_engine
-from engines.base import usable_cores
 from engines.ort import OrtEngine
 from ft.audio import read_audio
 from ft.errors import CheckpointError, EngineError
 from ft.separate import Separator
+from ft.workers import usable_cores
 
 
 def magnitudes(batch: int, frames: int, seed: int = 0, channels: int = 2, bins: int = 64) -> np.ndarray:
@@ -224,7 +225,7 @@ def test_a_quota_of_the_control_group_counts(tmp_path, monkeypatch, files, cores
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(engines.base, "_CGROUP", tmp_path)
+    monkeypatch.setattr(ft.workers, "_CGROUP", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert usable_cores() == cores
 

@@ -51,7 +51,7 @@ def test_closed_standard_streams_give_their_numbers_to_no_file(tmp_path):
     code = (
         "import os, sys; os.close(0); os.close(2)\n"
         "from ft.cli import main\n"
-        "try: main(['info', 'tiny'])\n"
+        "try: main(['info', 'nowhere.onnx'])\n"
         "except SystemExit: pass\n"
         "print('number', os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT))"
     )

@@ -37,7 +37,6 @@ ALLOWED = {
     ("ft/song_stream.py", "engines"),
     ("ft/separate_command.py", "engines"),
     ("ft/info.py", "engines"),
-    ("ft/training/run.py", "engines"),
     ("export/gate.py", "ft.separate"),
     ("export/calibration.py", "ft.separate"),
     ("export/calibration.py", "ft.data"),

@@ -227,7 +227,7 @@ def test_a_run_without_stderr_has_no_bar(music, monkeypatch, closed):
 )
 def test_threads_are_the_cores_that_loading_leaves(monkeypatch, asked, workers, cores, expected):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("engines.base.usable_cores", lambda: cores)
+    monkeypatch.setattr("ft.training.run.usable_cores", lambda: cores)
     assert compute_threads(asked, workers, most=16)[0] == expected
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert compute_threads(asked, workers, most=5)[0] == (asked or 5)

@@ -6,7 +6,6 @@ fingerprint, about 2 MB an hour. Only the search for vocals needs a model; it ru
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import Counter, defaultdict
@@ -328,11 +327,6 @@ def screen_library(
     falling = sorted(report.clean.values(), reverse=True)
     report.vocals_db = max([vocals_db, *falling[len(falling) // CLEAN_ABOVE :][:1]])
     report.screen_seconds = time.perf_counter() - start
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _measured(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, Measure | str]]:

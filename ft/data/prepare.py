@@ -245,11 +245,15 @@ def _sounds(folder: Path) -> list[Path]:
 
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:
-    """The pairs. Raises DataError where two have one name, as what is written of the second would be taken as there."""
+    """The pairs. Raises DataError for those of one name, as what is written of the second would be taken as there."""
     seen: dict[str, Path] = {}
-    for pair in pairs:
-        if (first := seen.setdefault(pair.song, pair.mixture)) is not pair.mixture:
-            raise DataError(f"{first} and {pair.mixture}: both would be {pair.song}; rename one of them")
+    clashes = [
+        f"{first} and {pair.mixture}: both would be {pair.song}"
+        for pair in pairs
+        if (first := seen.setdefault(pair.song, pair.mixture)) is not pair.mixture
+    ]
+    if clashes:
+        raise DataError(f"{'; '.join(clashes)}; rename one of each")
     return pairs
 
 

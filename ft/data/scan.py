@@ -20,6 +20,7 @@ from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write, files_below
 from ft.media import NoMedia, import_av
+from ft.progress import is_watched
 from ft.sound_file import SoundFile
 from ft.train_config import Source, TrainConfig
 
@@ -168,7 +169,7 @@ class Scan:
         files, bad = [], []
         known = len(self.known)
         try:
-            for path in tqdm(paths, desc="scan", unit="file", disable=not progress or None, leave=False):
+            for path in tqdm(paths, desc="scan", unit="file", disable=not (progress and is_watched()), leave=False):
                 try:
                     files.append(self._read(path, need_peak))
                 except AudioError as error:

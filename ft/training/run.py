@@ -15,6 +15,7 @@ from pathlib import Path
 from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
 from ft.train_config import TrainConfig, train_config_from_yaml
 from ft.training.checks import check_device, check_run
+from ft.workers import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +107,6 @@ def compute_threads(threads: int | None, workers: int, most: int) -> tuple[int, 
         workers: processes that load items.
         most: what PyTorch takes by itself: a thread for each core without its hyper-threads, or OMP_NUM_THREADS.
     """
-    from engines.base import usable_cores
-
     if threads is not None:
         return threads, "--threads"
     if "OMP_NUM_THREADS" in os.environ:  # torchrun sets it too

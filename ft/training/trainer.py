@@ -20,6 +20,7 @@ from ft.config import ModelConfig
 from ft.data.batches import Batching, Waveforms, batch_from_waveforms, collate, network_input
 from ft.data.items import open_batches
 from ft.errors import CheckpointError, ConfigError, one_line
+from ft.progress import is_watched
 from ft.train_config import Stage, TrainConfig
 from ft.training.averaging import WeightAverage
 from ft.training.compiling import compiled_or_eager
@@ -436,8 +437,7 @@ class Trainer:
     def _bar(self) -> tqdm:
         """Steps, and beside them the mean loss since the last line of the log."""
         total = self.train.max_steps
-        watched = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-        disable = not (self.progress and watched)
+        disable = not (self.progress and is_watched())
         return tqdm(
             total=total, initial=self.position.step, unit="step", desc="train", disable=disable, file=sys.stderr
         )
