@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 EXTRAS := cpu,plots,media,rtx,openvino,train,dev
 
 .PHONY: demo install test pytest test-long lint library train clean
@@ -42,14 +43,17 @@ $(BIN)/python:
 	    { echo "make: $$($(PYTHON) --version) found, Python 3.11 or later needed: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# --no-compile: what is imported is compiled then; most of what the packages hold never is.
+# What pip would compile on one core is compiled on all: where nothing may be written later, each start would do it anew.
+# Some packages hold files for other versions of Python, which do not compile.
 # One package file per stamp: pip runs again only when what is asked for has changed.
 $(VENV)/demo.stamp: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --no-compile -e '.[cpu,plots,media]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/install.stamp: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(COMPILE)
 	@touch $@ $(VENV)/demo.stamp
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -138,3 +139,14 @@ def test_wheel_holds_nothing_else(wheel):
     assert all(name.split("/")[0].endswith(".dist-info") for name in others)
     parts = [part for name in wheel for part in name.split("/")]
     assert not [part for part in parts if part.startswith("test") or part.endswith((".pyc", ".part"))]
+
+
+def test_an_editable_install_is_seen_by_type_checkers():
+    """They read path files, and run no hook of the import system."""
+    files = [path.read_text(encoding="utf-8") for path in Path(sysconfig.get_path("purelib")).glob("*.pth")]
+    assert str(ROOT) in {line for text in files for line in text.splitlines()}
+
+
+def test_the_package_gives_its_separator_and_loads_nothing_before():
+    assert not loaded_by("import ft") & set(HEAVY)
+    assert "numpy" in loaded_by("from ft import Separator; assert Separator.__module__ == 'ft.separate'")
