@@ -124,16 +124,22 @@ CHECKS: Mapping[str, Callable[[Gpus], Check]] = {
 }
 
 
-def examine(engine: str | None = None) -> dict[str, Any]:
+def examine(engine: str | None = None, progress: Callable[[float], object] = lambda share: None) -> dict[str, Any]:
     """All facts, or those of one engine, as `ft doctor --json` prints them.
 
+    Args:
+        progress: called with the share of the engines that were looked at.
     Returns:
         `machine`, with `int8`, the instruction set that multiplies in eight bits or None, `python`, `gpus` (`found`,
         `driver`, `cuda`, `reason`), `engines` (name -> `usable`, `version`, `findings`), and `auto`, what would run the
         shipped model: `engine`, `version`, `device`, `precision`, `reason`.
     """
     gpus = find_gpus()
-    checks = [check(gpus) for name, check in CHECKS.items() if engine in (None, name)]
+    checks = []
+    for number, (name, check) in enumerate(CHECKS.items(), 1):
+        if engine in (None, name):
+            checks.append(check(gpus))
+        progress(number / len(CHECKS))
     return {
         "ft": __version__,
         "machine": {

@@ -209,14 +209,17 @@ def info(model: str, as_json: bool) -> None:
     ),
     help="Look at this one only; the exit code is 1 where it cannot be used.",
 )
-def doctor(as_json: bool, runtime: str | None) -> None:
+@click.pass_obj
+def doctor(settings: dict, as_json: bool, runtime: str | None) -> None:
     """Say what this machine can run models with, what is wrong, and the line that mends it."""
     import json
 
     from engines.doctor import as_text, examine
+    from ft.progress import share_bar
 
     logging.getLogger("engines").setLevel(logging.ERROR)  # what it would say is part of what is printed
-    facts = examine(runtime)
+    with share_bar("doctor", settings["quiet"]) as progress:
+        facts = examine(runtime, progress)
     click.echo(json.dumps(facts, indent=2) if as_json else as_text(facts))
     if runtime is not None and not facts["engines"][runtime]["usable"]:
         sys.exit(1)
