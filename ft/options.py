@@ -180,7 +180,7 @@ class SeparateOptions:
 
 def _plain(item: Field[Any], value: Any) -> Any:
     """The value as the command line would give it: numbers of NumPy as Python's, words of a choice in small letters."""
-    value = value.item() if hasattr(value, "item") else value
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
     has_no_case = item.metadata["choices"] or item.name in ("stem", "device")
     return value.lower() if has_no_case and isinstance(value, str) else value
 

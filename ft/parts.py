@@ -206,9 +206,14 @@ def _lock(descriptor: int) -> None:
     if sys.platform == "win32":
         if not ctypes.windll.kernel32.LockFile(msvcrt.get_osfhandle(descriptor), 0, _LOCKED[0] >> 32, 1, 0):
             raise PermissionError(errno.EACCES, "locked")
-    elif hasattr(fcntl, "F_OFD_SETLK"):  # Linux: the lock ends with this descriptor and not with any of the file
+    elif sys.platform == "linux":
         wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, *_LOCKED, 0)  # struct flock
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+        try:  # a lock that ends with this descriptor, and not with any of the file
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # WSL 1 and others know no such locks
     else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Progress = Callable[[float, float | None], object]
 """Called with the seconds of audio that are done and those there are in all, None where nobody knows yet. Giving back
@@ -25,19 +25,33 @@ class BatchProgress:
     count: int
     number: int = 0
     """Of the song that is being done, from 1."""
-    begun: float = field(default_factory=time.monotonic)
+    _seconds: float = 0.0
+    """Spent on the songs that were worked on, and their number; those that are left out take no time and tell nothing."""
+    _worked: int = 0
+    _begun: float | None = None
+
+    def begin(self) -> None:
+        """Goes on to the next song."""
+        self.number, self._begun = self.number + 1, None
 
     def told(self, share: float) -> str:
-        """What is done of the batch, and the time that is left at this pace.
+        """What is done of the batch, and the time that is left at the pace of the songs that were worked on.
 
         Args:
             share: of the song that is done, 0 to 1.
         """
         from tqdm import tqdm
 
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+        spent, worked = self._seconds + now - self._begun, self._worked + share
+        if share >= 1:
+            self._seconds, self._worked, self._begun = spent, self._worked + 1, now
         done = (self.number - 1 + share) / self.count
-        left = (time.monotonic() - self.begun) * (1 - done) / done if done else 0.0
-        return f"all {done:.0%}, {tqdm.format_interval(left)} left"
+        if not worked:
+            return f"all {done:.0%}"
+        return f"all {done:.0%}, {tqdm.format_interval(spent / worked * (self.count - self.number + 1 - share))} left"
 
 
 @contextmanager

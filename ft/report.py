@@ -185,4 +185,6 @@ def _plain(name: str, value: Any) -> Any:
         return round(value, 6 if name == "gain" else 3) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
-    return _plain(name, value.item()) if hasattr(value, "item") else str(value)  # numbers of NumPy, and paths
+    return (
+        _plain(name, value.item()) if getattr(value, "ndim", None) == 0 else str(value)
+    )  # numbers of NumPy, and paths

@@ -212,7 +212,7 @@ def _work(request: Request, models: Sequence[str] | None) -> Work:
 
 def _separate(request: Request, separator: Separator, batch: BatchProgress, song: Song) -> SongRecord:
     opener = functools.partial(_open_stdin, request) if song.path == STDIN else None
-    batch.number += 1
+    batch.begin()
     with seconds_bar(song.path.name, quiet=request.quiet, batch=batch) as progress:
         if request.to_pipe:
             stem = request.options.stem

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import ModelConfig
-from ft.dsp import hann_window, left_right, stand_in_side
+from ft.dsp import SILENT_SIDE, hann_window, left_right, mid_side, stand_in_side
 from ft.stream import Analysis, Output
 from ft.windows import Window, rising_weights
 
@@ -27,9 +27,12 @@ def network_waveform(frames: Array, config: ModelConfig) -> Array:
     """The waveform (batch, channels, samples) that frames (channels, frames, n_fft) of a song cover.
 
     A mono song is given to a stereo network twice, or as the middle of what one hears that hears mid and side, with a
-    side that stands in; the channels of a stereo song are two items of a mono network.
+    side that stands in, as is a window of two equal channels. The channels of a stereo song are two items of a mono
+    network.
     """
     audio = config.audio
+    if has_no_side(frames, config):
+        frames = frames.mean(axis=0, keepdims=True)
     hops = frames[..., : audio.hop_length].reshape(len(frames), -1)
     waveform = np.concatenate((hops, frames[:, -1, audio.hop_length :]), axis=1)
     waveform = np.pad(waveform, ((0, 0), (0, audio.covered - audio.n_fft)))
@@ -42,6 +45,14 @@ def network_waveform(frames: Array, config: ModelConfig) -> Array:
         side[:, : hops.shape[1]] = delayed.swapaxes(1, 2).reshape(1, -1)
         waveform = left_right(np.concatenate((waveform, side)))
     return np.broadcast_to(waveform, (audio.channels, waveform.shape[1]))[None]
+
+
+def has_no_side(frames: Array, config: ModelConfig) -> bool:
+    """Whether a window (channels, frames, n_fft) has two equal channels, for a network that hears mid and side."""
+    if config.audio.stereo != "mid-side" or len(frames) != 2:
+        return False
+    mid, side = (np.abs(each).max(initial=0) for each in mid_side(frames))
+    return bool(side <= SILENT_SIDE * mid)
 
 
 class WaveformSynthesis(Output):
@@ -67,8 +78,8 @@ class WaveformSynthesis(Output):
     def _vocals(self, window: Window, result: Array) -> Array:
         vocals = result[:, self.config.stems.index("vocals")].reshape(-1, result.shape[-1] // self._hop, self._hop)
         channels, frames = window.spec.shape[:2]
-        if channels < len(vocals):
-            vocals = vocals.mean(axis=0, keepdims=True)
+        if channels < len(vocals) or has_no_side(window.spec, self.config):
+            vocals = np.repeat(vocals.mean(axis=0, keepdims=True), channels, axis=0)
         weight, whole = self._squares(self._shares(window)), self._squares(np.ones(frames, np.float32))
         # The model divided by `whole`: times that it is the sum of all its frames, of which each shall give its share.
         share = np.divide(weight, whole, out=np.zeros_like(whole), where=whole > 0)

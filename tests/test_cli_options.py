@@ -181,5 +181,7 @@ def test_numbers_of_numpy_are_numbers_and_choices_have_no_case():
     )
     assert options == SeparateOptions(threads=2, start=1.5, force=True, format="mp3", stem="vocals", device="cuda:1")
     assert [type(value) for value in (options.threads, options.start, options.force)] == [int, float, bool]
+    with pytest.raises(ConfigError, match="--threads"):
+        SeparateOptions(threads=np.array([1, 2]))
     with pytest.raises(ConfigError, match=r"--threads 2\.5"):
         SeparateOptions(threads=np.float64(2.5))

@@ -134,3 +134,14 @@ def test_a_claim_locks_no_byte_of_the_sound(tmp_path):
         Claim(part, tmp_path / "a.wav")
     claim.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_holds_where_single_bytes_cannot_be_locked(tmp_path, monkeypatch):
+    def refuses(descriptor, command, *arguments):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuses)
+    claim = Claim(tmp_path / "a.part", tmp_path / "a.wav")
+    with pytest.raises(AudioError, match="another run is writing it"):
+        Claim(tmp_path / "a.part", tmp_path / "a.wav")
+    claim.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from time import sleep
 
 import pytest
 
+from ft import progress
 from ft.progress import BatchProgress, seconds_bar, share_bar
 
 CLOSED = io.StringIO()
@@ -22,27 +24,32 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("stream", [None, CLOSED, io.StringIO()], ids=["none", "closed", "file"])
 def test_work_goes_on_where_nobody_watches(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream)
-    with seconds_bar("song.wav") as progress, share_bar("plan") as share:
-        progress(1.0, 2.0)
-        progress(2.0, None)
+    with seconds_bar("song.wav") as bar, share_bar("plan") as share:
+        bar(1.0, 2.0)
+        bar(2.0, None)
         share(0.5)
     assert stream in (None, CLOSED) or stream.getvalue() == ""
 
 
-def test_a_bar_says_which_song_of_how_many_and_what_is_done_of_all(monkeypatch):
+def test_a_bar_says_which_song_of_how_many_and_what_is_left_of_all(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    batch = BatchProgress(28, number=8)
-    with seconds_bar("song.wav", batch=batch) as progress:
-        progress(0.0, 100.0)
-        progress(50.0, 100.0)
-    assert "8 of 28: song.wav" in sys.stderr.getvalue()
-    assert batch.told(0.5).startswith("all 27%, ") and batch.told(0.5).endswith(" left")
+    clock = iter(range(0, 1000, 30))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    batch = BatchProgress(28)
+    for _ in range(20):
+        batch.begin()  # left out, as they are there
+    batch.begin()
+    with seconds_bar("song.wav", batch=batch) as bar:
+        bar(0.0, 100.0)
+        sleep(0.12)  # the bar is drawn ten times a second
+        bar(50.0, 100.0)  # half a song in 30 s
+    assert "21 of 28: song.wav" in sys.stderr.getvalue() and "all 73%, 07:30 left" in sys.stderr.getvalue()
 
 
 def test_a_song_alone_has_a_bar_of_its_own_only(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with seconds_bar("song.wav", batch=BatchProgress(1, number=1)) as progress:
-        progress(50.0, 100.0)
+    with seconds_bar("song.wav", batch=BatchProgress(1, number=1)) as bar:
+        bar(50.0, 100.0)
     assert " of " not in sys.stderr.getvalue() and "all" not in sys.stderr.getvalue()
 
 

@@ -80,12 +80,13 @@ def test_a_song_without_a_side_hears_its_middle_of_before_in_its_place(dither):
     np.testing.assert_allclose(seen[1], seen[0], atol=1e-3)
 
 
-def test_a_model_with_transforms_inside_hears_that_side_too():
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_model_with_transforms_inside_hears_that_side_too(channels):
     def side_rules(batch):
         mask = np.clip(2 * batch[:, 1:] / np.maximum(batch[:, :1], 1e-6), 0, 1)
         return np.repeat(mask, 2, axis=1)
 
-    mono, config = noise(10 * RATE, 1), stub_config(**MID_SIDE)
+    mono, config = np.repeat(noise(10 * RATE, 1), channels, axis=0), stub_config(**MID_SIDE)
     outside, inside = (
         Separator(engine(side_rules, config)).separate(mono, RATE)["vocals"] for engine in (StubEngine, WaveformStub)
     )
