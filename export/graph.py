@@ -26,7 +26,6 @@ from ft.models.frame_transformer import FrameTransformer, RotaryEmbedding
 if TYPE_CHECKING:
     import onnx_ir
 
-"""The first with Gelu as one node."""
 FORBIDDEN = frozenset({"Einsum", "Tile"})
 TRANSFORMS = ("stft", "istft")
 """Modules whose nodes have names that begin so; they compute in float32 in every precision."""

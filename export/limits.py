@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NATIVE_OPSET, OLDEST_OPSET = 23, 20
-"""Of ONNX; from the first on, attention and rotary embedding are one node each."""
+"""Of ONNX; from the first on, attention and rotary embedding are one node each, and Gelu is from the second on."""
 
 
 @dataclass(frozen=True)

@@ -275,15 +275,16 @@ def audio_info(path: Path) -> AudioInfo:
         return source.info
 
 
-def read_blocks(path: Path, samples: int = BLOCK_SAMPLES) -> Iterator[Array]:
+def read_blocks(path: Path, samples: int = BLOCK_SAMPLES, allow_truncated: bool = False) -> Iterator[Array]:
     """The sound of a file in blocks (channels, samples), float32, full scale at 1.
 
     Args:
         samples: at most so many in a block.
+        allow_truncated: takes what is there of a file that ends too early.
     Raises:
         AudioError: the file cannot be read, is damaged or truncated, or holds values that are not finite.
     """
-    with open_source(path) as source, closing(source.blocks()) as blocks:
+    with open_source(path, allow_truncated=allow_truncated) as source, closing(source.blocks()) as blocks:
         for block in blocks:
             for start in range(0, block.shape[1], samples):
                 yield block[:, start : start + samples]

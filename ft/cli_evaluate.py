@@ -26,7 +26,7 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     "engines",
     multiple=True,
     metavar="MODEL",
-    help="A model as for ft separate; repeatable, a row each. [default: default, the shipped model in float32]",
+    help="A model as for ft separate; repeatable, a row each. [default: default-fp32, the shipped model]",
 )
 @click.option(
     "--estimates",

@@ -96,7 +96,8 @@ def left_right(mid_side: Channels) -> Channels:
 
 
 def stand_in_side(mid: Array, frame_rate: float) -> Array:
-    """What stands in for the side of a song, or of a window, that has none: its mid (..., frames) of a second before, and quieter.
+    """Gives what stands in for the side of a song, or of a window, that has none: its mid (..., frames) of a second
+    before, and quieter.
 
     A network that was trained with songs in stereo takes a silent side, which none of them had, for a sign that much is
     vocals. This sounds like a side and tells nothing of the mid. With the shipped model it brings the vocals of five

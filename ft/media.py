@@ -42,6 +42,10 @@ _DELAY = 2112
 """Samples by which it may beyond that: the longest of what encoders put before a sound, which some writers count."""
 
 
+class NoSound(AudioError):
+    """A video without an audio track."""
+
+
 class NoMedia(AudioError):
     """PyAV is not installed."""
 
@@ -115,7 +119,7 @@ class MediaSource(AudioSource):
                 tracks = container.streams.audio
                 number = self._track or 1
                 if not tracks:
-                    raise AudioError(f"{path}: holds no audio track; expected one at least")
+                    raise NoSound(f"{path}: holds no audio track; expected one at least")
                 if number > len(tracks):
                     count = "1 audio track" if len(tracks) == 1 else f"{len(tracks)} audio tracks"
                     raise AudioError(f"{path}: --track {number}: it has {count}; expected 1 to {len(tracks)}")

@@ -26,7 +26,7 @@ class BatchProgress:
     number: int = 0
     """Of the song that is being done, from 1."""
     _seconds: float = 0.0
-    """Spent on the songs that were worked on, and their number; those that are left out take no time and tell nothing."""
+    """Spent on the songs that were worked on; those that are left out take no time and tell nothing."""
     _worked: int = 0
     _begun: float | None = None
 

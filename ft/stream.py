@@ -217,7 +217,8 @@ def network_input(values: Array, scale: float, config: ModelConfig) -> Array:
     """Magnitudes (channels, frames, bins) of a song as the network takes them: (batch, channels, bins, frames) in 0..1.
 
     A mono song is given to a stereo network twice, or as the mid of one that hears mid and side, with a side that
-    stands in (`stand_in_side`), as it does in a window of a stereo song whose side is silent; the channels of a stereo song are two items of a mono network.
+    stands in (`stand_in_side`), as it does in a window of a stereo song whose side is silent. The channels of a stereo
+    song are two items of a mono network.
     """
     values = values[..., : config.audio.bins].swapaxes(1, 2)
     scaled = np.minimum(np.multiply(values, 1 / scale if scale > 0 else 0.0, order="C"), 1)

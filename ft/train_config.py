@@ -68,7 +68,9 @@ class Stage:
     """Micro-batches per optimizer step; those left over at the end of an epoch are discarded."""
 
     def __post_init__(self) -> None:
-        positive(self, "frames", "last_epoch", "batch_size", "accumulation")
+        positive(self, "frames", "batch_size", "accumulation")
+        if self.last_epoch < 1:
+            raise ConfigError(f"last_epoch: {self.last_epoch}, expected 1 or more: the first epoch is number 1")
 
 
 @dataclass(frozen=True)

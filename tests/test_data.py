@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -258,6 +259,29 @@ def test_training_reads_what_separation_reads(mixed_formats):
         assert all(np.abs(crop - flac).max() < 1e-4 for crop in others)
     songs = songs_from_sources([Source(str(mixed_formats / "songs"))], scan)
     assert len(songs) == 2 and songs[0].mixture.samples == songs[0].instrumental.samples == 60_000
+
+
+def test_a_song_is_read_once_and_no_video_of_stems_or_without_sound(mixed_formats, caplog):
+    music = mixed_formats / "music"
+    for name in ("a.m4a", "b.stem.mp4"):
+        (music / name).write_bytes((music / "b.m4a").read_bytes())
+    with av.open(str(music / "d.mp4"), "w") as film:
+        stream = film.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        film.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        film.mux(stream.encode())
+    assert [file.path.name for file in pool(music).entries] == ["a.flac", "b.m4a", "c.mkv"]
+    assert "music: 2 files left out" in caplog.text and "1 videos left out, which hold no sound" in caplog.text
+
+
+def test_what_is_there_of_a_truncated_file_is_taken(tmp_path):
+    path = tmp_path / "music" / "a.wav"
+    path.parent.mkdir()
+    soundfile.write(path, np.full((10_000, 2), 0.25, np.float32), 44100, subtype="FLOAT")
+    path.write_bytes(path.read_bytes()[:40_000])
+    (file,) = pool(path.parent).entries
+    assert 4000 < file.samples < 5000
+    assert np.abs(read_crop(file, file.samples - 100, 100, 44100, 2)).min() > 0.2
 
 
 def test_what_only_pyav_reads_is_left_out_aloud_without_it(mixed_formats, monkeypatch, caplog):

@@ -199,6 +199,9 @@ def test_sound_with_a_gap_in_its_clock_is_whole(tmp_path, song):
     assert b"00:00:04.0" in path.read_bytes()  # so much of it there is not
     source = open_source(path)
     assert read(source).shape == song.shape and source.warnings == [] and source.info.offset == 0
+    for status in ("done", "skipped"):  # the container promises more than there is in the stems
+        with Separator(StubEngine(each_frame_alone), skip_existing=True) as separator:
+            assert separator.separate_file(path, tmp_path / "out").status == status
 
 
 def test_what_mkvmerge_notes_of_a_track_is_its_length(tmp_path, song):

@@ -121,8 +121,8 @@ def test_where_a_file_is_read_default_is_the_one_in_fp32(monkeypatch):
         ("linux", "aarch64", {"Features": "fp asimd asimddp"}, "asimddp"),
         ("linux", "aarch64", {"Features": "fp asimd"}, None),
         ("darwin", "arm64", {}, "asimddp"),
-        ("darwin", "x86_64", {}, None),
-        ("win32", "AMD64", {}, None),
+        ("darwin", "x86_64", {}, "not known"),
+        ("win32", "AMD64", {}, "not known"),
     ],
 )
 def test_what_multiplies_in_eight_bits_is_read_from_the_processor(monkeypatch, system, machine, cpuinfo, found):

@@ -40,7 +40,7 @@ def test_a_run_ends_after_the_last_epoch_of_its_last_stage():
     stages = (Stage(128, 1), Stage(256, 3))
     train = TrainConfig(stages=stages)
     assert [train.stage(epoch).frames for epoch in range(train.epochs)] == [128, 256, 256]
-    with pytest.raises(ConfigError, match="last_epoch: 0, expected a number above 0"):
+    with pytest.raises(ConfigError, match="last_epoch: 0, expected 1 or more"):
         Stage(last_epoch=0)
 
 

@@ -25,9 +25,10 @@ SET = ["train", "config.yaml", "--set"]
 REFUSED = {
     "train: unknown key 'sed'; did you mean 'seed'?": ["train", "tiny", "--set", "train.sed=1"],
     "gone.yaml: no such file or preset": ["train", "gone.yaml"],
-    "library/train/instrumentals/eif: no such folder, and 19 more": ["train", "small"],
+    "library/train/instrumentals/eif: no such folder, and 17 more": ["train", "small"],
     "train.instrumentals: none; name a folder": ["train", "tiny", "--dry-run"],
     "gone: no such folder; expected what train: names": [*SET, "train.vocals=gone"],
+    "an epoch of 1 items is less than one step": [*SET, "train.epoch_size=1"],
     "nowhere: no such folder": [*SET, "train.validation.songs=nowhere"],
     "cache: no such folder": [*SET, "train.cache=cache"],
     "device 'gpu', expected auto, cpu or cuda[:N]": ["train", "config.yaml", "--device", "gpu"],

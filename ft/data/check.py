@@ -22,6 +22,7 @@ from ft.data.scan import patch_files, source_files, unread_media
 from ft.errors import AudioError, DataError
 from ft.files import files_below
 from ft.progress import Progress
+from ft.stems import MIXTURE, stem_of
 from ft.train_config import Source, TrainConfig
 from ft.workers import process_pool
 
@@ -37,8 +38,6 @@ SPLITS: dict[str, Split] = {
     "test": "test",
 }
 """Folders whose name says what is below them."""
-STEMS = frozenset(["vocals", "instrumental", "accompaniment", "no_vocals", "drums", "bass", "other", "guitar", "piano"])
-"""Names of files, without suffix, that are parts of the song of their folder."""
 MUCH_SILENCE = 0.5
 MUCH_CLIPPING = 0.01
 MUCH_VOCALS = 0.1
@@ -132,8 +131,9 @@ class Report:
 
     def _in_a_song(self, path: Path) -> bool:
         """Whether a file is a stem by its name, and another one with sound, or that was not asked for, is beside it."""
-        return path.stem.lower() in STEMS and any(
-            other.stem.lower() in STEMS and ((found := self.measures.get(other)) is None or found.silent < 1)
+        titles = [path.parent.name]
+        return stem_of(path.stem, titles) not in (None, MIXTURE) and any(
+            stem_of(other.stem, titles) and ((found := self.measures.get(other)) is None or found.silent < 1)
             for other in path.parent.iterdir()
             if other != path and other not in self.unreadable
         )

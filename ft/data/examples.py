@@ -80,7 +80,7 @@ def _read(file: AudioFile, start: int, samples: int) -> Waveform:
 @lru_cache(256)
 def _opened(path: Path) -> AudioSource:
     """What reads a file, found out once: it holds nothing open between two reads."""
-    return open_source(path)
+    return open_source(path, allow_truncated=True)
 
 
 def _channels(waveform: Waveform, channels: int) -> Waveform:

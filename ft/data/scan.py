@@ -13,13 +13,13 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, audio_info, open_source, read_blocks
+from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, open_source, read_blocks
 from ft.config import AudioConfig
 from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_info
 from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write, files_below
-from ft.media import NoMedia, import_av
+from ft.media import NoMedia, NoSound, import_av
 from ft.progress import is_watched
 from ft.sound_file import SoundFile
 from ft.train_config import Source, TrainConfig
@@ -79,7 +79,7 @@ class Pool(Generic[Entry]):
 
 
 def check_sources(train: TrainConfig) -> None:
-    """Looks whether a training has the folders that it needs; no file is opened.
+    """Looks whether a training has the folders that its examples need; no file is opened.
 
     Raises:
         DataError: too few are named, or some are not there.
@@ -98,8 +98,11 @@ def check_sources(train: TrainConfig) -> None:
                 "train.vocals: none, and train.voxaug.force takes pairs as instrumentals only; name a folder of "
                 "vocals, or --set train.voxaug.force=false"
             )
-    sets = train.validation
-    folders += [source.folder for source in (*sets.pairs, *sets.instrumentals, *sets.vocals, *sets.songs)]
+    check_folders(folders)
+
+
+def check_folders(folders: Sequence[str | Path]) -> None:
+    """Raises DataError where some of the folders that a configuration names are not there."""
     if missing := [folder for folder in folders if not Path(folder).is_dir()]:
         others = f", and {len(missing) - 1} more of the configuration are missing" if missing[1:] else ""
         raise DataError(f"{missing[0]}: no such folder{others}; expected what train: names")
@@ -115,6 +118,7 @@ def audio_files(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with audio files")
     found = sorted(path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES | MEDIA_SUFFIXES)
+    found = _once_each(folder, found)
     left_out = unread_media(found)
     hint = ""
     if left_out:
@@ -126,6 +130,23 @@ def audio_files(folder: str | Path) -> list[Path]:
             f"{folder}: no audio files in it; expected files such as .wav, .flac or .ogg. {hint}".rstrip(". ")
         )
     return files
+
+
+def _once_each(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The files without those that FFmpeg would read of a song that is there in another format too, and without
+    stems in one file, whose first track is the mixture."""
+    there = {(path.parent, path.stem.lower()) for path in files if path.suffix.lower() in AUDIO_SUFFIXES}
+    kept = [
+        path
+        for path in files
+        if path.suffix.lower() in AUDIO_SUFFIXES
+        or ((path.parent, path.stem.lower()) not in there and not path.name.lower().endswith(".stem.mp4"))
+    ]
+    if count := len(files) - len(kept):
+        logger.warning(
+            "%s: %d files left out: stems in one file, or songs that lie there as .wav or the like", folder, count
+        )
+    return kept
 
 
 def unread_media(files: Sequence[Path]) -> dict[Path, str]:
@@ -159,19 +180,23 @@ class Scan:
             self.known = _known(cache)
 
     def read(self, paths: Sequence[Path], need_peak: bool, progress: bool = False) -> list[AudioFile]:
-        """The files, opened once each.
+        """The files, opened once each; videos without sound are left out with a warning.
+
+        Of a file that ends before its header says, what is there is taken.
 
         Raises:
             DataError: files that cannot be read or are empty; up to five are named.
         """
         from tqdm import tqdm
 
-        files, bad = [], []
+        files, bad, without_sound = [], [], []
         known = len(self.known)
         try:
             for path in tqdm(paths, desc="scan", unit="file", disable=not (progress and is_watched()), leave=False):
                 try:
                     files.append(self._read(path, need_peak))
+                except NoSound:
+                    without_sound.append(path)
                 except AudioError as error:
                     bad.append(str(error))
         finally:  # also of a folder in which one file is bad, or that was interrupted: a peak takes long
@@ -181,11 +206,13 @@ class Scan:
         if bad:
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             raise DataError(f"cannot be read: {', '.join(bad[:5])}{more}; mend or remove them")
+        if without_sound:
+            logger.warning("%d videos left out, which hold no sound: %s", len(without_sound), without_sound[0])
         return files
 
     def _read(self, path: Path, need_peak: bool) -> AudioFile:
         """One file. Raises AudioError."""
-        with open_source(path) as source:
+        with open_source(path, allow_truncated=True) as source:
             info, by_libsndfile = source.info, isinstance(source, SoundFile)
         samples = info.samples
         if samples is None or not by_libsndfile:  # a video's container rounds it
@@ -216,7 +243,8 @@ class Scan:
 
     def _peak(self, file: Path) -> float:
         """Largest STFT magnitude, block by block."""
-        info = audio_info(file)
+        with open_source(file, allow_truncated=True) as source:
+            info = source.info
         resampler = StreamingResampler(info.sample_rate, self.audio.sample_rate, info.channels)
         stft = StreamingStft(info.channels, self.audio.n_fft, self.audio.hop_length)
         both = self.audio.stereo == "mid-side" and info.channels == 2
@@ -229,7 +257,7 @@ class Scan:
 
 def _count(file: Path) -> int:
     """Samples, by reading them all. Raises AudioError."""
-    return sum(block.shape[1] for block in read_blocks(file))
+    return sum(block.shape[1] for block in read_blocks(file, allow_truncated=True))
 
 
 def _known(cache: Path) -> dict[str, list[float]]:
@@ -247,7 +275,7 @@ def _are_numbers(values: list[object]) -> bool:
 
 
 def _resampled(file: Path, resampler: StreamingResampler) -> Iterator[NDArray[np.float32]]:
-    for block in read_blocks(file):
+    for block in read_blocks(file, allow_truncated=True):
         yield resampler.push(block)
     yield resampler.finish()
 
@@ -335,6 +363,8 @@ def songs_from_sources(sources: Sequence[Source], scan: Scan, need_peak: bool = 
             if not partner:
                 raise DataError(f"{mixture.parent}: a mixture without instrumental.*; expected both")
             pair = scan.read([mixture, partner[0]], need_peak)
+            if len(pair) < 2:
+                raise DataError(f"{mixture.parent}: a video without sound; expected sound in both files")
             lengths = [f"{file.samples} samples at {file.sample_rate} Hz" for file in pair]
             if lengths[0] != lengths[1]:
                 raise DataError(

@@ -32,7 +32,7 @@ from ft.evaluation.songs import (
     read_estimates,
     read_song,
 )
-from ft.files import DEFAULT_MODEL, model_path
+from ft.files import FP32_MODEL, model_path
 from ft.separate import Separator, model_name
 from ft.stems import STEMS
 
@@ -169,7 +169,7 @@ class _EngineRow(Row):
             f"{engine.name} on {engine.device}, {engine.precision}",
             {
                 "model": model,
-                "sha256": _digest(model_path(model)),
+                "sha256": _digest(Path(engine.model)),
                 "engine": engine.name,
                 "device": engine.device,
                 "precision": engine.precision,
@@ -289,7 +289,7 @@ def _opened(options: EvaluateOptions, songs: Sequence[SongFolder]) -> Iterator[l
         if not folder.is_dir():
             raise AudioError(f"--estimates {folder}: no such folder; expected one with a folder of stems for each song")
         _check_estimates(folder, songs)
-    models = list(options.engines) or ([] if options.estimates else [DEFAULT_MODEL])
+    models = list(options.engines) or ([] if options.estimates else [FP32_MODEL])
     names = _distinct([str(model) for model in models], [str(folder) for folder in options.estimates])
     with ExitStack() as stack:
         rows: list[Row] = []
@@ -361,7 +361,7 @@ def _shipped() -> AudioConfig:
     """The front end of the shipped model, where no other is evaluated."""
     from ft.checkpoint import load_config
 
-    return load_config(model_path(DEFAULT_MODEL)).audio
+    return load_config(model_path(FP32_MODEL)).audio
 
 
 def _distinct(models: Sequence[str], folders: Sequence[str]) -> Iterator[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ft.checkpoint import load_config
 from ft.config import AudioConfig, ModelConfig
-from ft.data.scan import check_sources
+from ft.data.scan import check_folders, check_sources
 from ft.errors import ConfigError
 from ft.files import check_writable
-from ft.train_config import TrainConfig
+from ft.train_config import Stage, TrainConfig
 from ft.training.run_folder import STATE
 
 
@@ -32,10 +32,25 @@ def check_run(config: ModelConfig, train: TrainConfig, folder: Path | None, resu
             raise ConfigError(f"{folder}: no run to go on with ({STATE} is missing); start without --resume")
         check_writable(folder / STATE)
     check_sources(train)
+    sets = train.validation
+    check_folders([source.folder for source in (*sets.pairs, *sets.instrumentals, *sets.vocals, *sets.songs)])
+    if train.epoch_size is not None and not resume:
+        for stage in train.stages:
+            check_epoch(train.epoch_size, stage)
     if train.task == "separate":
         check_crops(config.audio, train)
     if train.init_from and not resume:
         load_config(train.init_from)
+
+
+def check_epoch(items: int, stage: Stage, processes: int = 1) -> None:
+    """Raises ConfigError where an epoch of so many items is less than one step."""
+    if items < stage.batch_size * stage.accumulation * processes:
+        more = f" x {processes} processes" if processes > 1 else ""
+        raise ConfigError(
+            f"an epoch of {items} items is less than one step of {stage.batch_size} x {stage.accumulation}{more}; "
+            "raise train.epoch_size or lower the accumulation"
+        )
 
 
 def check_crops(audio: AudioConfig, train: TrainConfig) -> None:

@@ -125,8 +125,8 @@ def computing(threads: int | None, workers: int, rank: int = 0) -> Iterator[None
     torch.set_num_threads(number)
     if not rank:
         logger.info("threads that compute: %d (%s)", number, reason)
-        cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-        if number > 1 and load > cores / 2:
+        cores, load = usable_cores(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        if number > 1 and load > cores:
             logger.info("the machine is busy (a load of %.1f on %d cores): fewer --threads may be faster", load, cores)
     try:
         yield

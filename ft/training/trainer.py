@@ -23,6 +23,7 @@ from ft.errors import CheckpointError, ConfigError, one_line
 from ft.progress import is_watched
 from ft.train_config import Stage, TrainConfig
 from ft.training.averaging import WeightAverage
+from ft.training.checks import check_epoch
 from ft.training.compiling import compiled_or_eager
 from ft.training.data import TrainingData
 from ft.training.distributed import Group, whole
@@ -49,6 +50,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DRAWN = ("train.seed", "train.instrumentals", "train.vocals", "train.pairs", "train.cache", "train.epoch_size",
          "train.voxaug", "train.augment")  # fmt: skip
 """What begins the keys by which examples are drawn."""
+SCHEDULED = ("train.stages", "train.extra_epochs")
 FIT_ITEMS = 64
 """By which a network that wants it is fitted to its inputs."""
 
@@ -160,7 +162,8 @@ class Trainer:
         """Logs what of the configuration is another since this run was last begun."""
         changes = self.folder.changes()
         for name, (there, here) in changes.items():
-            logger.info("%s: %s -> %s", name, *(json.dumps(value, ensure_ascii=False) for value in (there, here)))
+            log = logger.warning if name in SCHEDULED else logger.info  # older versions counted epochs from 0
+            log("%s: %s -> %s", name, *(json.dumps(value, ensure_ascii=False) for value in (there, here)))
         if drawn := [name for name in changes if name.startswith(DRAWN)]:
             logger.warning("other examples from here on than those of the run before, by %s", ", ".join(drawn))
 
@@ -246,12 +249,7 @@ class Trainer:
 
     def check_epoch(self, stage: Stage) -> None:
         """Raises ConfigError where an epoch is less than one step."""
-        if self.data.items_per_epoch < self.items_per_step(stage):
-            processes = f" x {self.group.size} processes" if self.group.size > 1 else ""
-            raise ConfigError(
-                f"an epoch of {self.data.items_per_epoch} items is less than one step of {stage.batch_size} x "
-                f"{stage.accumulation}{processes}; raise train.epoch_size or lower the accumulation"
-            )
+        check_epoch(self.data.items_per_epoch, stage, self.group.size)
 
     def batching(self, stage: Stage) -> Batching:
         """This process's share of the items of a micro-batch."""
