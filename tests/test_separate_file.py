@@ -212,9 +212,8 @@ def test_the_command_prints_each_file_and_a_line_per_song(song, command, tmp_pat
     lines = result.stderr.splitlines()
     assert len(lines) == 3  # no bar, since nobody watches
     assert lines[2].startswith("ft: 2 inputs: 2 done; 2.2 s of audio in ")
-    assert re.fullmatch(
-        rf"ft: 1 of 2: {re.escape(str(first))}: 1\.1 s of audio in \d+\.\d s, [\d.]+ times real time", lines[0]
-    )
+    times = r"1\.1 s of audio in \d+\.\d s, [\d.]+ times real time"
+    assert re.fullmatch(rf"ft: 1 of 2: {re.escape(str(first))}: {times}", lines[0])
 
 
 def test_the_engine_and_its_reason_are_said_once_and_not_to_those_who_want_quiet(song, command, tmp_path, monkeypatch):
@@ -254,9 +253,8 @@ def test_a_bad_file_is_one_line_and_the_others_are_done(song, command, tmp_path)
     assert [line.endswith(".wav") for line in result.stdout.splitlines()] == [True, True]
     lines = result.stderr.splitlines()
     assert lines[-1].startswith("ft: 4 inputs: 1 done, 3 failed; ") and len(lines) == 3 + 1 + 1
-    for line, text in zip(
-        lines, ("nowhere.wav: no such file", "notes.txt: not audio", "6 channels; expected 1 or 2"), strict=False
-    ):
+    said = ("nowhere.wav: no such file", "notes.txt: not audio", "6 channels; expected 1 or 2")
+    for line, text in zip(lines, said, strict=False):
         assert line.startswith("ft: ") and text in line and "expected" in line
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, "good"]
 
@@ -268,9 +266,6 @@ def test_names_that_collide_are_told_before_the_first_song_and_stop_no_other(son
     lines = result.stderr.splitlines()
     assert str(first) in lines[0] and str(second) in lines[0] and lines[1].startswith(f"ft: {second}: would become")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, "another"]
-    template = ("--name-template", "{song}.{input_ext}/{stem}.{ext}")
-    assert command(first, second, "-o", tmp_path / "both", *template).exit_code == 0
-    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == [MARKER, "a.flac", "a.wav"]
 
 
 def test_a_folder_stands_for_the_audio_in_it(song, command, tmp_path):

@@ -8,13 +8,16 @@ import math
 
 import pytest
 import torch
+from networks import tiny_config
 from training import log_lines, losses, settings, trainer
 
 from ft.config import override
 from ft.errors import CheckpointError, ConfigError
+from ft.train_config import TrainConfig
+from ft.training.distributed import Group
 from ft.training.guard import TrainingError
 from ft.training.log import LOG
-from ft.training.run_folder import DESCRIPTION, STATE
+from ft.training.run_folder import DESCRIPTION, STATE, RunFolder
 from ft.training.state import load_state, save_state
 from ft.training.trainer import Trainer
 
@@ -146,6 +149,14 @@ def test_a_resumed_run_says_what_changed_and_keeps_what_it_was(music, tmp_path, 
     assert json.loads((tmp_path / "config.1.json").read_text()) == description
     assert json.loads((tmp_path / DESCRIPTION).read_text())["train"]["seed"] == 7
     assert not (tmp_path / "config.2.json").exists()
+
+
+def test_a_description_that_cannot_be_read_is_kept_too(tmp_path, caplog):
+    (tmp_path / DESCRIPTION).write_text("{")
+    folder = RunFolder(tmp_path, tiny_config(), TrainConfig(), Group(torch.device("cpu")))
+    folder.describe()
+    assert (tmp_path / "config.1.json").read_text() == "{" and "cannot be compared with" in caplog.text
+    assert folder.changes() == {}
 
 
 def test_a_run_that_gets_no_better_ends_early(music, tmp_path, monkeypatch):

@@ -63,16 +63,16 @@ class RunFolder:
             **self._configuration(),
         }
         path = self.writable / DESCRIPTION
-        if self.changes():
+        if self.changes() != {}:
             path.replace(next(other for other in _numbered(path) if not other.exists()))
         with atomic_write(path) as part:
             part.write_text(json.dumps(description, indent=1), encoding="utf-8")
 
-    def changes(self) -> dict[str, tuple[Any, Any]]:
+    def changes(self) -> dict[str, tuple[Any, Any]] | None:
         """Keys of the configuration, as YAML has them, whose value is another one than that which the folder describes:
         the value there and the one here, None where a key is not among them.
 
-        What an older version did not know had its default there.
+        What an older version did not know had its default there. None where the description cannot be read.
         """
         assert self.path is not None
         try:
@@ -82,7 +82,7 @@ class RunFolder:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s: cannot be compared with (%s)", self.path / DESCRIPTION, one_line(error))
-            return {}
+            return None
         here = _keys(self._configuration())
         defaults = _keys({"model": ModelConfig().to_dict(), "train": plain(asdict(TrainConfig()))})
         pairs = {name: (there.get(name, defaults.get(name)), here.get(name)) for name in (*here, *there)}

@@ -160,7 +160,7 @@ class Trainer:
 
     def _say_changes(self) -> None:
         """Logs what of the configuration is another since this run was last begun."""
-        changes = self.folder.changes()
+        changes = self.folder.changes() or {}
         for name, (there, here) in changes.items():
             log = logger.warning if name in SCHEDULED else logger.info  # older versions counted epochs from 0
             log("%s: %s -> %s", name, *(json.dumps(value, ensure_ascii=False) for value in (there, here)))
