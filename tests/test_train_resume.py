@@ -144,8 +144,10 @@ def test_a_resumed_run_says_what_changed_and_keeps_what_it_was(music, tmp_path, 
         "train.seed: 0 -> 7",
         "train.workers: 1 -> 0",
     ]
-    (warned,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert warned == "other examples from here on than those of the run before, by train.seed"
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "train.extra_epochs: 60 -> 0",
+        "other examples from here on than those of the run before, by train.seed",
+    ]
     assert json.loads((tmp_path / "config.1.json").read_text()) == description
     assert json.loads((tmp_path / DESCRIPTION).read_text())["train"]["seed"] == 7
     assert not (tmp_path / "config.2.json").exists()
