@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,17 @@ def cache(
     What an interrupted run has made is kept; a higher number of --examples adds some. Longer examples give more crops.
     """
     from ft.config import load_yaml, model_config_from_yaml, override
-    from ft.data.cache_build import build_cache
+    from ft.data.scan import check_sources
+    from ft.files import check_writable
     from ft.progress import share_bar
     from ft.train_config import train_config_from_yaml
 
     values = override(load_yaml(config), assignments)
     model, train = model_config_from_yaml(values, config), train_config_from_yaml(values, config)
+    check_sources(replace(train, cache=None))
+    check_writable(output / "examples")
+    from ft.data.cache_build import build_cache  # torch, once nothing is wrong
+
     with share_bar(output.name, settings["quiet"]) as progress:
         manifest = build_cache(model, train, output, examples, seconds, jobs, progress=progress)
     length = manifest.samples / model.audio.sample_rate

@@ -22,6 +22,7 @@ for words in json.loads(sys.argv[1]):
 print(json.dumps(found))
 """
 SET = ["train", "config.yaml", "--set"]
+CACHE = ["data", "prepare", "cache", "config.yaml", "--examples", "4", "-o", "cache"]
 REFUSED = {
     "train: unknown key 'sed'; did you mean 'seed'?": ["train", "tiny", "--set", "train.sed=1"],
     "gone.yaml: no such file or preset": ["train", "gone.yaml"],
@@ -29,6 +30,8 @@ REFUSED = {
     "train.instrumentals: none; name a folder": ["train", "tiny", "--dry-run"],
     "gone: no such folder; expected what train: names": [*SET, "train.vocals=gone"],
     "an epoch of 1 items is less than one step": [*SET, "train.epoch_size=1"],
+    "missing: no such folder": [*CACHE, "--set", "train.vocals=missing"],
+    "cannot be written": [*CACHE[:-1], "config.yaml/cache"],
     "nowhere: no such folder": [*SET, "train.validation.songs=nowhere"],
     "cache: no such folder": [*SET, "train.cache=cache"],
     "device 'gpu', expected auto, cpu or cuda[:N]": ["train", "config.yaml", "--device", "gpu"],
