@@ -25,14 +25,19 @@ class BatchProgress:
     count: int
     number: int = 0
     """Of the song that is being done, from 1."""
-    _seconds: float = 0.0
-    """Spent on the songs that were worked on; those that are left out take no time and tell nothing."""
-    _worked: int = 0
-    _begun: float | None = None
+    _spent: float = 0.0
+    _worked: float = 0.0
+    """Seconds and songs of those before this one that were worked on; one that is left out tells nothing."""
+    _begun: float = 0.0
+    _now: float = 0.0
+    _share: float | None = None
+    """Of this song; None where nothing was told of it yet."""
 
     def begin(self) -> None:
         """Goes on to the next song."""
-        self.number, self._begun = self.number + 1, None
+        if self._share is not None:
+            self._spent, self._worked = self._spent + self._now - self._begun, self._worked + self._share
+        self.number, self._share = self.number + 1, None
 
     def told(self, share: float) -> str:
         """What is done of the batch, and the time that is left at the pace of the songs that were worked on.
@@ -42,13 +47,12 @@ class BatchProgress:
         """
         from tqdm import tqdm
 
-        now = time.monotonic()
-        if self._begun is None:
-            self._begun = now
-        spent, worked = self._seconds + now - self._begun, self._worked + share
-        if share >= 1:
-            self._seconds, self._worked, self._begun = spent, self._worked + 1, now
+        self._now = time.monotonic()
+        if self._share is None:
+            self._begun = self._now
+        self._share = share
         done = (self.number - 1 + share) / self.count
+        spent, worked = self._spent + self._now - self._begun, self._worked + share
         if not worked:
             return f"all {done:.0%}"
         return f"all {done:.0%}, {tqdm.format_interval(spent / worked * (self.count - self.number + 1 - share))} left"

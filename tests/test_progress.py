@@ -43,6 +43,10 @@ def test_a_bar_says_which_song_of_how_many_and_what_is_left_of_all(monkeypatch):
         bar(0.0, 100.0)
         sleep(0.12)  # the bar is drawn ten times a second
         bar(50.0, 100.0)  # half a song in 30 s
+        for _ in range(3):
+            bar(100.0, 100.0)  # again and again while its files are encoded, 120 s in all
+    batch.begin()
+    assert batch.told(0.0) == "all 75%, 14:00 left"  # seven songs of 120 s
     assert "21 of 28: song.wav" in sys.stderr.getvalue() and "all 73%, 07:30 left" in sys.stderr.getvalue()
 
 
