@@ -29,7 +29,7 @@ from bench.report import write_report
 from bench.rows import Model, read_model
 from bench.speed import as_lines, end_to_end, make_song
 from bench.worker import WorkerError
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.files import FP32_MODEL, INT8_MODEL
 from ft.metrics import sdr
 

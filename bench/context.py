@@ -19,11 +19,11 @@ import click
 
 from engines import load_engine
 from engines.base import Array, Engine
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.dsp import frame_count
 from ft.files import FP32_MODEL, example_folder
 from ft.metrics import sdr
-from ft.separate import CONTEXT_SECONDS, OVERLAP, Separator
+from ft.separate.separator import CONTEXT_SECONDS, OVERLAP, Separator
 from ft.windows import WINDOW_SECONDS
 
 EXAMPLE = example_folder()

@@ -16,7 +16,7 @@ import numpy as np
 from bench.rows import Model
 from bench.runners import Array, Spec
 from bench.worker import Worker, WorkerError, in_turn
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 
 logger = logging.getLogger(__name__)
 

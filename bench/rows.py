@@ -163,9 +163,9 @@ def model_inputs(config: ModelConfig, batch: int, frames: int) -> Array:
     Real sound, because the arithmetic of low precision depends on its values.
     """
     from bench.context import EXAMPLE
-    from ft.audio import read_audio
+    from ft.audio.open import read_audio
     from ft.dsp import magnitude
-    from ft.stream import network_input, song_spectrum
+    from ft.separate.stream import network_input, song_spectrum
 
     audio = config.audio
     mixture, sample_rate = read_audio(EXAMPLE / "mixture.flac")

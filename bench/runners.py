@@ -255,7 +255,7 @@ class BaselineSongRunner(BaselineRunner):
     """The plain implementation's own way of separating a song of the model's rate; gives (stems, channels, samples)."""
 
     def run(self, batch: Array | None) -> Array | None:
-        from ft.audio import read_audio
+        from ft.audio.open import read_audio
 
         mixture, _ = read_audio(Path(self.spec.song))
         stems = self.baseline.separate(self.network, mixture)

@@ -52,11 +52,14 @@ class StageClock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Clocks what `ft.separate` does in the block; the figures are in `seconds` afterwards and sum to all of it.
+        """Clocks what a `Separator` does in the block; the figures are in `seconds` afterwards and sum to all of it.
 
         The network's is what neither the caller's thread nor the reading one took.
         """
-        from ft import audio, dsp, song_stream, stem_files
+        from ft import dsp
+        from ft.audio import source as audio
+        from ft.separate import song_stream
+        from ft.songs import writer as stem_files
 
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._reader = 0.0
@@ -155,9 +158,9 @@ class WindowsRunner(SongRunner):
 
     def open(self) -> Found:
         from engines.runner import Runner
-        from ft.audio import audio_info, read_blocks
-        from ft.song_stream import SongStream
-        from ft.stream import Analysis
+        from ft.audio.open import audio_info, read_blocks
+        from ft.separate.song_stream import SongStream
+        from ft.separate.stream import Analysis
         from ft.windows import cut_windows
 
         facts = super().open()

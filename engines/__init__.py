@@ -95,7 +95,7 @@ def read_config(model: str | Path | None = None) -> ModelConfig:
     """The configuration of a model that `load_engine` takes, read without any runtime. Raises CheckpointError."""
     path = model_path(DEFAULT_MODEL if model is None else model)
     if path.suffix.lower() == ".plan":
-        from ft.plan import read_manifest
+        from engines.plan import read_manifest
 
         return read_manifest(path).config
     from ft.checkpoint import load_config
@@ -111,7 +111,7 @@ def plan_window(model: str | Path | None) -> tuple[int, float] | None:
     """
     if model is None or Path(model).suffix.lower() != ".plan":
         return None
-    from ft.plan import read_manifest
+    from engines.plan import read_manifest
 
     plan = read_manifest(model_path(model))
     audio = plan.config.audio

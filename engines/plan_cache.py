@@ -10,12 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from engines.plan import KINDS, check_plan, model_sha256, profiles_to_json
 from engines.tensorrt_build import ShareDone, make_profiles, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import gpu_of, installed, library, target_of
 from ft import __version__
 from ft.errors import CheckpointError, EngineError
 from ft.files import model_path
-from ft.plan import KINDS, check_plan, model_sha256, profiles_to_json
 
 logger = logging.getLogger(__name__)
 

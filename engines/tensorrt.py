@@ -13,12 +13,12 @@ from typing import Any
 from engines.base import Array, Batch, Engine, EngineInfo, WaveformBatch
 from engines.cuda import BACKENDS, open_cuda
 from engines.devices import device_error
+from engines.plan import PlanManifest, input_shapes, read_plan, rebuild_command
 from engines.plan_cache import cache_folder, plans_folder
 from engines.tensorrt_library import gpu_of, library, log_of, why_not
 from engines.tensorrt_runner import Runner
 from ft.errors import CheckpointError, EngineError, OutOfDeviceMemory
 from ft.files import atomic_write
-from ft.plan import PlanManifest, input_shapes, read_plan, rebuild_command
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from engines.base import Io
 from engines.devices import Gpu
+from engines.plan import KINDS, PlanManifest, Profile, input_shapes, model_sha256, write_plan
 from engines.tensorrt_library import gpu_of, library, log_of, target_of
 from engines.tensorrt_network import TYPES, Network, check_precision, decompose, parse
 from ft.checkpoint import config_from_metadata, read_metadata
 from ft.config import ModelConfig
 from ft.errors import CheckpointError, EngineError, ExportError
 from ft.files import atomic_write, model_path
-from ft.plan import KINDS, PlanManifest, Profile, input_shapes, model_sha256, write_plan
 from ft.windows import WindowPlan, usual_segment_seconds
 
 logger = logging.getLogger(__name__)

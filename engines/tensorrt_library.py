@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from engines.devices import Gpu, find_gpus, parse_device
+from engines.plan import KINDS, Kind, PlanManifest, rebuild_command
 from ft.errors import EngineError, one_line
-from ft.plan import KINDS, Kind, PlanManifest, rebuild_command
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ import numpy as np
 from engines.base import Array
 from engines.cuda import Bytes, CaptureError, Cuda
 from engines.devices import device_error
+from engines.plan import Profile, Shape
 from engines.tensorrt_library import log_of
 from ft.errors import EngineError
-from ft.plan import Profile, Shape
 
 logger = logging.getLogger(__name__)
 

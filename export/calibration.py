@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.base import Array, Engine, EngineInfo
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.config import ModelConfig
 from ft.data.scan import audio_files
 from ft.errors import AudioError, DataError, ExportError

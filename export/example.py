@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.base import Array
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.errors import AudioError, ExportError
 from ft.files import example_folder
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.base import Io
+from engines.plan import SUFFIX, manifest_path
 from engines.plan_cache import cache_folder
 from engines.tensorrt_build import BuiltPlan, Model, check_targets, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import library
@@ -23,7 +24,6 @@ from ft.checkpoint import load_config
 from ft.config import ModelConfig
 from ft.errors import ConfigError, ExportError
 from ft.files import check_writable, model_path
-from ft.plan import SUFFIX, manifest_path
 
 
 def build_plan(

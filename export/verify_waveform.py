@@ -16,8 +16,8 @@ from ft.dsp import StreamingFrames, magnitude
 from ft.errors import EngineError, ExportError
 from ft.metrics import sdr
 from ft.models.frame_transformer import FrameTransformer
-from ft.stream import network_input, song_mask, song_spectrum, song_waveform, vocals_mask
-from ft.waveform import network_waveform
+from ft.separate.stream import network_input, song_mask, song_spectrum, song_waveform, vocals_mask
+from ft.separate.waveform import network_waveform
 
 LIMIT = 80.0
 """Decibels of signal to noise that each stem of a float32 graph has at least; about 120 are usual."""

@@ -33,7 +33,7 @@ How to run a song with them:
        model as two items.
     3. Of each window's stems throw `recommended` samples away at each end, but none at the beginning and the end of the
        padded song. What is left of two neighbours overlaps by `fade` samples: blend them with weights that sum to 1.
-       (`ft.waveform` fades by the weights of frames, which is nearer to what masks faded into each other give.)
+       (`ft separate` fades by the weights of frames, which is nearer to what masks faded into each other give.)
     4. Drop the `reflect` samples at the beginning and what lies behind the song's length. At another rate resample the
        vocals back, and take the rest of the mixture for the instrumental, so that the stems sum to it.
 
@@ -61,7 +61,7 @@ from export.limits import NATIVE_OPSET
 from ft.config import AudioConfig, ModelConfig
 from ft.dsp import hann_window
 from ft.models.frame_transformer import FrameTransformer
-from ft.waveform import SMALLEST_WEIGHT
+from ft.separate.waveform import SMALLEST_WEIGHT
 from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class WaveformNetwork(MaskNetwork):
         """The spectrum of the vocals in two parts: the network's bins, and what lies above them in the frames.
 
         With one number r for the mask of all bins above, the masked frame is r times the whole frame and, at the
-        network's bins, the difference of their mask to r. The rules are those of `ft.stream.vocals_mask`.
+        network's bins, the difference of their mask to r. The rules are those of `ft.separate.stream.vocals_mask`.
         """
         audio = self.model_config.audio
         keeps_vocals = self.model_config.mask_stem == "vocals"

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ft.separate import Separator as Separator
+    from ft.separate.separator import Separator as Separator
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ft import plan
+from engines import plan
 from ft.checkpoint import (
     CALIBRATION_KEY,
     CONTEXT_KEY,

@@ -1,5 +1,5 @@
 """Everything that can be chosen for a separation, once: `SeparateOptions` is what the library takes, and the command
-line makes its flags of it (`ft/cli_options.py`).
+line makes its flags of it (`ft/cli/flags.py`).
 """
 
 from __future__ import annotations

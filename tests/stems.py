@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ft.audio import AudioInfo
-from ft.formats import stem_format
+from ft.audio.formats import stem_format
+from ft.audio.source import AudioInfo
 from ft.options import SeparateOptions
-from ft.stem_files import StemWriter
+from ft.songs.writer import StemWriter
 
 ROOT = Path(__file__).parents[1]
 STEMS = ("vocals", "instrumental")

@@ -10,7 +10,7 @@ import numpy as np
 from engines.base import Array, Engine, EngineInfo, WaveformBatch
 from ft.config import AudioConfig, ModelConfig, NetworkConfig
 from ft.dsp import hann_window, left_right, mid_side
-from ft.stream import vocals_mask
+from ft.separate.stream import vocals_mask
 
 MaskFunction = Callable[[Array], Array]
 

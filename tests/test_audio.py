@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from test_media import encode
 
-from ft.audio import audio_info, open_source, read_audio, read_blocks
+from ft.audio.open import audio_info, open_source, read_audio, read_blocks
+from ft.audio.quiet import quiet
+from ft.audio.wav import streamed_header
 from ft.errors import AudioError
-from ft.quiet import quiet
-from ft.wav_header import streamed_header
 
 
 def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:

@@ -16,9 +16,11 @@ from bench import context, memory, speed
 from bench.report import check_report
 from bench.runners import Spec
 from engines.machine import int8_products
-from ft import dsp, separate, song_stream
-from ft.audio import AudioSource
+from ft import dsp
+from ft.audio.source import AudioSource
 from ft.files import FP32_MODEL, INT8_MODEL, model_path
+from ft.separate import separator as separate
+from ft.separate import song_stream
 
 
 def table(*values: float) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ft.cli_options import GROUPS, SAME_MEANING, GroupedCommand, grouped_option, options_of
+from ft.cli.flags import GROUPS, SAME_MEANING, GroupedCommand, grouped_option, options_of
 from ft.errors import ConfigError
 from ft.options import SeparateOptions, flag
 
@@ -156,7 +156,7 @@ def test_texts_of_all_groups_begin_in_one_column():
 
 
 def test_importing_it_loads_nothing_heavy():
-    code = "import sys, ft.cli_options; print({'numpy', 'soundfile', 'torch', 'yaml'} & set(sys.modules))"
+    code = "import sys, ft.cli.flags; print({'numpy', 'soundfile', 'torch', 'yaml'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
@@ -167,7 +167,7 @@ def _between(text: str, heads: list[str]) -> list[str]:
 
 
 def test_flags_of_other_tools_lead_to_flags_that_exist():
-    from ft.cli_separate import separate
+    from ft.cli.separate import separate
 
     known = {name for parameter in separate.params for name in parameter.opts}
     for flags in SAME_MEANING.values():

@@ -14,12 +14,12 @@ import pytest
 import soundfile
 from test_media import encode
 
+from ft.audio.media import NoMedia
 from ft.config import AudioConfig
 from ft.data.check import Root, find_tracks
 from ft.data.examples import MixtureItems, ValidationItems, draw_vocals_wanted, read_crop
 from ft.data.scan import Pool, Scan, Song, audio_files, music_from_sources, pool_from_sources, songs_from_sources
 from ft.errors import DataError
-from ft.media import NoMedia
 from ft.train_config import Augment, Source, TrainConfig, VoxAug
 
 AUDIO = AudioConfig(n_fft=64, hop_length=32, bins=32)

@@ -234,7 +234,7 @@ def test_music_without_vocals_says_what_the_model_takes_for_them(tmp_path, write
     """Nothing that is as loud in known music is suspected; what is louder is."""
     for name, left in (("clean/a.wav", 0.3), ("clean/b.wav", 0.5), ("music/c.wav", 0.4), ("music/d.wav", 0.6)):
         write_constant(name, left, left, samples=8000, rate=8000)
-    monkeypatch.setattr("ft.separate.Separator", lambda model: nullcontext(Loudness()))
+    monkeypatch.setattr("ft.separate.separator.Separator", lambda model: nullcontext(Loudness()))
     folders, options = (tmp_path / "clean", tmp_path / "music"), ("--screen", "--json")
     without = json.loads(run(*folders, *options)[1])
     assert without["vocals_db"] == -20 and len(without["suspected"]) == 4
@@ -274,7 +274,7 @@ def test_a_model_listens_to_instrumentals(library, tmp_path, monkeypatch):
     assert -60 < of(found, "instrumental.flac")["vocals_db"] < 0
     assert "vocals_db" not in of(found, "alto.wav") and "vocals_db" not in of(found, "mixture.flac")
     assert yaml.safe_load(file.read_text()) == {str(library / "train/pairs/one"): ["instrumental"]}
-    monkeypatch.setattr("ft.separate.Separator", lambda model: nullcontext(Hearing(1.0, 0)))
+    monkeypatch.setattr("ft.separate.separator.Separator", lambda model: nullcontext(Hearing(1.0, 0)))
     code, text = run(*folders, "--screen", "--sample", "4", "--vocals-db", "20")
     assert code == 0 and "listened to 0.00 h of 1 instrumentals" in text
 
@@ -354,6 +354,6 @@ def test_what_was_read_is_reported_where_the_model_fails(library, monkeypatch):
     def broken(model):
         raise EngineError("the model broke")
 
-    monkeypatch.setattr("ft.separate.Separator", broken)
+    monkeypatch.setattr("ft.separate.separator.Separator", broken)
     result = CliRunner().invoke(main, ["data", "check", str(library / "train/vocals"), "--screen"])
     assert result.exit_code == 1 and "the model broke" in result.stderr and "read 0.00 h" in result.stdout

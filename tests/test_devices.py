@@ -8,8 +8,8 @@ import pytest
 import engines
 import engines.devices
 from engines.devices import NO_GPU, Gpu, Gpus, choose_device, device_error, find_gpus, parse_device
+from ft.cli.verbosity import set_verbosity
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
-from ft.verbosity import set_verbosity
 
 A100 = Gpu(0, "NVIDIA A100", (8, 0), 40 << 30)
 L4 = Gpu(1, "NVIDIA L4", (8, 9), 24 << 30)

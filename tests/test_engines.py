@@ -11,7 +11,7 @@ import engines.base
 import ft.workers
 from engines import load_engine
 from engines.ort import OrtEngine
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.errors import CheckpointError, EngineError
 from ft.separate import Separator
 from ft.workers import usable_cores

@@ -18,7 +18,7 @@ from export.to_onnx import export_onnx
 from export.verify import synthetic_song
 from export.verify_waveform import LIMIT, ordinary_vocals, verify_waveform
 from export.waveform import WaveformNetwork, context
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.checkpoint import load_model
 from ft.cli import main
 from ft.config import ModelConfig, load_model_config
@@ -27,8 +27,8 @@ from ft.errors import ExportError
 from ft.info import describe_model
 from ft.metrics import sdr
 from ft.separate import Separator
-from ft.stream import song_spectrum
-from ft.waveform import network_waveform
+from ft.separate.stream import song_spectrum
+from ft.separate.waveform import network_waveform
 
 # What the transforms add to the graph of the network: a change here is a change of what engines are given.
 TRANSFORM_PRODUCTS = {

@@ -8,9 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from ft.audio import AudioInfo, read_audio
-from ft.errors import AudioError, ConfigError
-from ft.formats import (
+from ft.audio.formats import (
     DEFAULT_BITRATES,
     check_bitrate,
     encoder_settings,
@@ -18,6 +16,9 @@ from ft.formats import (
     nearest_rate,
     stem_format,
 )
+from ft.audio.open import read_audio
+from ft.audio.source import AudioInfo
+from ft.errors import AudioError, ConfigError
 from ft.options import SeparateOptions
 
 RATES = (1000, 7999, 8000, 11025, 16000, 22050, 32000, 37800, 44100, 48000, 65535, 88200, 96000, 192_000, 200_000)

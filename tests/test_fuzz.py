@@ -17,7 +17,7 @@ from fuzz.model_cases import DEEP, ModelCampaign
 from fuzz.pipe_cases import PipeCampaign
 from stubs import StubEngine, all_ones
 
-from ft.audio import open_source
+from ft.audio.open import open_source
 from ft.checkpoint import CONFIG_KEY, load_config, load_model, read_header, read_metadata
 from ft.errors import AudioError, CheckpointError
 from ft.info import describe_model

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft.errors import AudioError, ConfigError
-from ft.inputs import MARKER, STDIN, Song, existing, find_songs, to_do
-from ft.names import Names
 from ft.options import SeparateOptions
+from ft.songs.inputs import MARKER, STDIN, Song, existing, find_songs, to_do
+from ft.songs.names import Names
 
 STEMS = ("vocals", "instrumental")
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import ft.jobs
+import ft.songs.jobs
+from ft.audio.encode import part_paths
 from ft.errors import AudioError, ConfigError
-from ft.jobs import Job, copy_song, read_jobs, work_of
 from ft.options import SeparateOptions
-from ft.output_mark import MARKER
-from ft.parts import Claim
-from ft.stem_part import part_paths
+from ft.songs.jobs import Job, copy_song, read_jobs, work_of
+from ft.songs.marks import MARKER
+from ft.songs.parts import Claim
 
 STEMS = ("vocals", "instrumental")
 
@@ -297,6 +297,6 @@ def test_a_copy_that_another_run_is_writing_is_left_to_it(copy_of, monkeypatch):
         path.write_bytes(b"of the other run")
         return Claim(part, path)
 
-    monkeypatch.setattr(ft.jobs, "Claim", other_run_ends)
+    monkeypatch.setattr(ft.songs.jobs, "Claim", other_run_ends)
     assert copy_song(song, SeparateOptions(skip_existing=True)).status == "skipped"
     assert target.read_bytes() == b"of the other run" and below(target.parent) == [target.name]

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 from stubs import StubEngine, each_frame_alone
 
-from ft.audio import INSTALL_MEDIA, audio_info, open_source
+from ft.audio.open import audio_info, open_source
+from ft.audio.source import INSTALL_MEDIA
 from ft.errors import AudioError
 from ft.separate import Separator
 

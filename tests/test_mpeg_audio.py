@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from test_audio import cut, read, refusal, write
 
-from ft.audio import open_source, read_audio
+from ft.audio.open import open_source, read_audio
 
 
 @pytest.fixture(scope="module")

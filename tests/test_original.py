@@ -15,7 +15,7 @@ from ft.checkpoint import load_model
 from ft.cli import main
 from ft.config import load_model_config
 from ft.errors import CheckpointError
-from ft.original import convert_state, import_original, infer_config, read_state
+from ft.importers.original import convert_state, import_original, infer_config, read_state
 
 HEADS = {
     "original-dense": (4, 4, 4, 2, 2, 1),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ft.inputs import STDIN, Song, find_songs
-from ft.jobs import read_jobs, work_of
 from ft.options import SeparateOptions
-from ft.output_mark import MARKER, marking
+from ft.songs.inputs import STDIN, Song, find_songs
+from ft.songs.jobs import read_jobs, work_of
+from ft.songs.marks import MARKER, marking
 
 STEMS = ("vocals", "instrumental")
 
@@ -101,7 +101,7 @@ def test_standard_input_is_in_no_folder(here):
 
 
 def test_a_huge_folder_is_no_output_folder(here, monkeypatch):
-    monkeypatch.setattr("ft.output_mark._ENTRIES", 3)
+    monkeypatch.setattr("ft.songs.marks._ENTRIES", 3)
     touch(*(f"out/{number}.txt" for number in range(4)))
     assert marks("music/a.wav") == [{"out/a"}]
 
@@ -218,8 +218,8 @@ def test_threads_agree(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from ft.inputs import Song
-from ft.output_mark import marking
+from ft.songs.inputs import Song
+from ft.songs.marks import marking
 with marking(Song(Path("b.wav"), marks=(Path(sys.argv[1]),))):
     print("begun", flush=True)
     sys.stdin.readline()

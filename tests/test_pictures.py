@@ -11,11 +11,11 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft import pictures
 from ft.config import AudioConfig
 from ft.dsp import stft
 from ft.errors import AudioError, Cancelled, ConfigError
-from ft.pictures import Columns, Pictures, remove_parts
+from ft.songs import pictures
+from ft.songs.pictures import Columns, Pictures, remove_parts
 
 NAMES = ("mask", "vocals", "instrumental")
 AUDIO = AudioConfig(n_fft=512, hop_length=256, bins=256)
@@ -137,7 +137,7 @@ def test_finished_pictures_only_lack_their_names(frames, tmp_path):
 KILLED = """
 import os, sys, pathlib, numpy
 from ft.config import AudioConfig
-from ft.pictures import Pictures
+from ft.songs.pictures import Pictures
 made = Pictures({"mask": pathlib.Path(sys.argv[1])}, AudioConfig(n_fft=64, hop_length=32, bins=32)).__enter__()
 made.add(numpy.ones((2, 9, 33), numpy.float32), numpy.ones((2, 9, 33), numpy.complex64))
 os._exit(9)

@@ -14,10 +14,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft.audio import AudioSource
+from ft.audio.pipe import PIPE_SAMPLES, STDIN, RawFormat, open_pipe
+from ft.audio.source import AudioSource
+from ft.audio.wav import UNKNOWN_SIZE, streamed_header
 from ft.errors import AudioError
-from ft.pipe_source import PIPE_SAMPLES, STDIN, RawFormat, open_pipe
-from ft.wav_header import UNKNOWN_SIZE, streamed_header
 
 RATE = 8000
 

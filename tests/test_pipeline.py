@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ft.pipeline import prefetch
+from ft.separate.pipeline import prefetch
 
 
 def test_items_come_in_order():

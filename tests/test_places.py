@@ -11,9 +11,9 @@ from stems import names, noise, writer_of, written
 
 from ft.errors import AudioError
 from ft.files import atomic_write
-from ft.parts import Claim
-from ft.pictures import Pictures
 from ft.separate import Separator
+from ft.songs.parts import Claim
+from ft.songs.pictures import Pictures
 
 SOUND = {"vocals": noise(10), "instrumental": noise(10, seed=1)}
 

@@ -9,13 +9,13 @@ import sys
 import pytest
 from test_tensorrt_engine import CONFIG, manifest
 
+import engines.plan
 import engines.tensorrt_library
-import ft.plan
 from engines.devices import Gpu, Gpus
+from engines.plan import check_plan, manifest_path, model_sha256, read_manifest, read_plan, rebuild_command, write_plan
 from ft.cli import main
 from ft.errors import CheckpointError
 from ft.info import describe_model
-from ft.plan import check_plan, manifest_path, model_sha256, read_manifest, read_plan, rebuild_command, write_plan
 
 GATE = {"engine": "onnxruntime 1.31.1", "mask_snr_db": 57.1, "finite": True, "shapes": [[1, 2, 32, 40]]}
 
@@ -41,7 +41,7 @@ def test_what_is_written_is_read(plan):
 
 def test_the_manifest_comes_first_and_a_crash_between_leaves_no_pair_that_fits(plan, monkeypatch):
     written = []
-    real = ft.plan.atomic_write
+    real = engines.plan.atomic_write
 
     def crashes(path):
         written.append(path.name)
@@ -49,7 +49,7 @@ def test_the_manifest_comes_first_and_a_crash_between_leaves_no_pair_that_fits(p
             raise OSError("the power went")
         return real(path)
 
-    monkeypatch.setattr(ft.plan, "atomic_write", crashes)
+    monkeypatch.setattr(engines.plan, "atomic_write", crashes)
     with pytest.raises(OSError, match="the power went"):
         write_plan(plan, b"a new engine", manifest())
     assert written == ["model.plan.json", "model.plan"]

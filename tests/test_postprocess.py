@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ft.postprocess import QuietRuns, merge_artifacts
+from ft.separate.postprocess import QuietRuns, merge_artifacts
 
 
 def by_the_rules(mask: np.ndarray, threshold: float = 0.05, min_range: int = 64, fade: int = 32) -> np.ndarray:

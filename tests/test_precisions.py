@@ -20,7 +20,7 @@ from export.gate import judge, signal_to_noise
 from export.limits import LIMITS, Limits, limits_of
 from export.quantize import quantize
 from export.to_onnx import _lowered, export_onnx
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.checkpoint import load_config, load_model
 from ft.cli import main
 from ft.dsp import magnitude
@@ -28,7 +28,7 @@ from ft.errors import EngineError, ExportError
 from ft.files import INT8_MODEL, model_path
 from ft.info import describe_model
 from ft.onnx_metadata import append_onnx_metadata, read_onnx_metadata
-from ft.stream import network_input, song_spectrum
+from ft.separate.stream import network_input, song_spectrum
 
 HALF = onnx.TensorProto.FLOAT16
 

@@ -14,14 +14,13 @@ from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_con
 
 from engines.base import Array
 from engines.runner import Runner
-from ft import song_stream
 from ft.dsp import istft, magnitude, stft
 from ft.errors import ConfigError, EngineError
-from ft.masks import GridMean
 from ft.options import SeparateOptions
-from ft.pictures import Pictures
-from ft.separate import Separator
-from ft.song_stream import SongStream
+from ft.separate import Separator, song_stream
+from ft.separate.masks import GridMean
+from ft.separate.song_stream import SongStream
+from ft.songs.pictures import Pictures
 from ft.windows import WindowPlan, cut_windows, window_grids
 
 RATE = 8000

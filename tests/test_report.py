@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft.report import SongRecord, Summary, printable, sum_line
+from ft.songs.report import SongRecord, Summary, printable, sum_line
 
 DONE = SongRecord(
     input=Path("music/a.flac"),

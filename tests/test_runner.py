@@ -11,8 +11,8 @@ import soundfile
 from click.testing import CliRunner
 from stubs import StubEngine, each_frame_alone, stub_config
 
-import ft.separate
-import ft.separate_command
+import ft.cli.separate_command
+import ft.separate.separator
 from engines.runner import Runner
 from ft.cli import main
 from ft.errors import CheckpointError, DeviceLost, EngineError, OutOfDeviceMemory
@@ -170,9 +170,11 @@ def opening(monkeypatch):
             return engine
 
         config = stub_config(channels=channels)
-        monkeypatch.setattr(ft.separate, "load_engine", load)
-        monkeypatch.setattr(ft.separate, "read_config", lambda model: config)
-        monkeypatch.setattr(ft.separate, "plan_window", lambda model: (4, 0.5) if model.endswith(".plan") else None)
+        monkeypatch.setattr(ft.separate.separator, "load_engine", load)
+        monkeypatch.setattr(ft.separate.separator, "read_config", lambda model: config)
+        monkeypatch.setattr(
+            ft.separate.separator, "plan_window", lambda model: (4, 0.5) if model.endswith(".plan") else None
+        )
         settings = {"context_seconds": 0.05, "overlap": 0.1} if model.endswith(".plan") else SHORT
         try:
             return Separator(model, batch_size=batch_size, **settings, **options), asked
@@ -244,10 +246,10 @@ def run(tmp_path, monkeypatch):
             raise run.instead
         return run.first if len(asked) == 1 else run.instead
 
-    monkeypatch.setattr(ft.separate, "load_engine", load)
-    for module in (ft.separate, ft.separate_command):
+    monkeypatch.setattr(ft.separate.separator, "load_engine", load)
+    for module in (ft.separate.separator, ft.cli.separate_command):
         monkeypatch.setattr(module, "read_config", lambda model: stub_config())
-    monkeypatch.setattr(ft.separate, "plan_window", lambda model: (1, 0.5) if model == "model.plan" else None)
+    monkeypatch.setattr(ft.separate.separator, "plan_window", lambda model: (1, 0.5) if model == "model.plan" else None)
     songs = []
     for name in ("one", "two", "three", "four"):
         songs.append(tmp_path / f"{name}.wav")

@@ -18,13 +18,13 @@ from engines import RUNTIMES, SUFFIXES, load_engine, plan_window, read_config
 from engines.devices import NO_GPU, Gpu, Gpus
 from engines.openvino import OpenvinoEngine
 from engines.ort import OrtEngine
+from engines.plan import write_plan
 from engines.pytorch import PytorchEngine
 from export.verify import relative_l2
 from ft.checkpoint import load_model
 from ft.errors import CheckpointError, EngineError, FtError
 from ft.files import FP32_MODEL, INT8_MODEL, model_path
 from ft.info import describe_model
-from ft.plan import write_plan
 from ft.separate import Separator
 
 NONE = Gpus(reason="no GPU found (none)")
@@ -213,7 +213,7 @@ def test_a_plan_says_window_and_batch_to_the_separator(tmp_path, monkeypatch):
         asked.append(windows)
         return StubEngine(all_ones, manifest().config)
 
-    monkeypatch.setattr("ft.separate.load_engine", load)
+    monkeypatch.setattr("ft.separate.separator.load_engine", load)
     for options in ({}, {"batch_size": 1, "segment_seconds": 0.2}):
         with Separator(path, context_seconds=0, **options) as separator:
             asked.append((separator.batch_size, separator.plan.frames))

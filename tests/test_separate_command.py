@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ft.output_mark import MARKER
+from ft.songs.marks import MARKER
 
 RATE = 22050
 STEMS = ("vocals", "instrumental")

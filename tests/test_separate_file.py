@@ -17,16 +17,17 @@ import soundfile
 from click.testing import CliRunner
 from stubs import StubEngine, each_frame_alone, stub_config
 
-import ft.separate
-import ft.separate_command
-import ft.separate_files
+import ft.cli.separate_command
+import ft.separate.separator
+import ft.songs.run
 import ft.windows
-from ft.audio import AudioSource, read_audio
+from ft.audio.open import read_audio
+from ft.audio.source import AudioSource
 from ft.cli import main
 from ft.errors import AudioError, Cancelled, ConfigError
-from ft.inputs import MARKER
 from ft.options import SeparateOptions
 from ft.separate import Separator
+from ft.songs.inputs import MARKER
 
 RATE = 8000
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
@@ -56,8 +57,8 @@ def separator():
 @pytest.fixture
 def command(monkeypatch):
     """Runs `ft separate` with a stub in place of every model."""
-    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: StubEngine(each_frame_alone))
-    for module in (ft.separate, ft.separate_command):
+    monkeypatch.setattr(ft.separate.separator, "load_engine", lambda *_, **__: StubEngine(each_frame_alone))
+    for module in (ft.separate.separator, ft.cli.separate_command):
         monkeypatch.setattr(module, "read_config", lambda model: stub_config())
     return lambda *arguments: CliRunner().invoke(main, ["separate", *map(str, arguments)])
 
@@ -221,7 +222,7 @@ def test_the_engine_and_its_reason_are_said_once_and_not_to_those_who_want_quiet
         def describe(self):
             return replace(super().describe(), version="1.0", reason="no GPU found")
 
-    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: Reasoned(each_frame_alone))
+    monkeypatch.setattr(ft.separate.separator, "load_engine", lambda *_, **__: Reasoned(each_frame_alone))
     songs = [song(f"{name}.wav") for name in ("first", "second", "third")]
     lines = command(*songs, "-o", tmp_path / "out").stderr.splitlines()
     assert lines[0] == "ft: stub 1.0 on cpu, fp32 (no GPU found)" and len(lines) == 2 + len(songs)
@@ -238,7 +239,7 @@ def test_who_handles_the_memory_of_a_gpu_reaches_the_engine(song, command, tmp_p
         asked.append(memory)
         return StubEngine(each_frame_alone)
 
-    monkeypatch.setattr(ft.separate, "load_engine", load)
+    monkeypatch.setattr(ft.separate.separator, "load_engine", load)
     options = () if memory == "cuda-python" else ("--memory", memory)
     assert command(song(), "-o", tmp_path / "out", *options).exit_code == 0
     assert asked == [memory]
@@ -328,7 +329,7 @@ def test_an_interrupted_command_leaves_nothing_and_exits_with_130(song, command,
     def interrupts(batch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: StubEngine(interrupts))
+    monkeypatch.setattr(ft.separate.separator, "load_engine", lambda *_, **__: StubEngine(interrupts))
     result = command(song(), "-o", tmp_path / "out")
     assert result.exit_code == 130
     assert not (tmp_path / "out").exists()
@@ -355,14 +356,14 @@ def test_ctrl_c_ends_a_process_without_parts(song, tmp_path):
     path = song(waveform=noise(100_000))
     program = """
 import sys, time
-import ft.separate
+import ft.separate.separator
 from stubs import StubEngine, all_ones, stub_config
 def slow(batch):
     time.sleep(0.2)
     return all_ones(batch)
-ft.separate.load_engine = lambda *_, **__: StubEngine(slow)
-import ft.separate_command
-ft.separate.read_config = ft.separate_command.read_config = lambda model: stub_config()
+ft.separate.separator.load_engine = lambda *_, **__: StubEngine(slow)
+import ft.cli.separate_command
+ft.separate.separator.read_config = ft.cli.separate_command.read_config = lambda model: stub_config()
 from ft.cli import main
 main()
 """
@@ -455,7 +456,7 @@ def test_many_files_give_a_record_each_and_one_that_fails_is_among_them(song, tm
 
 def test_an_error_nobody_expected_fails_one_song_in_one_line(song, command, tmp_path, monkeypatch):
     first, second = song("first.wav"), song("second.wav")
-    monkeypatch.setattr(ft.separate_files, "read_tags", lambda path: 1 / 0 if path == first else None)
+    monkeypatch.setattr(ft.songs.run, "read_tags", lambda path: 1 / 0 if path == first else None)
     result = command(first, second, "-o", tmp_path / "out")
     assert result.exit_code == 1 and len(result.stdout.splitlines()) == 2
     assert f"ft: {first}: failed unexpectedly (ZeroDivisionError" in result.stderr and "Traceback" not in result.stderr
@@ -467,7 +468,7 @@ def test_a_model_that_returns_nan_fails_its_song_and_the_next_one_is_done(song, 
         return mask * np.float32(np.nan) if not done.append(1) and len(done) == 1 else mask
 
     done = []
-    monkeypatch.setattr(ft.separate, "load_engine", lambda *_, **__: StubEngine(broken_once))
+    monkeypatch.setattr(ft.separate.separator, "load_engine", lambda *_, **__: StubEngine(broken_once))
     first, second = song("first.wav"), song("second.wav")
     result = command(first, second, "-q", "-o", tmp_path / "out")
     assert result.exit_code == 1

@@ -14,7 +14,7 @@ import pytest
 
 from engines import load_engine
 from export.gate import signal_to_noise
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.checkpoint import load_config
 from ft.config import load_model_config
 from ft.dsp import magnitude
@@ -23,7 +23,7 @@ from ft.files import FP32_MODEL, INT8_MODEL
 from ft.info import describe_model
 from ft.metrics import sdr
 from ft.separate import Separator
-from ft.stream import network_input, song_spectrum
+from ft.separate.stream import network_input, song_spectrum
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "ft" / "assets" / "default.onnx"

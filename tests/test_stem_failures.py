@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from stems import KINDS, ROOT, STEMS, names, noise, writer_of, written
 
-import ft.parts
-import ft.stem_files
-import ft.wav_file
-from ft.audio import AudioInfo
+import ft.audio.wav_file
+import ft.songs.parts
+import ft.songs.writer
+from ft.audio.encode import part_paths
+from ft.audio.formats import stem_format
+from ft.audio.source import AudioInfo
+from ft.audio.tags import Tags
 from ft.errors import AudioError, Cancelled
-from ft.formats import stem_format
 from ft.options import SeparateOptions
-from ft.stem_files import StemWriter, remove_parts
-from ft.stem_part import part_paths
-from ft.tags import Tags
+from ft.songs.writer import StemWriter, remove_parts
 
 
 def test_parts_grow_beside_the_final_place_and_names_come_at_the_end(tmp_path):
@@ -56,7 +56,7 @@ def test_what_was_there_before_stays_until_the_new_is_whole(tmp_path):
 
 @pytest.mark.parametrize("method", ["encode", "check", "settle", "place"])
 def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, method):
-    owner = ft.parts.Claim if method == "place" else ft.stem_files.StemPart
+    owner = ft.songs.parts.Claim if method == "place" else ft.songs.writer.StemPart
     works = getattr(owner, method)
 
     def fails_for_the_second(first, *others):
@@ -74,7 +74,7 @@ def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, method):
 @pytest.mark.parametrize("failing", STEMS)
 def test_encoders_of_other_stems_stop_when_one_fails(tmp_path, monkeypatch, error, failing):
     """Not at their ends: that may be minutes away."""
-    encode, stopped = ft.stem_files.StemPart.encode, []
+    encode, stopped = ft.songs.writer.StemPart.encode, []
 
     def fails(part, gain):
         if part.path.name.startswith(failing):
@@ -85,7 +85,7 @@ def test_encoders_of_other_stems_stop_when_one_fails(tmp_path, monkeypatch, erro
             stopped.append(cancelled)
             raise
 
-    monkeypatch.setattr(ft.stem_files.StemPart, "encode", fails)
+    monkeypatch.setattr(ft.songs.writer.StemPart, "encode", fails)
     block = noise(2_000_000)
     with writer_of(tmp_path / "song", "mp3", None, 2, 48000) as writer:
         writer.write({"vocals": block, "instrumental": block})
@@ -100,10 +100,10 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from stems import noise, writer_of, written
-import ft.stem_files
+import ft.songs.writer
 from ft.errors import FtError
-from ft.stem_files import StemPart
-from ft.tags import Cover, Tags, write_tags
+from ft.songs.writer import StemPart
+from ft.audio.tags import Cover, Tags, write_tags
 
 folder, name, depth, size = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -144,17 +144,17 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from stems import noise, writer_of, written
-import ft.stem_part
+import ft.audio.encode
 from ft.errors import AudioError
 
-ft.stem_part.require_room = lambda part: None  # as where another process made room just then
-encode, (_, hard) = ft.stem_part.StemPart.encode, resource.getrlimit(resource.RLIMIT_FSIZE)
+ft.audio.encode.require_room = lambda part: None  # as where another process made room just then
+encode, (_, hard) = ft.audio.encode.StemPart.encode, resource.getrlimit(resource.RLIMIT_FSIZE)
 
 def limited(part, gain):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
     encode(part, gain)
 
-ft.stem_part.StemPart.encode = limited
+ft.audio.encode.StemPart.encode = limited
 for name in ("flac", "ogg", "opus", "mp3"):
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     try:
@@ -191,13 +191,13 @@ def test_a_disk_that_fills_up_leaves_one_line_and_nothing_else(tmp_path, name, b
 @pytest.mark.parametrize("name", ["flac", "ogg", "opus", "mp3"])
 def test_a_file_that_an_encoder_left_incomplete_never_gets_its_name(tmp_path, monkeypatch, name):
     """Whatever the reason may be: 400 bytes are missing at the end."""
-    encode = ft.stem_files.StemPart.encode
+    encode = ft.songs.writer.StemPart.encode
 
     def forgets(part, gain):
         encode(part, gain)
         os.truncate(part.part, part.part.stat().st_size - 400)
 
-    monkeypatch.setattr(ft.stem_files.StemPart, "encode", forgets)
+    monkeypatch.setattr(ft.songs.writer.StemPart, "encode", forgets)
     with pytest.raises(AudioError, match=r"vocals\.\w+: (not whole after writing|cannot write)"):
         written(writer_of(tmp_path / "song", name, None, 2, 48000, ("vocals",)), {"vocals": noise(60_000)})
     assert list(tmp_path.iterdir()) == []
@@ -272,8 +272,8 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from stems import noise, writer_of, written
-import ft.stem_files
-from ft.tags import Tags
+import ft.songs.writer
+from ft.audio.tags import Tags
 
 def killing(work):
     def killed(*arguments):
@@ -284,9 +284,9 @@ def killing(work):
         return work(*arguments)
     return killed
 
-steps = [(ft.stem_files, "write_tags"), (ft.parts.Claim, "place")]
+steps = [(ft.songs.writer, "write_tags"), (ft.songs.parts.Claim, "place")]
 for method in ("open", "write", "finish", "encode", "check", "remove_raw", "settle"):
-    steps.append((ft.stem_files.StemPart, method))
+    steps.append((ft.songs.writer.StemPart, method))
 for owner, method in steps:
     setattr(owner, method, killing(getattr(owner, method)))
 tags = Tags({{"TITLE": ("x",)}})

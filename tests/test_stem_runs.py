@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from stems import ROOT, STEMS, names, noise, writer_of, written
 
-import ft.parts
-import ft.stem_files
-import ft.wav_file
-from ft.audio import read_audio
+import ft.audio.wav_file
+import ft.songs.parts
+import ft.songs.writer
+from ft.audio.encode import part_paths
+from ft.audio.open import read_audio
 from ft.errors import AudioError
-from ft.stem_files import remove_parts
-from ft.stem_part import part_paths
+from ft.songs.writer import remove_parts
 
 OTHER = """
 import sys
@@ -89,7 +89,7 @@ def test_of_two_processes_that_write_the_same_files_one_is_told_and_one_wins(tmp
 @pytest.mark.parametrize(("name", "bit_depth"), [("wav", "float"), ("flac", "16")])
 def test_of_threads_that_write_the_same_files_one_wins_whole(tmp_path, monkeypatch, name, bit_depth):
     """All begin at once, and none ends before all have."""
-    monkeypatch.setattr(ft.parts, "_PAUSE", 0.001)
+    monkeypatch.setattr(ft.songs.parts, "_PAUSE", 0.001)
     folder, won, told = tmp_path / "new" / "song", [], []
     begun, tried = threading.Barrier(4), threading.Barrier(4)
 
@@ -120,7 +120,7 @@ def test_of_threads_that_write_the_same_files_one_wins_whole(tmp_path, monkeypat
 
 def test_who_fails_takes_away_nothing_of_who_came_after(tmp_path, monkeypatch):
     """A run that fails between two names removes the file it gave one, but not another run's of the same name."""
-    place, later = ft.parts.Claim.place, {"vocals": noise(50, seed=7)}
+    place, later = ft.songs.parts.Claim.place, {"vocals": noise(50, seed=7)}
 
     def fails(claim):
         if claim.path.name.startswith("instrumental"):
@@ -129,7 +129,7 @@ def test_who_fails_takes_away_nothing_of_who_came_after(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
         place(claim)
 
-    monkeypatch.setattr(ft.parts.Claim, "place", fails)
+    monkeypatch.setattr(ft.songs.parts.Claim, "place", fails)
     with pytest.raises(AudioError, match="Input/output"):
         written(writer_of(tmp_path), {"vocals": noise(10), "instrumental": noise(10)})
     assert names(tmp_path) == ["vocals.wav"]
@@ -140,7 +140,7 @@ def test_where_there_are_no_locks_songs_are_written_and_parts_of_others_stay(tmp
     def refuses(descriptor):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(ft.parts, "_lock", refuses)
+    monkeypatch.setattr(ft.songs.parts, "_lock", refuses)
     other = tmp_path / ".ft-0123456789ab.part"
     other.write_bytes(b"of a run that may be alive")
     with caplog.at_level("DEBUG", "ft"):

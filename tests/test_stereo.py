@@ -7,7 +7,7 @@ from networks import tiny_config, tiny_model
 from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_config, with_neighbours
 
 from export.to_onnx import export_onnx
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.checkpoint import save_checkpoint
 from ft.config import AudioConfig, ModelConfig
 from ft.data import batches
@@ -16,7 +16,7 @@ from ft.dsp import left_right, mid_side
 from ft.errors import ConfigError, EngineError, ExportError
 from ft.metrics import sdr
 from ft.separate import Separator
-from ft.stream import network_input, song_spectrum, song_waveform
+from ft.separate.stream import network_input, song_spectrum, song_waveform
 from ft.training.validation import masked_song
 
 RATE = 8000
@@ -160,7 +160,7 @@ def test_a_training_spectrum_goes_back_to_its_waveform(stereo, hop_length):
 
 
 def test_pictures_show_left_and_right(tmp_path):
-    from ft.stream import Analysis, Synthesis
+    from ft.separate.stream import Analysis, Synthesis
 
     config = stub_config(**MID_SIDE)
     analysis = Analysis(config, RATE)

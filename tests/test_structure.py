@@ -18,28 +18,28 @@ HEAVY = ("torch", "numpy", "onnxruntime", "onnx", "matplotlib", "soundfile", "so
 FORBIDDEN = {
     "ft/errors.py": ("ft", "engines", "export", "bench"),
     "ft/config.py": ("ft.models", "ft.checkpoint", "ft.training", "ft.data", "engines", "export", "bench"),
-    "ft/models/": ("ft.checkpoint", "ft.training", "ft.data", "ft.separate", "engines", "export", "bench"),
-    "ft/checkpoint.py": ("ft.training", "ft.data", "ft.separate", "engines", "export", "bench"),
-    "ft/separate.py": ("ft.training", "ft.data", "ft.models", "ft.checkpoint", "export", "bench"),
-    "ft/metrics/": ("ft.training", "ft.data", "ft.separate", "ft.evaluation"),
+    "ft/models/": ("ft.checkpoint", "ft.training", "ft.data", "ft.separate.separator", "engines", "export", "bench"),
+    "ft/checkpoint.py": ("ft.training", "ft.data", "ft.separate.separator", "engines", "export", "bench"),
+    "ft/separate/separator.py": ("ft.training", "ft.data", "ft.models", "ft.checkpoint", "export", "bench"),
+    "ft/metrics/": ("ft.training", "ft.data", "ft.separate.separator", "ft.evaluation"),
     "ft/data/": ("ft.training", "ft.evaluation"),
-    "ft/training/": ("ft.separate", "ft.evaluation"),
+    "ft/training/": ("ft.separate.separator", "ft.evaluation"),
     "ft/": ("ft.cli", "engines", "export", "bench"),
-    "engines/": ("ft.training", "ft.data", "ft.separate", "ft.cli", "export", "bench"),
-    "export/": ("ft.training", "ft.data", "ft.separate", "ft.cli", "bench"),
+    "engines/": ("ft.training", "ft.data", "ft.separate.separator", "ft.cli", "export", "bench"),
+    "export/": ("ft.training", "ft.data", "ft.separate.separator", "ft.cli", "bench"),
     "bench/": ("ft.cli",),
 }
 ALLOWED = {
     ("ft/__main__.py", "ft.cli"),
-    ("ft/cli.py", "export"),
-    ("ft/cli.py", "engines"),
-    ("ft/cli.py", "bench"),
-    ("ft/separate.py", "engines"),
-    ("ft/song_stream.py", "engines"),
-    ("ft/separate_command.py", "engines"),
+    ("ft/cli/__init__.py", "export"),
+    ("ft/cli/__init__.py", "engines"),
+    ("ft/cli/__init__.py", "bench"),
+    ("ft/separate/separator.py", "engines"),
+    ("ft/separate/song_stream.py", "engines"),
+    ("ft/cli/separate_command.py", "engines"),
     ("ft/info.py", "engines"),
-    ("export/gate.py", "ft.separate"),
-    ("export/calibration.py", "ft.separate"),
+    ("export/gate.py", "ft.separate.separator"),
+    ("export/calibration.py", "ft.separate.separator"),
     ("export/calibration.py", "ft.data"),
 }
 
@@ -96,7 +96,7 @@ def test_an_export_that_cannot_be_written_is_refused_without_torch():
 
 
 def test_separating_needs_no_torch():
-    loaded = loaded_by("import ft.separate, engines.ort, bench.demo\nfrom ft.plots import save_spectrograms")
+    loaded = loaded_by("import ft.separate.separator, engines.ort, bench.demo\nfrom ft.plots import save_spectrograms")
     assert not loaded & {"torch", "onnx", "safetensors", "onnxscript", "matplotlib"}
     assert "numpy" in loaded
 
@@ -149,4 +149,4 @@ def test_an_editable_install_is_seen_by_type_checkers():
 
 def test_the_package_gives_its_separator_and_loads_nothing_before():
     assert not loaded_by("import ft") & set(HEAVY)
-    assert "numpy" in loaded_by("from ft import Separator; assert Separator.__module__ == 'ft.separate'")
+    assert "numpy" in loaded_by("from ft import Separator; assert Separator.__module__ == 'ft.separate.separator'")

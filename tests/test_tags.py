@@ -21,12 +21,13 @@ from mutagen.mp4 import MP4, MP4Cover, MP4FreeForm
 from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 
-from ft.audio import AudioInfo, read_audio
-from ft.formats import encoder_settings, stem_format
+from ft.audio.formats import encoder_settings, stem_format
+from ft.audio.open import read_audio
+from ft.audio.source import AudioInfo
+from ft.audio.tag_names import NUMBERS, TAGS
+from ft.audio.tags import Cover, Tags, read_tags, write_tags
 from ft.options import SeparateOptions
-from ft.stem_files import StemWriter
-from ft.tag_names import NUMBERS, TAGS
-from ft.tags import Cover, Tags, read_tags, write_tags
+from ft.songs.writer import StemWriter
 
 FORMATS = ("wav", "flac", "ogg", "opus", "mp3")
 SOURCES = ("flac", "ogg", "opus", "mp3", "m4a", "wav")
@@ -450,7 +451,7 @@ def test_a_song_is_written_without_tags_that_cannot_be(tmp_path, monkeypatch):
     def fails(*arguments):
         raise ValueError("no such tag")
 
-    monkeypatch.setattr("ft.stem_files.write_tags", fails)
+    monkeypatch.setattr("ft.songs.writer.write_tags", fails)
     format = stem_format(SeparateOptions(format="flac"), AudioInfo(Path("a"), 48000, 1, 100, "16"))
     with StemWriter({"vocals": tmp_path / "v.flac"}, 1, 48000, format, tags=Tags(TEXTS)) as writer:
         writer.write({"vocals": np.zeros((1, 100), np.float32)})

@@ -8,8 +8,9 @@ import logging
 import pytest
 
 import engines.tensorrt_build
-import ft.separate
+import ft.separate.separator
 import ft.windows
+from engines.plan import check_plan, file_sha256, manifest_path
 from engines.tensorrt_build import DEFAULT_TARGETS, make_profiles, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import library
 from engines.tensorrt_network import check_precision, decompose, parse
@@ -18,7 +19,6 @@ from ft.checkpoint import load_config
 from ft.errors import ExportError
 from ft.files import model_path
 from ft.info import describe_model
-from ft.plan import check_plan, file_sha256, manifest_path
 from ft.windows import WindowPlan
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this system")
@@ -47,7 +47,11 @@ def test_one_profile_for_the_window_and_one_for_the_tail(tiny_plan):
 def test_the_window_is_that_of_ft_separate():
     config = load_config("default")
     rate = config.audio.sample_rate / config.audio.hop_length
-    usual = ft.windows.usual_segment_seconds(config), ft.separate.CONTEXT_SECONDS, ft.separate.OVERLAP
+    usual = (
+        ft.windows.usual_segment_seconds(config),
+        ft.separate.separator.CONTEXT_SECONDS,
+        ft.separate.separator.OVERLAP,
+    )
     assert window_frames(config) == WindowPlan.from_seconds(*usual, rate).frames
     assert window_frames(config, 5) == WindowPlan.from_seconds(5, 1, 0.05, rate).frames
 

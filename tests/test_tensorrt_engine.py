@@ -15,11 +15,11 @@ from stubs import StubEngine, each_frame_alone, stub_config
 import engines.tensorrt
 import engines.tensorrt_library
 from engines.devices import Gpu, Gpus
+from engines.plan import PlanManifest, Profile, manifest_path, write_plan
 from engines.plan_cache import plans_folder
 from engines.tensorrt import TensorrtEngine
 from engines.tensorrt_build import Model, make_profiles
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
-from ft.plan import PlanManifest, Profile, manifest_path, write_plan
 from ft.separate import Separator
 
 CONFIG = stub_config()

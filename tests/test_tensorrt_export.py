@@ -16,6 +16,7 @@ import engines.tensorrt_build
 import engines.tensorrt_library
 import export.to_tensorrt
 from engines.devices import Gpu, Gpus
+from engines.plan import write_plan
 from engines.plan_cache import cache_folder, cached_plan
 from engines.tensorrt_build import make_profiles, read_model
 from engines.tensorrt_library import library
@@ -23,7 +24,6 @@ from export.to_tensorrt import build_plan
 from ft.checkpoint import GATE_KEY
 from ft.cli import main
 from ft.errors import EngineError, ExportError, FtError
-from ft.plan import write_plan
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this system")
 

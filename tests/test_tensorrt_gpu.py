@@ -11,11 +11,11 @@ from test_engines import magnitudes
 from engines.cuda import BACKENDS
 from engines.devices import find_gpus
 from engines.ort import OrtEngine
+from engines.plan import check_plan
 from engines.plan_cache import cached_plan
 from engines.tensorrt import TensorrtEngine
 from export.verify import relative_l2, synthetic_magnitude
 from ft.checkpoint import load_config
-from ft.plan import check_plan
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,7 +10,7 @@ from stubs import StubEngine, each_frame_alone
 
 from engines import load_engine
 from engines.runner import Runner
-from ft.audio import read_audio
+from ft.audio.open import read_audio
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
 from ft.separate import Separator
 

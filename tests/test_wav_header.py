@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ft.wav_header import UNKNOWN_SIZE, WavHeader, WavHeaderError, read_wav_header, streamed_header
+from ft.audio.wav import UNKNOWN_SIZE, WavHeader, WavHeaderError, read_wav_header, streamed_header
 
 
 def written(subtype: str, channels: int = 2, format: str = "WAV", samples: int = 77) -> tuple[bytes, np.ndarray]:

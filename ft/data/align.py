@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import open_source
+from ft.audio.open import open_source
 from ft.dsp import StreamingResampler
 from ft.errors import DataError
 

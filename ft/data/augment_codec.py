@@ -16,7 +16,7 @@ CODECS: dict[str, tuple[str, str, tuple[float, float]]] = {
     "opus": ("OGG", "OPUS", (0.5, 0.9)),
 }
 """Format and subtype of libsndfile, and between which of its levels of compression is drawn: about 250 to 110 kbit/s
-of MP3, 190 to 60 of Vorbis, 250 to 60 of Opus, of 44.1 kHz stereo (`ft.formats`). Of MP3 at lower rates libsndfile
+of MP3, 190 to 60 of Vorbis, 250 to 60 of Opus, of 44.1 kHz stereo. Of MP3 at lower rates libsndfile
 writes no count of samples, and what is read has the delay of the encoder."""
 _OPUS_RATE = 48_000
 _WRITTEN = 4096

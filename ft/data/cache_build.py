@@ -32,7 +32,7 @@ from ft.data.items import mixture_items
 from ft.data.scan import SCAN, Scan
 from ft.errors import DataError, FtError, one_line
 from ft.files import atomic_write
-from ft.parts import Claim, part_name
+from ft.songs.parts import Claim, part_name
 from ft.train_config import TrainConfig
 from ft.workers import process_pool
 

@@ -289,7 +289,7 @@ def screen_library(
     """Listens for vocals in the instrumentals of a report, with a model, and adds what it hears.
 
     Args:
-        model: as `ft.separate.Separator` takes it; None for the one that ships.
+        model: as `ft.separate.separator.Separator` takes it; None for the one that ships.
         sample: seconds of each file to listen to; None for all.
         progress: called with the seconds that are done and those there are.
         vocals_db: level of the predicted vocals, in dB of the mixture, from which they count.

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import open_source
+from ft.audio.open import open_source
 from ft.data.fingerprint import Fingerprint, Fingerprinter
 from ft.errors import AudioError
 

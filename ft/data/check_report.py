@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ft.audio import INSTALL_MEDIA
+from ft.audio.source import INSTALL_MEDIA
 from ft.data.check import MUCH_CLIPPING, MUCH_SILENCE, MUCH_VOCALS, Report, Shared, Track
 from ft.files import atomic_write
-from ft.report import printable
+from ft.songs.report import printable
 
 SHOWN = 20
 """Lines of each kind that are printed; JSON holds all."""

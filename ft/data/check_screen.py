@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import open_source
+from ft.audio.open import open_source
 from ft.separate import Separator
 
 Array = NDArray[np.float32]

@@ -17,7 +17,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ft.audio import AudioSource, open_source
+from ft.audio.open import open_source
+from ft.audio.source import AudioSource
 from ft.config import AudioConfig
 from ft.data import augment
 from ft.data.augment_parts import Parts, chance

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES
+from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
+from ft.audio.wav_file import WavFile
 from ft.config import AudioConfig
 from ft.data.align import (
     LARGEST_RESIDUAL_DB,
@@ -27,7 +28,6 @@ from ft.data.align import (
 from ft.data.patches import SUFFIX, PatchGrid, cut_patches, folder_name, frames_of, write_patch
 from ft.errors import DataError, FtError
 from ft.files import files_below
-from ft.wav_file import WavFile
 
 Array = NDArray[np.float32]
 Kind = Literal["instrumentals", "pairs", "vocals", "mixes", "validation"]

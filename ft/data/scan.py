@@ -13,15 +13,16 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, open_source, read_blocks
+from ft.audio.media import NoMedia, NoSound, import_av
+from ft.audio.open import open_source, read_blocks
+from ft.audio.sound_file import SoundFile
+from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from ft.config import AudioConfig
 from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_info
 from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write, files_below
-from ft.media import NoMedia, NoSound, import_av
 from ft.progress import is_watched
-from ft.sound_file import SoundFile
 from ft.train_config import Source, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class AudioFile:
     patch: PatchPart | None = None
     """Of a patch file, what is meant of it; its samples and rate are those of the waveform that it stands for."""
     by_libsndfile: bool = True
-    """Whether libsndfile reads it, at any place at once; otherwise it is read as `ft.audio.open_source` chooses."""
+    """Whether libsndfile reads it, at any place at once; otherwise it is read as `open_source` chooses."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from ft.evaluation.songs import (
     read_song,
 )
 from ft.files import FP32_MODEL, model_path
-from ft.separate import Separator, model_name
+from ft.separate.separator import Separator, model_name
 from ft.stems import STEMS
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from ft.evaluation.evaluate import Evaluation, SongResult
 from ft.evaluation.scores import METRICS, StemScores, shown_metrics
 from ft.evaluation.songs import Made
 from ft.files import atomic_write
-from ft.report import EXIT_FAILED, EXIT_INTERRUPTED, printable
+from ft.songs.report import EXIT_FAILED, EXIT_INTERRUPTED, printable
 from ft.stems import formula
 
 SCHEMA = "ft-evaluate-1"

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio import AUDIO_SUFFIXES, MEDIA_SUFFIXES, read_audio
+from ft.audio.open import read_audio
+from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from ft.errors import AudioError
 from ft.files import walk_once
 from ft.metrics import sdr

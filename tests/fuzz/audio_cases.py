@@ -48,7 +48,7 @@ class AudioCampaign:
         self.model = model
         known = known_options()
         self.outputs = [output for output in OUTPUTS if not output or output[0] in known]
-        self.reads_media = importlib.util.find_spec("ft.media") is not None
+        self.reads_media = importlib.util.find_spec("ft.audio.media") is not None
 
     def case(self, seed: int) -> Case:
         rng = generator("audio", seed)

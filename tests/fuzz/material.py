@@ -109,7 +109,7 @@ def model_files(folder: Path, checkpoint: Path, onnx: Path) -> dict[str, Path]:
 
 
 def _write_plan(path: Path, config: ModelConfig) -> None:
-    from ft.plan import PlanManifest, Profile, write_plan
+    from engines.plan import PlanManifest, Profile, write_plan
 
     shape = (1, config.audio.channels, config.audio.bins, 40)
     least = (*shape[:3], 1)

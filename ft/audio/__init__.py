@@ -1,0 +1,1 @@
+"""Sound in and out: what reads files and streams, what formats can hold, encoders and tags."""

@@ -1,0 +1,231 @@
+"""One stem on its way: from blocks of sound to a part that is whole and only lacks its name."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from ft.audio.formats import StemFormat, encoder_settings
+from ft.audio.ogg import set_serial
+from ft.audio.source import BLOCK_SAMPLES, peak_of, reason
+from ft.audio.wav_file import WavFile, quantised
+from ft.dsp import StreamingResampler
+from ft.errors import AudioError, EngineError
+from ft.files import sound_name, sync_file
+from ft.songs.parts import Claim, part_name, remove
+
+Array = NDArray[np.float32]
+
+_TAIL_SAMPLES = 4096
+_ENCODER_SAMPLES = 4096
+"""Given to an encoder at once; libvorbis takes its memory from the stack."""
+_SYSTEM_ERROR = 2
+
+
+class StemSound:
+    """The sound of one stem at the rate of the files, whether or not it becomes one, and its highest value."""
+
+    def __init__(self, name: str, channels: int, sample_rate: int, format: StemFormat) -> None:
+        """
+        Args:
+            name: for errors.
+        """
+        self.name, self.channels = name, channels
+        self.peak = 0.0
+        self.samples = 0
+        """At the rate of the files."""
+        self._came = 0
+        self._resampler = StreamingResampler(sample_rate, format.sample_rate, channels)
+
+    def push(self, block: Array) -> Array:
+        """The samples that a block (channels, samples) completes. Raises EngineError where some are not finite."""
+        self._came += block.shape[1]
+        return self._measured(self._resampler.push(block))
+
+    def finish(self) -> Array:
+        """The rest: there are as many samples as the song has at the rate of the files, rounded, but at least one."""
+        rest = self._measured(self._resampler.finish())
+        if self._came and not self.samples:  # soxr gives as many, but none for a single sample to a quarter of its rate
+            rest = self._measured(np.zeros((self.channels, 1), np.float32))
+        return rest
+
+    def _measured(self, block: Array) -> Array:
+        if block.shape[1]:
+            peak = peak_of(block)
+            if not math.isfinite(peak):
+                raise EngineError(f"{self.name}: values that are not finite came; the model or its engine is broken")
+            self.peak = max(self.peak, peak)
+            self.samples += block.shape[1]
+        return block
+
+
+class StemPart:
+    """One file on its way: its parts, and what is known of it. All methods but `discard` may raise OSError."""
+
+    def __init__(self, path: Path, channels: int, sample_rate: int, format: StemFormat) -> None:
+        self.path, self.channels, self.format = path, channels, format
+        self.part, self.raw = part_paths(path)
+        self.claim: Claim | None = None
+        self.sound = StemSound(str(path), channels, sample_rate, format)
+        self.go_on: Callable[[], None] = _go_on
+        """Called before each block is encoded; what it raises ends that."""
+        self._raw: BinaryIO | None = None
+        self._wav: WavFile | None = None
+
+    def open(self) -> None:
+        """Claims the file, before anything is written. Raises AudioError where another run is writing it."""
+        self.claim = Claim(self.part, self.path)
+        if self.format.clips:
+            self._raw = self.raw.open("w+b")
+        else:
+            self._wav = WavFile(self.part, self.channels, self.format.sample_rate, "float")
+
+    @property
+    def samples(self) -> int:
+        """In the file."""
+        return self.sound.samples
+
+    def write(self, block: Array) -> None:
+        """Appends a block (channels, samples). Raises EngineError where it holds values that are not finite."""
+        self._append(self.sound.push(block))
+
+    def finish(self) -> None:
+        """Completes the sound."""
+        self._append(self.sound.finish())
+
+    def encode(self, gain: float) -> None:
+        """Makes the part that becomes the file."""
+        if self._wav is not None:
+            self._wav.finish()
+            return
+        assert self._raw is not None
+        self._raw.flush()
+        self._raw.seek(0)
+        depth = self.format.bit_depth
+        if self.format.name == "wav":
+            assert depth is not None
+            self._wav = WavFile(self.part, self.channels, self.format.sample_rate, depth, self.samples)
+            for frames in self._frames(self._raw, BLOCK_SAMPLES, gain):
+                self._wav.write(frames.T)
+            self._wav.finish()
+            return
+        self.part.open("wb").close()  # for an error that says why, which libsndfile's do not
+        settings = encoder_settings(self.format, self.channels)
+        serial = 0
+        try:
+            with soundfile.SoundFile(
+                sound_name(self.part), "w", self.format.sample_rate, self.channels, **settings
+            ) as sound:
+                for frames in self._frames(self._raw, _ENCODER_SAMPLES, gain):
+                    serial = zlib.crc32(frames.data, serial)
+                    sound.write(frames if depth is None else quantised(frames, depth))
+        except soundfile.LibsndfileError:
+            require_room(self.part)
+            raise
+        require_room(self.part)
+        if settings["format"] == "OGG":
+            set_serial(self.part, serial)
+
+    def check(self) -> None:
+        """Raises AudioError unless the part is whole: its header says what it should, and its end can be read."""
+        expected = (self.samples, self.format.sample_rate, self.channels)
+        with soundfile.SoundFile(sound_name(self.part)) as sound:
+            found = (sound.frames, sound.samplerate, sound.channels)
+            if found == expected:
+                tail = min(self.samples, _TAIL_SAMPLES)
+                sound.seek(self.samples - tail)
+                found = (self.samples - tail + len(sound.read(tail + 1)), *found[1:])
+        if found != expected:
+            raise AudioError(
+                f"{self.path}: not whole after writing: (samples, Hz, channels) are {found}; expected {expected}. "
+                "Nothing was kept"
+            )
+
+    def settle(self) -> None:
+        """Waits until the part is on the disk."""
+        sync_file(self.part)
+
+    def remove_raw(self) -> None:
+        if self._raw is not None:
+            self._raw.close()
+            self.raw.unlink()
+            self._raw = None
+
+    def discard(self) -> None:
+        """Removes the parts, where there are any, and ends the claim."""
+        if self._wav is not None:
+            self._wav.close()
+        if self._raw is not None:
+            with suppress(OSError):  # that what is buffered cannot be written does not matter any more
+                self._raw.close()
+            remove(self.raw)
+            self._raw = None
+        if self.claim is not None:
+            self.claim.close()
+
+    def _append(self, block: Array) -> None:
+        if block.shape[1] == 0:
+            return
+        if self._wav is not None:
+            self._wav.write(block)
+        elif self._raw is not None:
+            self._raw.write(np.ascontiguousarray(block.T, dtype=np.float32).data)
+
+    def _frames(self, raw: BinaryIO, samples: int, gain: float) -> Iterator[Array]:
+        """The sound (samples, channels) in blocks."""
+        while len(values := np.fromfile(raw, np.float32, samples * self.channels)):
+            self.go_on()
+            values *= np.float32(gain)
+            yield values.reshape(-1, self.channels)
+
+
+def part_paths(path: Path) -> tuple[Path, Path]:
+    """Where a file grows until it gets its name, and where its raw sound does: beside it, under short hidden names.
+
+    >>> [part.name for part in part_paths(Path("song/vocals.wav"))]
+    ['.ft-3b77e4cea6b1.part', '.ft-3b77e4cea6b1.raw.part']
+    """
+    name = part_name(path)
+    return path.with_name(f"{name}.part"), path.with_name(f"{name}.raw.part")
+
+
+def cause(error: OSError | soundfile.LibsndfileError) -> str:
+    """Why a file cannot be written, without its name.
+
+    libsndfile says no more than "System error" where the system refused. Its number is the last one of this thread that
+    was kept for calls of libsndfile.
+    """
+    if isinstance(error, soundfile.LibsndfileError) and error.code == _SYSTEM_ERROR:
+        number = getattr(getattr(soundfile, "_ffi", None), "errno", 0)
+        if number:
+            return os.strerror(number)
+    return reason(error)
+
+
+def _go_on() -> None:
+    pass
+
+
+def require_room(part: Path) -> None:
+    """Raises OSError where a file cannot grow any more.
+
+    libsndfile does not tell why a disk refuses to be written, and while it closes a file not even that. A disk that was
+    full then is still full now.
+    """
+    with part.open("r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        missing = 4096
+        try:
+            while missing:
+                missing -= file.write(bytes(missing))
+        finally:
+            file.truncate(size)

@@ -1,0 +1,134 @@
+"""The command `ft separate`. It only parses and calls `ft.cli.separate_command`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from ft.cli.flags import GroupedCommand, grouped_option, options_of
+from ft.cli.verbosity import set_verbosity
+from ft.options import SeparateOptions
+
+
+class _Path(click.Path):
+    """A path that is not empty, as an unset variable of a shell would be; it would stand for this folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty path, as of an unset variable", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+_PATH = _Path(path_type=Path, allow_dash=True, readable=False)
+"""What cannot be read fails by itself, so that the other inputs are done."""
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=_PATH)
+@grouped_option(
+    "-o",
+    "--output",
+    type=_PATH,
+    default="separated",
+    help="Folder, or - for standard output. [default: separated]",
+    group="Output",
+)
+@grouped_option(
+    "--json", is_flag=True, help="Print a line of JSON for each input and one of all, not the files.", group="Output"
+)
+@grouped_option(
+    "--jobs-file", type=click.Path(path_type=Path), help="JSON of what goes where, no INPUT.", group="Input"
+)
+@grouped_option(
+    "--raw",
+    type=click.Choice(["f32le", "s16le"], case_sensitive=False),
+    help="Pipes hold bare samples, not WAV: standard input with --rate, and -o -.",
+    group="Input",
+)
+@grouped_option(
+    "--raw-output",
+    type=click.Choice(["f32le", "s16le", "wav"], case_sensitive=False),
+    help="Of -o -. [default: as --raw]",
+    group="Output",
+)
+@grouped_option("--rate", type=click.IntRange(1), metavar="HZ", help="Of bare samples that come in.", group="Input")
+@grouped_option(
+    "--channels", type=click.IntRange(1, 2), metavar="N", help="Of bare samples that come in.", group="Input"
+)
+@grouped_option(
+    "-m",
+    "--model",
+    "--engine",
+    "model",
+    metavar="MODEL",
+    help="An .onnx, .safetensors or .plan file. [default: default, the shipped model]",
+    group="Engine",
+)
+@grouped_option("--ensemble", multiple=True, metavar="MODEL", help="In place of --model; repeatable.", group="Engine")
+@grouped_option(
+    "--tensorrt",
+    is_flag=True,
+    help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.",
+    group="Engine",
+)
+@options_of(SeparateOptions)
+@grouped_option("-v", "--verbose", is_flag=True, help="As ft -v.")
+@grouped_option("-q", "--quiet", is_flag=True, help="As ft -q.")
+@click.pass_obj
+def separate(
+    settings: dict,
+    inputs: tuple[Path, ...],
+    output: Path,
+    json: bool,
+    jobs_file: Path | None,
+    raw: Literal["f32le", "s16le"] | None,
+    raw_output: Literal["f32le", "s16le", "wav"] | None,
+    rate: int | None,
+    channels: int | None,
+    model: str | None,
+    ensemble: tuple[str, ...],
+    tensorrt: bool,
+    options: SeparateOptions,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Separate songs into vocals and instrumental.
+
+    INPUT is a file, a folder, which is searched with all that is in it, or - for standard input. The stems of song.wav
+    become OUTPUT/song/vocals.wav and OUTPUT/song/instrumental.wav.
+    """
+    from ft.cli.separate_command import Request, run_request
+
+    if verbose or quiet:
+        set_verbosity(verbose, quiet)
+    source = click.get_current_context().get_parameter_source("output")
+    if jobs_file is not None and source is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("-o and --jobs-file contradict each other: jobs say where their files go")
+    if model is not None and ensemble:
+        raise click.UsageError("--model and --ensemble contradict each other")
+    if tensorrt:
+        if options.runtime not in ("auto", "tensorrt"):
+            raise click.UsageError(f"--tensorrt and --runtime {options.runtime} contradict each other")
+        options = replace(options, runtime="tensorrt")
+    models = ensemble or ((model,) if model is not None else ())
+    code = run_request(
+        Request(
+            inputs=inputs,
+            output=output,
+            options=options,
+            models=models,
+            jobs_file=jobs_file,
+            raw=raw,
+            raw_output=raw_output,
+            rate=rate,
+            channels=channels,
+            json=json,
+            quiet=quiet or settings["quiet"],
+        )
+    )
+    if code:
+        sys.exit(code)

@@ -1,0 +1,1 @@
+"""Weights of other implementations as checkpoints of this one."""

@@ -1,0 +1,321 @@
+"""Separation: a mixture in, its vocals and instrumental out, in memory that does not grow with length.
+
+Vocals come from the inverse STFT. The instrumental is the rest of the mixture at its own rate, so the stems sum to the
+mixture whatever the network and the resampling do.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines import load_engine, plan_window, read_config
+from engines.base import Engine
+from engines.runner import Runner, open_runner
+from ft.audio.formats import StemFormat, check_bitrate, format_notes
+from ft.audio.open import open_source
+from ft.audio.source import BLOCK_SAMPLES, MAX_CHANNELS, AudioInfo, AudioSource
+from ft.config import ModelConfig
+from ft.dsp import magnitude
+from ft.errors import AudioError, ConfigError
+from ft.files import DEFAULT_MODEL
+from ft.options import SeparateOptions
+from ft.progress import Progress
+from ft.separate.song_stream import SongStream, check_ensemble
+from ft.separate.stream import Analysis
+from ft.songs.inputs import Song, find_songs
+from ft.songs.pictures import Pictures
+from ft.songs.report import SongRecord
+from ft.songs.run import each_song, separate_song, tell, watched
+from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds, window_grids
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float32]
+
+Model = Engine | str | Path
+
+
+class Separator:
+    """Separates sound with one model, which stays loaded until `close` or the end of `with`.
+
+    >>> stems = Separator().separate(mixture, 44100)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        models: Model | Sequence[Model] | None = None,
+        options: SeparateOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        """Opens the engine, which logs at INFO what runs the model and why.
+
+        Args:
+            models: a model file, None or `default` for the shipped one, or an engine, which its owner closes. Several
+                of them are an ensemble, whose masks are combined; they must read the same spectrograms.
+            options: all else that can be chosen; None for the usual. Batch and segment are those of a plan where
+                nothing else is said. Only under `device` auto, and without TensorRT, does another engine go on with
+                the next song where a GPU is lost.
+            changes: fields of `SeparateOptions` by name, in place of those of `options`.
+        Raises:
+            CheckpointError: no such model, or none of this project.
+            ConfigError: a value out of range, or models that do not go together.
+            OutOfDeviceMemory: the device has no memory for one window, or for what a plan was built for.
+            EngineError: the model cannot be opened.
+        """
+        self.options = options = replace(options or SeparateOptions(), **changes)
+        self._models = list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+        if not self._models:
+            raise ConfigError("no model; expected at least one")
+        self._told: set[str] = set()
+        self._closing = ExitStack()
+        with self._closing:
+            self._configs = configs = [self._config_of(model) for model in self._models]
+            self.config = configs[0]
+            if options.stem is not None and options.stem not in self.config.stems:
+                raise ConfigError(f"--stem {options.stem}: the model has {', '.join(self.config.stems)}")
+            check_bitrate(options)
+            self.model = "+".join(map(model_name, self._models))
+            check_ensemble(configs)
+            plans = [plan_window(model) for model in self._models if not isinstance(model, Engine)]
+            built = next(filter(None, plans), None)
+            usual_batch, usual_seconds = built or (1, min(map(usual_segment_seconds, configs)))
+            audio = self.config.audio
+            self.plan = WindowPlan.from_seconds(
+                usual_seconds if options.segment_seconds is None else options.segment_seconds,
+                CONTEXT_SECONDS if options.context_seconds is None else options.context_seconds,
+                OVERLAP if options.overlap is None else options.overlap,
+                audio.sample_rate / audio.hop_length,
+            )
+            self._frames = max(grid.frames for grid in window_grids(self.plan, options.windows, options.tta))
+            batch_size = usual_batch if options.batch_size is None else options.batch_size
+            self._runners = [self._opened(model, batch_size) for model in self._models]
+            SongStream(self._runners, self.plan, options)  # refuses what a model cannot do, before a song is opened
+            logger.debug("%s: %s; %s, %d at once", self.model, self.config, self.plan, self.batch_size)
+            self._closing = self._closing.pop_all()
+
+    def _config_of(self, model: Model | None) -> ModelConfig:
+        if isinstance(model, Engine):
+            model.open()
+            return model.describe().config
+        return read_config(model)
+
+    def _opened(self, model: Model | None, batch_size: int) -> Runner:
+        """A runner of an open engine, which `close` closes where it is not the caller's."""
+        if isinstance(model, Engine):
+            return Runner(model, batch_size)
+        options, is_plan = self.options, plan_window(model) is not None
+        items = read_config(model).audio.items_per_window
+
+        def load(windows: int, device: str) -> Engine:
+            shape = (windows * items, self._frames)
+            return load_engine(
+                model, options.threads, runtime=options.runtime, device=device, windows=shape, memory=options.memory
+            )
+
+        gpu_only = is_plan or options.runtime == "tensorrt"
+        runner = open_runner(load, batch_size, options.device, is_plan, gpu_only)
+        self._closing.callback(lambda: runner.engine.close())
+        return runner
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model now."""
+        return self._runners[0].engine
+
+    @property
+    def batch_size(self) -> int:
+        """Windows that run at once: what was asked for, or fewer where the device had no memory for them."""
+        return self._runners[0].batch_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the models, but for engines that were given as such."""
+        self._closing.close()
+
+    def separate(self, mixture: Array, sample_rate: int, progress: Progress | None = None) -> dict[str, Array]:
+        """The stems of a whole mixture (channels, samples), full scale at 1, each of the same shape.
+
+        Args:
+            progress: called with the seconds done and those there are; where it gives back False this stops.
+        Raises:
+            AudioError: no samples, not one or two channels, or values that are not finite.
+            Cancelled: `progress` asked to stop.
+            EngineError: the engine failed.
+        """
+        mixture = np.asarray(mixture)
+        if mixture.ndim != 2 or not 1 <= mixture.shape[0] <= MAX_CHANNELS or mixture.shape[1] == 0:
+            raise AudioError(f"mixture of shape {mixture.shape}; expected (channels, samples) of 1 or 2 channels")
+        seconds = mixture.shape[1] / sample_rate if sample_rate > 0 else None
+        peak = self.track_peak(_watched(_cut(mixture), progress, "mixture", seconds), sample_rate)
+        stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.stems}
+        done = 0
+        for block in self.stream(_cut(mixture), sample_rate, peak):
+            for stem, samples in block.items():
+                stems[stem][:, done : done + samples.shape[1]] = samples
+            done += samples.shape[1]
+            tell(progress, "mixture", done / sample_rate, seconds)
+        return stems
+
+    def track_peak(self, blocks: Iterable[Array], sample_rate: int) -> float | None:
+        """The largest magnitude of a song's spectrogram, which `stream` takes as `peak`.
+
+        None, without reading a block, where the model scales each window for itself.
+        """
+        if all(config.audio.normalize != "track" for config in self._configs):
+            return None
+        peak, analysis = 0.0, Analysis(self.config, sample_rate)
+        for spec in analysis.frames(blocks):
+            peak = max(peak, float(magnitude(spec).max(initial=0)))
+            analysis.drop()
+        return peak
+
+    def peak_of_song(self, source: AudioSource, progress: Progress | None = None) -> float | None:
+        """The same of a file, which is read for it; None of a pipe, which can be read once only."""
+        if not source.repeatable:
+            return None
+        info = source.info
+        return self.track_peak(_watched(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
+
+    def stream(
+        self,
+        blocks: Iterable[Array],
+        sample_rate: int,
+        peak: float | None = None,
+        *,
+        eager: bool = False,
+        pictures: Pictures | None = None,
+    ) -> Iterator[dict[str, Array]]:
+        """Blocks of stems (channels, samples), as blocks of the mixture come in; those may have any sizes.
+
+        The stems lag behind by a few windows, and together have as many samples as the mixture. `blocks` is read in
+        another thread.
+
+        Args:
+            peak: `track_peak` of the song, for a model that scales by it. Without it such a model scales by the peak
+                of what came so far, up to each window's end.
+            eager: whether a window's stems are given before the one behind it is read, for sound that comes in as it
+                is played. It takes longer.
+            pictures: gets the mask and the spectrograms.
+        Raises:
+            AudioError: not one or two channels, or values that are not finite.
+            EngineError: the engine failed.
+        """
+        song = SongStream(self._runners, self.plan, self.options)
+        return song.stems(blocks, sample_rate, peak, eager=eager, pictures=pictures)
+
+    def separate_file(
+        self, path: str | Path, output_dir: str | Path = "separated", *, progress: Progress | None = None
+    ) -> SongRecord:
+        """Writes the stems of one file below `output_dir`, where the template of the options says.
+
+        Wav and flac keep the sample rate, channels and length of the input.
+
+        Args:
+            progress: called with the seconds of audio done and those there are; where it gives back False this stops.
+        Raises:
+            AudioError: the file cannot be read, or the stems cannot be written; none of them is there then.
+            Cancelled: `progress` asked to stop; nothing is there then.
+            EngineError: the engine failed, or its device was lost at an earlier file; nothing is written then.
+        """
+        if Path(path).is_dir():
+            raise AudioError(f"{path}: a folder; expected a file. `separate_files` takes folders")
+        (song,) = self.find_songs([path], output_dir)
+        return separate_song(self, song, progress)
+
+    def separate_files(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        output_dir: str | Path = "separated",
+        *,
+        progress: Callable[[Path, float, float | None], object] | None = None,
+    ) -> Iterator[SongRecord]:
+        """The record of every file, and of every audio file in a folder, once it is written, left out or has failed.
+
+        Args:
+            progress: as for `separate_file`, with the path before the seconds.
+        Raises:
+            AudioError: before anything is read: nothing found, or two inputs that would get one name.
+            Cancelled: `progress` asked to stop; the files of the songs before are there.
+        """
+        songs = self.find_songs(paths, output_dir)
+
+        def separate(song: Song) -> SongRecord:
+            watch = watched(None if progress is None else functools.partial(progress, song.path))
+            return separate_song(self, song, watch)
+
+        return each_song(songs, separate, lambda song: self.record(song.path))
+
+    def find_songs(self, paths: str | Path | Sequence[str | Path], output_dir: str | Path) -> list[Song]:
+        """The inputs with their output files, as `ft.songs.inputs` finds and names them. Raises AudioError."""
+        paths = [paths] if isinstance(paths, str | Path) else paths
+        return find_songs([Path(path) for path in paths], Path(output_dir), self.config.stems, self.options, self.model)
+
+    def open_song(self, song: Song) -> AudioSource:
+        """What the options let be read of a song; its owner closes it. Raises AudioError."""
+        options = self.options
+        return open_source(
+            song.path,
+            track=options.track,
+            start=options.start,
+            duration=options.duration,
+            allow_truncated=options.allow_truncated,
+        )
+
+    def ready(self) -> None:
+        """Goes on with another engine where a device was lost. Raises DeviceLost where none is allowed."""
+        for runner in self._runners:
+            runner.ready()
+
+    def record(self, path: Path) -> SongRecord:
+        """A record of a song of which nothing is known yet but what separates it."""
+        info = self.engine.describe()
+        return SongRecord(input=path, engine=info.name, device=info.device, precision=info.precision, model=self.model)
+
+    def tell_notes(self, format: StemFormat, info: AudioInfo) -> None:
+        """Says what a format cannot hold of its input, once for all songs of which the same is true."""
+        for note in format_notes(format, self.options, info):
+            if note not in self._told:
+                self._told.add(note)
+                logger.warning("%s: %s", info.path, note)
+
+
+def model_name(model: Model | None) -> str:
+    """What `{model}` stands for in names.
+
+    >>> model_name("models/best.onnx"), model_name(None)
+    ('best', 'default')
+    """
+    if isinstance(model, Engine):
+        return Path(model.describe().model).stem
+    return DEFAULT_MODEL if model is None else Path(model).stem
+
+
+def _cut(mixture: Array) -> Iterator[Array]:
+    for start in range(0, mixture.shape[1], BLOCK_SAMPLES):
+        yield mixture[:, start : start + BLOCK_SAMPLES]
+
+
+def _watched(
+    blocks: Iterable[Array], progress: Progress | None, path: Path | str, total: float | None
+) -> Iterator[Array]:
+    """The blocks of a pass that only looks, which may be cancelled too."""
+    for block in blocks:
+        tell(progress, path, 0.0, total)
+        yield block
