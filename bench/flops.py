@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ft.config import LEVELS, NetworkConfig
+from ft.config import NetworkConfig
 
 CONV_WIDTH = 9
 
@@ -45,7 +45,7 @@ def count(network: NetworkConfig, batch: int, frames: int) -> Work:
 
 def _products(network: NetworkConfig, rows: int, frames: int) -> Iterator[Product]:
     """`rows`: frames of all windows of the batch."""
-    for level in range(LEVELS):
+    for level in range(network.levels):
         width, features = network.width(level), network.features(level)
         before = network.in_channels if level == 0 else network.width(level - 1)
         wide = network.features(max(level - 1, 0))
@@ -54,7 +54,7 @@ def _products(network: NetworkConfig, rows: int, frames: int) -> Iterator[Produc
         yield from _linear(rows, before, width, wide, features, positionwise=False)
         yield from _attention(network, rows, frames, level)
         yield from _feed_forward(network, rows, width, features)
-    for level in range(LEVELS - 1):
+    for level in range(network.levels - 1):
         width, features = network.width(level), network.features(level)
         below = network.width(level + 1)
         yield from _linear(rows, below, width, features // 2, 2 * features)

@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeVar
 
 from ft.errors import ConfigError, one_line
 
-LEVELS = 6
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 LARGEST_FFT = 1 << 16
 """Twice that of any model of this field; a damaged file must not make a window of gigabytes."""
@@ -64,12 +63,8 @@ class AudioConfig:
                 f"audio.hop_length: {self.hop_length} is more than half of n_fft {self.n_fft}; "
                 "the inverse STFT would lose samples"
             )
-        step = 2 ** (LEVELS - 1)
-        if self.bins % step or self.bins > self.n_fft // 2:
-            raise ConfigError(
-                f"audio.bins: {self.bins}, expected a multiple of {step} of at most "
-                f"n_fft / 2 = {self.n_fft // 2}, so that {LEVELS} levels can halve it"
-            )
+        if self.bins > self.n_fft // 2:
+            raise ConfigError(f"audio.bins: {self.bins}, expected at most n_fft / 2 = {self.n_fft // 2}")
         if not 0 <= self.extend_mask <= self.bins:
             raise ConfigError(f"audio.extend_mask: {self.extend_mask}, expected 0 to {self.bins}")
 
@@ -134,12 +129,20 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         positive(self, "in_channels", "bins", "channels", "expansion", "input_power")
-        for name, least in (("multipliers", 1), ("heads", 0)):
-            values = getattr(self, name)
-            if len(values) != LEVELS or any(value < least for value in values):
-                raise ConfigError(
-                    f"model.{name}: {list(values)}, expected {LEVELS} numbers of at least {least}, one per level"
-                )
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ConfigError(
+                f"model.multipliers: {list(self.multipliers)}, expected numbers of at least 1, one per level"
+            )
+        if len(self.heads) != self.levels or min(self.heads) < 0:
+            raise ConfigError(
+                f"model.heads: {list(self.heads)}, expected {self.levels} numbers of at least 0, one per level as in "
+                "multipliers"
+            )
+        step = 2 ** (self.levels - 1)
+        if self.bins % step:
+            raise ConfigError(
+                f"bins: {self.bins}, expected a multiple of {step}, so that {self.levels} levels can halve it"
+            )
         for level, heads in enumerate(self.heads):
             if heads and self.features(level) % heads:
                 raise ConfigError(
@@ -148,6 +151,11 @@ class NetworkConfig:
         for name in ("dropout", "frame_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)}, expected 0 <= x < 1")
+
+    @property
+    def levels(self) -> int:
+        """How many there are; each but the first halves the bins."""
+        return len(self.multipliers)
 
     @property
     def parts(self) -> int:
@@ -196,9 +204,9 @@ class ModelConfig:
         """The configuration that `to_dict` gave. Raises ConfigError."""
         network = values.get("network")
         if isinstance(network, Mapping) and "attention" in network:  # how it was said before levels could have 0 heads
-            network = {key: value for key, value in network.items() if key != "attention"} | (
-                {} if values["network"]["attention"] else {"heads": [0] * LEVELS}
-            )
+            none = {"heads": [0] * len(network.get("multipliers", NetworkConfig.multipliers))}
+            kept = {key: value for key, value in network.items() if key != "attention"}
+            network = kept if network["attention"] else kept | none
             values = {**values, "network": network}
         return build(cls, values, "model file")
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import LEVELS, ModelConfig
+from ft.config import ModelConfig
 from ft.errors import ConfigError
 
 WINDOW_SECONDS = 20.0
@@ -47,7 +47,7 @@ Frames = NDArray[Any]
 def usual_segment_seconds(config: ModelConfig) -> float:
     """Of a window where nobody says: `WINDOW_SECONDS`, or as few as keep to `SCORES_BYTES`."""
     network, audio = config.network, config.audio
-    maps = max(1, *(network.width(level) * network.heads[level] for level in range(LEVELS)))
+    maps = max(1, *(network.width(level) * network.heads[level] for level in range(network.levels)))
     frames = math.isqrt(SCORES_BYTES // (4 * maps))
     return max(min(WINDOW_SECONDS, frames * audio.hop_length / audio.sample_rate), 4 * CONTEXT_SECONDS)
 

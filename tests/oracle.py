@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ft.config import LEVELS, ModelConfig
+from ft.config import ModelConfig
 from ft.dsp import istft, stft
 
 Array = NDArray[np.float32]
@@ -37,11 +37,11 @@ class Oracle:
     def logits(self, x: Tensor) -> Tensor:
         skips = []
         x = self.standardized("standard_in", x)
-        for level in range(1, LEVELS + 1):
+        for level in range(1, self.config.network.levels + 1):
             x = self.encoder(f"enc{level}", x)
             x = self.transformer(f"enc{level}_transformer", x, self.config.network.heads[level - 1])
             skips.append(x)
-        for level in range(LEVELS - 1, 0, -1):
+        for level in range(self.config.network.levels - 1, 0, -1):
             skip = skips[level - 1]
             x = self.decoder(f"dec{level}", x, skip)
             x = self.transformer(f"dec{level}_transformer", x, self.config.network.heads[level - 1], skip)

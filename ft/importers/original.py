@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft.checkpoint import NEEDS_TORCH, check_finite, check_output, check_shapes, expected_shapes, save_checkpoint
-from ft.config import LEVELS, AudioConfig, ModelConfig, NetworkConfig
+from ft.config import AudioConfig, ModelConfig, NetworkConfig
 from ft.errors import CheckpointError, ConfigError, one_line
 from ft.files import what_it_is
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+LEVELS = 6
 logger = logging.getLogger(__name__)
 
 

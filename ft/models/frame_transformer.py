@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ft.config import LEVELS, ModelConfig, NetworkConfig
+from ft.config import ModelConfig, NetworkConfig
 
 CONV_WIDTH = 9
 COLUMNS_APART = 32
@@ -392,7 +392,7 @@ class FrameTransformerDecoder(_FeedForward):
 class FrameTransformer(nn.Module):
     """The whole network. The mask is the sigmoid of its output.
 
-    Modules are named `enc1` to `enc6`, `dec5` to `dec1` and `<name>_transformer`, as in the original.
+    Modules are named `enc1` to `enc6`, `dec5` to `dec1` (of six levels) and `<name>_transformer`, as in the original.
     """
 
     model_config: ModelConfig
@@ -402,7 +402,7 @@ class FrameTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.wants_fit = config.standardize
-        for level in range(LEVELS):
+        for level in range(config.levels):
             before = config.in_channels if level == 0 else config.width(level - 1)
             width, heads = config.width(level), config.heads[level]
             features = config.features(max(level - 1, 0))
@@ -412,7 +412,7 @@ class FrameTransformer(nn.Module):
             if config.transformer:
                 block = FrameTransformerEncoder(width, config.features(level), heads, config)
                 self.add_module(f"{name}_transformer", block)
-        for level in reversed(range(LEVELS - 1)):
+        for level in reversed(range(config.levels - 1)):
             width, features = config.width(level), config.features(level)
             wide = config.decoder_block == "wide"
             name = f"dec{level + 1}"
@@ -459,12 +459,12 @@ class FrameTransformer(nn.Module):
         if self.config.standardize:
             x = self.standard_in(x)
         skips = []
-        for level in range(1, LEVELS + 1):
+        for level in range(1, self.config.levels + 1):
             x = self.get_submodule(f"enc{level}")(x)
             if self.config.transformer:
                 x = self.get_submodule(f"enc{level}_transformer")(x)
             skips.append(x)
-        for level in range(LEVELS - 1, 0, -1):
+        for level in range(self.config.levels - 1, 0, -1):
             skip = skips[level - 1]
             x = self.get_submodule(f"dec{level}")(x, skip)
             if self.config.transformer:
