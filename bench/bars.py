@@ -85,8 +85,9 @@ def make_models(work: Path) -> tuple[Path, Path]:
 
     from export.to_onnx import export_onnx
     from ft.checkpoint import save_checkpoint
-    from ft.config import load_yaml, model_config_from_yaml, override
+    from ft.config import model_config_from_yaml
     from ft.models.frame_transformer import FrameTransformer
+    from ft.settings import load_yaml, override
 
     checkpoint, whole, small = (work / f"original-45m{suffix}" for suffix in (".safetensors", ".onnx", ".int8.onnx"))
     work.mkdir(parents=True, exist_ok=True)

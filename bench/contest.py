@@ -32,10 +32,11 @@ from torch import nn
 from bench.contest_page import SPEED_SECONDS, table
 from bench.machine import describe_machine
 from bench.peers import PEERS
-from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.config import ModelConfig, model_config_from_yaml
 from ft.data.examples import read_crop
 from ft.errors import ConfigError, FtError
 from ft.files import atomic_write
+from ft.settings import load_yaml, override
 from ft.train_config import TrainConfig, train_config_from_yaml
 from ft.training.distributed import Group, processes
 from ft.training.run_folder import LAST, STATE

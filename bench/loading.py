@@ -23,11 +23,12 @@ from pathlib import Path
 import click
 import torch
 
-from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.config import ModelConfig, model_config_from_yaml
 from ft.data.batches import Batching
 from ft.data.cache import CachedItems
 from ft.data.cache_build import build_cache
 from ft.data.items import Items, mixture_items, open_batches
+from ft.settings import load_yaml, override
 from ft.train_config import Cache, TrainConfig, train_config_from_yaml
 
 GOAL = 60

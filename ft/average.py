@@ -30,12 +30,9 @@ def average_models(sources: Sequence[str | Path], output: Path, force: bool = Fa
     check_output(output, force)
     first, *others = [load_config(source) for source in sources]
     for source, config in zip(sources[1:], others, strict=True):
-        if (config.audio, config.network) != (first.audio, first.network):
-            raise CheckpointError(f"{source}: another network or spectrogram than {sources[0]}; see ft info of both")
-        if config.mask_stem != first.mask_stem:
-            raise CheckpointError(
-                f"{source}: its mask keeps {config.mask_stem}, that of {sources[0]} {first.mask_stem}"
-            )
+        for name in ("sample_rate", "channels", "stems", "rest", "front", "output", "network"):
+            if getattr(config, name) != getattr(first, name):
+                raise CheckpointError(f"{source}: another {name} than {sources[0]}; see ft info of both")
     states = [load_model(source).state_dict() for source in sources]
     mean = {name: _mean([state[name] for state in states]) for name in states[0]}
     save_checkpoint(output, mean, first, {"averaged": [Path(source).name for source in sources]})

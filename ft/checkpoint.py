@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from onnx import TensorProto
     from torch import Tensor
 
-    from ft.models.frame_transformer import FrameTransformer
+    from ft.models.network import SeparationNetwork
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_KEY = "ft_config"
 WEIGHTS_KEY = "ft_weights"
 GATE_KEY = "ft_gate"
@@ -51,20 +51,22 @@ def save_checkpoint(
 
     Args:
         path: A `.safetensors` file; missing folders are made.
-        model_state: `FrameTransformer.state_dict()`, on any device; written in its own precision.
+        model_state: the network's `state_dict()`, on any device; written in its own precision.
         config: The whole configuration of that model.
         extra: More metadata; what is not text is written as JSON.
     Raises:
         CheckpointError: names or shapes are not those of the configuration, weights are not finite, or the file cannot
             be written.
     """
+    from ft.models import completed
+
     path = Path(path)
     check_shapes(path, {name: tuple(tensor.shape) for name, tensor in model_state.items()}, expected_shapes(config))
     check_finite(path, model_state)
     added = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (extra or {}).items()}
     metadata = {
         **added,
-        CONFIG_KEY: json.dumps(config.to_dict()),
+        CONFIG_KEY: json.dumps(completed(config).to_dict()),
         "ft_format": str(FORMAT),
         "ft_version": __version__,
         "format": "pt",
@@ -101,7 +103,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise CheckpointError(f"{path}: cannot be written: {reason}") from error
 
 
-def load_model(source: str | Path) -> FrameTransformer:
+def load_model(source: str | Path) -> SeparationNetwork:
     """The network of a checkpoint, of an ONNX file that `ft export` wrote or of the shipped model (`default`).
 
     Returns:
@@ -114,16 +116,16 @@ def load_model(source: str | Path) -> FrameTransformer:
     try:
         import safetensors  # noqa: F401
         import torch
-
-        from ft.models.frame_transformer import FrameTransformer
     except ImportError as error:
         raise CheckpointError(f"{path}: loading a network {NEEDS_TORCH}") from error
+    from ft.models import make_network
+
     config = load_config(path)
     state = _onnx_state(path, config) if path.suffix.lower() == ".onnx" else _safetensors_state(path)
     check_shapes(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(config))
     check_finite(path, state)
     with torch.device("meta"):
-        model = FrameTransformer(config.network)
+        model = make_network(config)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     model.model_config = config
     return model.eval()
@@ -210,13 +212,21 @@ def _is_tensor(value: Any) -> bool:
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor of the network, found without taking memory for them."""
+    """Gives name and shape of each tensor of the network, found without taking memory for them."""
+    return {name: tuple(tensor.shape) for name, tensor in _empty(config).state_dict().items()}
+
+
+def _empty(config: ModelConfig) -> SeparationNetwork:
+    """The network without memory for its weights. Raises CheckpointError where its numbers are not usable."""
     import torch
 
-    from ft.models.frame_transformer import FrameTransformer
+    from ft.models import make_network
 
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in FrameTransformer(config.network).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            return make_network(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{config.name}: its network is not usable: {one_line(error)}") from error
 
 
 def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -287,7 +297,8 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its names of weights ({WEIGHTS_KEY}) are damaged") from error
     initializers = {initializer.name: initializer for initializer in proto.graph.initializer}
-    expected = expected_shapes(config)
+    network = _empty(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     state = {}
     for name, shape in expected.items():
         held = names.get(name, name)
@@ -302,7 +313,7 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
             if name in names and array.size == math.prod(shape):
                 array = array.reshape(shape)  # the exporter stores some of them flat or with an axis of 1 added
             state[name] = torch.from_numpy(array.copy())
-        elif is_unused(name, shape, config):
+        elif network.is_unused(name):
             state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
     return state
 
@@ -316,9 +327,3 @@ def _values(path: Path, initializers: Mapping[str, TensorProto], name: str) -> n
         return numpy_helper.to_array(initializers[name]).astype(np.float32)
     except Exception as error:  # numpy, ml_dtypes and onnx raise several unrelated kinds for damaged tensors
         raise CheckpointError(f"{path}: damaged: {name}: {one_line(error)}") from error
-
-
-def is_unused(name: str, shape: tuple[int, ...], config: ModelConfig) -> bool:
-    """Whether the network never applies this tensor, so that an exported graph does not hold it."""
-    encoder_norm3 = name.startswith("enc") and "_transformer.norm3." in name
-    return 0 in shape or (config.network.feed_forward_mixing and encoder_norm3)

@@ -1,77 +1,82 @@
-"""Configuration: frozen dataclasses filled from YAML.
+"""What a model declares, in frozen dataclasses without torch: everything else reads it here.
 
-The dataclasses are the truth: every key has its default and its check here, a YAML file lists only what it changes.
-Three sections mirror them: `audio:` and `model:` describe a model (`ModelConfig`), `train:` a training run
-(`ft.train_config`). A preset is such a file in `ft/presets/`.
+A model is a front end, a network and what its output means: which stems it gives, and what is left of the mixture.
+`ModelConfig.to_dict` is written into checkpoints, ONNX files and plan manifests as format 2; format 1 is read
+(`ft/format_1.py`). A preset in `ft/presets/` says the same in YAML (`ft/settings.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from ft.errors import ConfigError, one_line
+from ft.errors import ConfigError
+from ft.format_1 import from_checkpoint, is_first, translated
+from ft.settings import build, check_keys, load_yaml, not_negative, plain, positive, scalar, section
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 LARGEST_FFT = 1 << 16
 """Twice that of any model of this field; a damaged file must not make a window of gigabytes."""
-Section = TypeVar("Section")
+Scale = Literal["track-peak", "window-peak", "track-deviation", "none"] | float
+"""By what values are divided before the network reads them: the largest magnitude (or sample) of the song or of the
+window, the deviation of the song's mono mixture, whose mean is taken away, or a number."""
 
 
 @dataclass(frozen=True)
-class AudioConfig:
-    """The signal front end: what the spectrogram is and how the network's input is scaled."""
+class Spectrogram:
+    """The front end that gives spectra: (channels, frames, bins)."""
 
-    sample_rate: int = 44100
-    """Hz; other rates are resampled in and back."""
-    channels: int = 2
-    stereo: Literal["left-right", "mid-side"] = "left-right"
-    """What the two channels are that the network sees and masks: left and right, or (L + R) / 2 and (L - R) / 2, so
-    that the middle of the picture and what lies beside it have a channel each."""
+    kind: Literal["spectrogram"] = "spectrogram"
     n_fft: int = 2048
     hop_length: int = 1024
-    bins: int = 1024
-    """The lowest bins of the spectrogram, which the network sees; the rest follows `extend_mask`."""
-    normalize: Literal["track", "window"] = "track"
-    """The scale is the spectrogram's peak over the whole song (`track`) or over each window."""
-    extend_mask: int = 0
-    """Above `bins`, the mask of the vocals is the mean of the mask's highest `extend_mask` bins (0: silence)."""
+    win_length: int | None = None
+    """Samples of the Hann window, in the middle of `n_fft`; None: all of them."""
+    bins: int | None = None
+    """The lowest bins, which the network reads and gives; None: all n_fft // 2 + 1."""
+    values: Literal["magnitude", "log1p-magnitude", "complex"] = "magnitude"
+    """What the network reads of a bin; complex ones as channels, all real parts before all imaginary parts."""
+    scale: Scale = "track-peak"
+    """Behind a peak, magnitudes are clipped at 1: those of a window may go beyond that of what was heard so far."""
+    stereo: Literal["left-right", "mid-side"] = "left-right"
+    """What the two channels are that the network reads and gives: left and right, or (L + R) / 2 and (L - R) / 2."""
 
     def __post_init__(self) -> None:
-        positive(self, "sample_rate", "channels", "n_fft", "hop_length", "bins")
-        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
-            raise ConfigError(f"audio.sample_rate: {self.sample_rate}, expected {LOWEST_RATE} to {HIGHEST_RATE} Hz")
-        if self.n_fft > LARGEST_FFT:
-            raise ConfigError(f"audio.n_fft: {self.n_fft}, expected at most {LARGEST_FFT}")
-        if self.channels > 2:
-            raise ConfigError(f"audio.channels: {self.channels}, expected 1 or 2")
-        if self.stereo == "mid-side" and self.channels != 2:
+        positive(self, "n_fft", "hop_length")
+        if self.n_fft > LARGEST_FFT or self.n_fft % 2:
+            raise ConfigError(f"n_fft: {self.n_fft}, expected an even number of at most {LARGEST_FFT}")
+        if not 0 < self.window <= self.n_fft:
+            raise ConfigError(f"win_length: {self.win_length}, expected 1 to n_fft {self.n_fft}")
+        if not self.hop_length <= self.window // 2:
             raise ConfigError(
-                f"audio.stereo: mid-side with {self.channels} channel; expected channels: 2, or left-right"
-            )
-        if self.n_fft % 2:
-            raise ConfigError(f"audio.n_fft: {self.n_fft} is odd, expected an even number")
-        if not self.hop_length <= self.n_fft // 2:
-            raise ConfigError(
-                f"audio.hop_length: {self.hop_length} is more than half of n_fft {self.n_fft}; "
+                f"hop_length: {self.hop_length} is more than half of the window of {self.window}; "
                 "the inverse STFT would lose samples"
             )
-        if self.bins > self.n_fft // 2:
-            raise ConfigError(f"audio.bins: {self.bins}, expected at most n_fft / 2 = {self.n_fft // 2}")
-        if not 0 <= self.extend_mask <= self.bins:
-            raise ConfigError(f"audio.extend_mask: {self.extend_mask}, expected 0 to {self.bins}")
+        if not 0 < self.used_bins <= self.all_bins:
+            raise ConfigError(f"bins: {self.bins}, expected 1 to n_fft / 2 + 1 = {self.all_bins}")
+        check_scale(self.scale)
 
     @property
-    def items_per_window(self) -> int:
-        """Items of a batch that a window of a stereo song is: two for a mono network, which hears channels alone."""
-        return 2 if self.channels == 1 else 1
+    def window(self) -> int:
+        """Samples of the window."""
+        return self.n_fft if self.win_length is None else self.win_length
+
+    @property
+    def all_bins(self) -> int:
+        """Bins of the transform."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def used_bins(self) -> int:
+        """Bins that the network reads."""
+        return self.all_bins if self.bins is None else self.bins
+
+    @property
+    def parts(self) -> int:
+        """Real numbers of each bin that the network reads."""
+        return 2 if self.values == "complex" else 1
 
     @property
     def covered(self) -> int:
@@ -79,179 +84,252 @@ class AudioConfig:
         return -(-self.n_fft // self.hop_length) * self.hop_length
 
     def samples(self, frames: int) -> int:
-        """Samples of the hops that so many frames in a row cover: what a waveform model takes for them.
+        """Samples that so many frames in a row cover, without padding.
 
-        >>> AudioConfig(n_fft=2048, hop_length=1024).samples(3)
+        >>> Spectrogram(n_fft=2048, hop_length=1024).samples(3)
         4096
         """
-        return self.covered + (frames - 1) * self.hop_length
+        return self.n_fft + (frames - 1) * self.hop_length
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """One frame transformer. The defaults are those of the preset `base`."""
+class Waveform:
+    """The front end that gives samples as they are; a frame is `hop_length` of them: (channels, frames, hop_length)."""
 
-    in_channels: int = 2
-    bins: int = 1024
-    input_power: float = 1.0
-    """Exponent of the magnitude (0..1) before it is brought to [-1, 1]; below 1, quiet partials stand out more."""
-    standardize: bool = False
-    """Whether each bin of each channel is brought to mean 0 and deviation 1 over the training data before the network,
-    and gets a scale and a shift of its own behind it, all learned further; as in Open-Unmix."""
-    channels: int = 4
-    multipliers: tuple[int, ...] = (1, 2, 4, 6, 12, 24)
-    """Channels of level l are `channels * multipliers[l]`."""
-    heads: tuple[int, ...] = (16, 8, 4, 4, 4, 4)
-    """Of the attention at each level; at a level of 0 heads, blocks do not attend and are their feed-forward part."""
-    expansion: int = 4
-    """Width of the feed-forward part, in features of its level."""
-    dropout: float = 0.1
-    """In the transformer blocks."""
-    frame_dropout: float = 0.1
-    """In the residual blocks of the U-Net."""
-    transformer: bool = True
-    """Whether each level has its transformer block; without, what is left is the position-wise U-Net."""
-    attention_conv: Literal["grouped", "full", "none"] = "grouped"
-    """Convolution along time behind the q, k and v projections: each channel for itself, across channels, or none."""
-    rotary: Literal["learned", "fixed", "none"] = "learned"
-    activation: Literal["gelu", "squared-relu"] = "squared-relu"
-    """In the feed-forward part of the transformer blocks; the U-Net's blocks always use GELU."""
-    feed_forward_mixing: bool = False
-    """Whether the feed-forward linears also mix channels (and own the third norm that the original never applies)."""
-    decoder_block: Literal["wide", "narrow"] = "wide"
-    """Second residual block of a decoder: F -> 2F -> F, the second linear without channel mixing, or F -> F -> F."""
-    qk_norm_order: Literal["rotary-first", "norm-first"] = "rotary-first"
-    qk_norm: bool = True
-    """Whether queries and keys are normalised."""
-    mask: Literal["magnitude", "complex"] = "magnitude"
-    """A mask in 0..1 from magnitudes, with the mixture's phase; or a complex one from the complex spectrum, which can
-    be trained and scored, and which no engine runs."""
+    kind: Literal["waveform"] = "waveform"
+    hop_length: int = 1024
+    """What the samples of a window are a multiple of."""
+    scale: Scale = "none"
 
     def __post_init__(self) -> None:
-        positive(self, "in_channels", "bins", "channels", "expansion", "input_power")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ConfigError(
-                f"model.multipliers: {list(self.multipliers)}, expected numbers of at least 1, one per level"
-            )
-        if len(self.heads) != self.levels or min(self.heads) < 0:
-            raise ConfigError(
-                f"model.heads: {list(self.heads)}, expected {self.levels} numbers of at least 0, one per level as in "
-                "multipliers"
-            )
-        step = 2 ** (self.levels - 1)
-        if self.bins % step:
-            raise ConfigError(
-                f"bins: {self.bins}, expected a multiple of {step}, so that {self.levels} levels can halve it"
-            )
-        for level, heads in enumerate(self.heads):
-            if heads and self.features(level) % heads:
-                raise ConfigError(
-                    f"model.heads: {heads} heads do not divide the {self.features(level)} features of level {level + 1}"
-                )
-        for name in ("dropout", "frame_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}: {getattr(self, name)}, expected 0 <= x < 1")
+        positive(self, "hop_length")
+        check_scale(self.scale)
 
-    @property
-    def levels(self) -> int:
-        """How many there are; each but the first halves the bins."""
-        return len(self.multipliers)
+    def samples(self, frames: int) -> int:
+        """Samples of so many frames.
+
+        >>> Waveform(hop_length=1024).samples(3)
+        3072
+        """
+        return frames * self.hop_length
+
+
+Front = Spectrogram | Waveform
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network's output means."""
+
+    kind: Literal["mask", "complex-mask", "magnitude", "spectrum", "waveform"] = "mask"
+    """A real or complex factor for each bin of the mixture; magnitudes, which get the mixture's phase; or the spectrum
+    or the samples themselves, scaled as the input was."""
+    activation: Literal["sigmoid", "relu", "none"] | None = None
+    """Behind the network, inside what is exported; None: sigmoid for a mask, relu for magnitudes, none for others."""
+    of: Literal["stems", "rest"] = "stems"
+    """Whether a mask keeps the stem, or what the one stem leaves: then 1 minus the mask is the stem's."""
+    combine: Literal["none", "ratio"] = "none"
+    """Of magnitudes: `ratio` makes them masks, each to the power `exponent` over the sum of all, as in Spleeter."""
+    exponent: float = 2.0
+    above: int | Literal["rest", "stem"] = "rest"
+    """Of a mask, above the bins that the network reads: the mean of the mask's highest so many bins, or all of it to
+    the rest, or all of it to the one stem."""
+    gain: float = 1.0
+    """A factor on all estimates, as MDX-Net's compensation."""
+
+    def __post_init__(self) -> None:
+        if self.activation is None:
+            usual: dict[str, Any] = {"mask": "sigmoid", "magnitude": "relu"}
+            object.__setattr__(self, "activation", usual.get(self.kind, "none"))
+        positive(self, "exponent", "gain")
+        if isinstance(self.above, int):
+            positive(self, "above")
+        if self.combine == "ratio" and self.kind != "magnitude":
+            raise ConfigError(f"combine: ratio of a {self.kind}; expected kind: magnitude")
+        if self.kind != "mask" and (self.of, self.above) != ("stems", "rest"):
+            raise ConfigError(f"of and above are for masks; this output is a {self.kind}")
 
     @property
     def parts(self) -> int:
-        """Real numbers of each bin: 1 for magnitudes, 2 where the network works on complex values."""
-        return 2 if self.mask == "complex" else 1
+        """Real numbers that the network gives of each bin."""
+        return 2 if self.kind in ("complex-mask", "spectrum") else 1
 
-    def features(self, level: int) -> int:
-        """Features per frame at `level`, counted from 0."""
-        return self.bins >> level
 
-    def width(self, level: int) -> int:
-        """Channels at `level`, counted from 0."""
-        return self.channels * self.multipliers[level]
+@dataclass(frozen=True)
+class Segment:
+    """What runs through the network at once, where nothing else is asked for."""
+
+    seconds: float = 20.0
+    context: float = 1.0
+    """Seconds at each end that are computed and thrown away: at a border the network lacks a side."""
+    lookahead: float | None = None
+    """The same at the right end alone; None: `context`. What live sound waits for."""
+    overlap: float = 0.05
+    """Share of what is kept that is cross-faded with the next one."""
+    frames: int | None = None
+    """The number of frames that the network takes, where it takes no other."""
+    multiple: int = 1
+    """Of what its frames are a multiple; a tail is filled with silence, and cut."""
+
+    def __post_init__(self) -> None:
+        positive(self, "seconds", "multiple", *(["frames"] if self.frames is not None else []))
+        not_negative(self, "context", *(["lookahead"] if self.lookahead is not None else []))
+        if not 0 <= self.overlap <= 0.5:
+            raise ConfigError(f"overlap: {self.overlap:g}, expected 0 to 0.5")
+
+    @property
+    def right(self) -> float:
+        """Seconds of context at the right end."""
+        return self.context if self.lookahead is None else self.lookahead
+
+
+@dataclass(frozen=True)
+class Network:
+    """A kind of `ft.models.NETWORKS` and that kind's own numbers, which are looked at where the network is made."""
+
+    kind: str = "frame-transformer"
+    numbers: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", plain(dict(self.numbers)))
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that goes into a network or comes out of it."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    """A size for each axis; the names of others (`batch`, `frames`, `samples`) are free."""
+    low: float | None = None
+    high: float | None = None
+    """Bounds of its values."""
+    multiple: int = 1
+    """Of what the size of the last axis is a multiple,"""
+    least: int = 1
+    """and not less than this."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that is needed to run a model: its signal front end, its network and what its mask means."""
+    """All that is needed to run a model."""
 
     name: str = "unnamed"
-    audio: AudioConfig = field(default_factory=AudioConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    stems: tuple[str, ...] = ("vocals", "instrumental")
-    mask_stem: str = "instrumental"
-    """The stem that the mask keeps; the other one is the rest of the mixture."""
     license: str = "unknown"
+    sample_rate: int = 44100
+    """Hz; other rates are resampled in and back."""
+    channels: int = 2
+    """Of the sound that the network reads."""
+    mono: Literal["each", "mix"] = "each"
+    """What a network of one channel reads of a stereo song: each channel for itself, or their mean, whose masks hold
+    for both."""
+    stems: tuple[str, ...] = ("vocals",)
+    """What the network gives, in its order."""
+    rest: str | None = "instrumental"
+    """The mixture minus all of them; None: they are all."""
+    front: Front = field(default_factory=Spectrogram)
+    output: Output = field(default_factory=Output)
+    segment: Segment = field(default_factory=Segment)
+    network: Network = field(default_factory=Network)
 
     def __post_init__(self) -> None:
-        if set(self.stems) != {"vocals", "instrumental"}:
-            raise ConfigError(f"model.stems: {list(self.stems)}, expected vocals and instrumental")
-        if self.mask_stem not in self.stems:
-            raise ConfigError(f"model.mask_stem: '{self.mask_stem}', expected one of {', '.join(self.stems)}")
-        for name, network, audio in (
-            ("bins", self.network.bins, self.audio.bins),
-            ("channels", self.network.in_channels, self.audio.channels * self.network.parts),
-        ):
-            if network != audio:
-                raise ConfigError(f"the network takes {network} {name} and audio.{name} is {audio}; they must agree")
+        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+            raise ConfigError(f"sample_rate: {self.sample_rate}, expected {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+        if self.channels not in (1, 2):
+            raise ConfigError(f"channels: {self.channels}, expected 1 or 2")
+        names = self.all_stems
+        if not self.stems or len(set(names)) < len(names):
+            raise ConfigError(f"stems: {list(names)}, expected one or more different names")
+        front, output = self.front, self.output
+        if self.is_mid_side and self.channels != 2:
+            raise ConfigError("stereo: mid-side of 1 channel; expected channels: 2, or left-right")
+        if (output.kind == "waveform") != isinstance(front, Waveform):
+            raise ConfigError(
+                f"output.kind: {output.kind} behind the front end {front.kind}; both or none are waveform"
+            )
+        if isinstance(front, Spectrogram) and isinstance(output.above, int) and output.above > front.used_bins:
+            raise ConfigError(f"output.above: {output.above}, expected 1 to {front.used_bins}")
+        single = len(self.stems) == 1 and self.rest is not None
+        if (output.of, output.above) != ("stems", "rest") and output.above != "rest" and not single:
+            raise ConfigError(f"output.above: {output.above} of the stems {list(self.stems)}; expected one, and a rest")
+        if output.of == "rest" and not single:
+            raise ConfigError(f"output.of: rest of the stems {list(self.stems)}; expected one, and a rest")
+
+    @property
+    def all_stems(self) -> tuple[str, ...]:
+        """What a separation gives: the stems, then the rest where there is one."""
+        return self.stems if self.rest is None else (*self.stems, self.rest)
+
+    @property
+    def is_mid_side(self) -> bool:
+        """Whether the network's two channels are the middle and the side."""
+        return isinstance(self.front, Spectrogram) and self.front.stereo == "mid-side"
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of a second."""
+        return self.sample_rate / self.front.hop_length
+
+    @property
+    def items_per_window(self) -> int:
+        """Items of a batch that a window of a stereo song is: two for a network that reads each channel for itself."""
+        return 2 if self.channels == 1 and self.mono == "each" else 1
+
+    @property
+    def reads(self) -> tuple[TensorSpec, ...]:
+        """What the network takes."""
+        front, frames = self.front, self.segment.frames or "frames"
+        if isinstance(front, Waveform):
+            fixed = self.segment.frames and front.samples(self.segment.frames)
+            multiple = front.hop_length * self.segment.multiple
+            return (
+                TensorSpec("waveform", ("batch", self.channels, fixed or "samples"), None, None, multiple, multiple),
+            )
+        shape = ("batch", front.parts * self.channels, front.used_bins, frames)
+        if front.values == "complex":
+            return (TensorSpec("spectrum", shape, multiple=self.segment.multiple),)
+        high = 1.0 if front.scale in ("track-peak", "window-peak") and front.values == "magnitude" else None
+        return (TensorSpec("magnitude", shape, 0.0, high, self.segment.multiple),)
+
+    @property
+    def gives(self) -> TensorSpec:
+        """What the network gives; an axis of stems stands behind the batch where there are several."""
+        (taken,) = self.reads
+        stems = (len(self.stems),) if len(self.stems) > 1 else ()
+        if isinstance(self.front, Waveform):
+            return TensorSpec("stems", ("batch", *stems, *taken.shape[1:]))
+        kind = self.output.kind
+        name = {"mask": "mask", "complex-mask": "mask", "magnitude": "magnitudes", "spectrum": "spectra"}[kind]
+        low = 0.0 if self.output.activation != "none" and self.output.parts == 1 else None
+        high = 1.0 if self.output.activation == "sigmoid" and self.output.parts == 1 else None
+        return TensorSpec(name, ("batch", *stems, self.output.parts * self.channels, *taken.shape[2:]), low, high)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_dict` takes them and JSON holds them."""
         return plain(dataclasses.asdict(self))
 
+    def to_sections(self) -> dict[str, dict[str, Any]]:
+        """Gives the sections of a YAML file that say the same."""
+        values = self.to_dict()
+        network = values.pop("network")
+        found = {name: {key: values.pop(key) for key in keys} for name, keys in OUTER.items()}
+        return {**found, **values, "network": {"kind": network["kind"], **network["numbers"]}}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The configuration that `to_dict` gave. Raises ConfigError."""
-        network = values.get("network")
-        if isinstance(network, Mapping) and "attention" in network:  # how it was said before levels could have 0 heads
-            none = {"heads": [0] * len(network.get("multipliers", NetworkConfig.multipliers))}
-            kept = {key: value for key, value in network.items() if key != "attention"}
-            network = kept if network["attention"] else kept | none
-            values = {**values, "network": network}
-        return build(cls, values, "model file")
+        """The configuration that `to_dict` gave, of this format or of the one before. Raises ConfigError."""
+        return build(cls, from_checkpoint(values) if "audio" in values else values, "model file")
 
 
-def positive(section: Any, *names: str) -> None:
-    """Raises ConfigError for the first of the named fields that is not above zero."""
-    for name in names:
-        if getattr(section, name) <= 0:
-            raise ConfigError(f"{name}: {getattr(section, name)}, expected a number above 0")
+def check_scale(scale: Scale) -> None:
+    """Raises ConfigError for a number that nothing can be divided by."""
+    if isinstance(scale, float | int) and not scale > 0:
+        raise ConfigError(f"scale: {scale}, expected a number above 0")
 
 
-def presets() -> list[str]:
-    """Names of the shipped presets."""
-    folder = resources.files("ft") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_yaml(source: str | Path) -> dict[str, Any]:
-    """The mapping in a preset (by name) or a YAML file.
-
-    Raises:
-        ConfigError: no such preset or file, or one that is no YAML mapping.
-    """
-    import yaml
-
-    path = Path(source)
-    try:
-        if str(source) in presets():
-            text = (resources.files("ft") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
-        elif path.is_file():
-            text = path.read_text(encoding="utf-8")
-        else:
-            raise ConfigError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{source}: not text in UTF-8, expected a YAML file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {one_line(error)}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: holds a {type(values).__name__}, expected sections such as audio: and model:")
-    return values
+SECTIONS = ("model", "audio", "front", "output", "segment", "network", "train")
+OUTER = {"model": ("name", "license", "stems", "rest"), "audio": ("sample_rate", "channels", "mono")}
+"""Fields of `ModelConfig` by the section of YAML that holds them; the other sections are fields themselves."""
 
 
 def load_model_config(source: str | Path) -> ModelConfig:
@@ -260,143 +338,31 @@ def load_model_config(source: str | Path) -> ModelConfig:
 
 
 def model_config_from_yaml(values: Mapping[str, Any], where: str) -> ModelConfig:
-    """The model in the sections `audio` and `model` of a YAML file.
+    """The model in the sections of a YAML file.
 
-    `model:` holds the network's keys beside `name`, `stems`, `mask_stem` and `license`; bins and channels come from
-    `audio:`. A key `preset` in `model:` starts from that preset instead of from the defaults.
-    """
-    check_keys(values, ("audio", "model", "train"), where)
-    audio = dict(_section(values, "audio", where))
-    model = dict(_section(values, "model", where))
-    preset = model.pop("preset", None)
-    if preset is not None:
-        base = load_yaml(_scalar(str, preset, f"{where}: model: preset"))
-        audio = {**_section(base, "audio", preset), **audio}
-        model = {**_section(base, "model", preset), **model}
-    outer: dict[str, Any] = {
-        name: model.pop(name) for name in ("name", "stems", "mask_stem", "license") if name in model
-    }
-    inner = [f.name for f in dataclasses.fields(NetworkConfig) if f.name not in ("bins", "in_channels")]
-    check_keys(model, (*inner, "name", "stems", "mask_stem", "license", "preset"), f"{where}: model")
-    audio_config = build(AudioConfig, audio, f"{where}: audio")
-    parts = 2 if model.get("mask") == "complex" else 1
-    network = {**model, "bins": audio_config.bins, "in_channels": audio_config.channels * parts}
-    return build(ModelConfig, {**outer, "audio": audio, "network": network}, f"{where}: model")
-
-
-def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """`values` with each `section.key=value` applied; the value is read as YAML. Raises ConfigError."""
-    import copy
-
-    import yaml
-
-    result = copy.deepcopy(values)
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set {assignment}: expected section.key=value, e.g. train.learning_rate=3e-4")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment}: the value is not YAML") from error
-        *parents, key = path.split(".")
-        node = result
-        for parent in parents:
-            if node.get(parent) is None:  # a section without keys, as in a file that says `train:` and no more
-                node[parent] = {}
-            node = node[parent]
-            if not isinstance(node, dict):
-                raise ConfigError(f"--set {assignment}: {parent} is a value and has no keys")
-        node[key] = value
-    return result
-
-
-def check_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    """Raises ConfigError for the first unknown key, with the nearest known one."""
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-            raise ConfigError(f"{where}: unknown key '{key}'; did you mean '{near[0]}'?")
-
-
-def build(cls: type[Section], values: Mapping[str, Any], where: str) -> Section:
-    """An instance of the dataclass `cls` from plain values.
+    `model:` and `audio:` hold the fields of `ModelConfig` (`OUTER`), `front:`, `output:`, `segment:` and `network:` are
+    fields of it; `network:` holds the numbers of the network beside its `kind`. A key `preset` in `model:` starts from
+    that preset instead of from the defaults. Sections of the first format are read too.
 
     Raises:
-        ConfigError: an unknown key (the nearest valid one is named), a value of the wrong type, or a failed check.
+        ConfigError: an unknown key, or a value that cannot be.
     """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: {values!r}, expected keys and values")
-    hints = typing.get_type_hints(cls)
-    check_keys(values, [f.name for f in dataclasses.fields(cls)], where)  # type: ignore[arg-type]
-    arguments = {key: _coerce(hints[key], value, f"{where}: {key}") for key, value in values.items()}
-    try:
-        return cls(**arguments)
-    except ConfigError as error:
-        message = str(error)
-        raise ConfigError(message if message.startswith(where) else f"{where}: {message}") from error
-
-
-def _coerce(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type. YAML reads 3e-4 as text, so numbers are read from text too; words have no case."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    value = _of_python(value)
-    if origin is Literal:
-        word = value.lower() if isinstance(value, str) else value
-        if word not in arguments:
-            raise ConfigError(f"{where}: {value!r}, expected {' or '.join(map(str, arguments))}")
-        return word
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _coerce(inner, value, where)
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            value = [value]
-        return tuple(_coerce(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if dataclasses.is_dataclass(kind):
-        if isinstance(value, str) and hasattr(kind, "from_text"):
-            return kind.from_text(value)
-        return value if isinstance(value, kind) else build(kind, value, where)  # type: ignore[arg-type]
-    return _scalar(kind, value, where)
-
-
-def _scalar(kind: Any, value: Any, where: str) -> Any:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is str and isinstance(value, str | Path):
-        return str(value)
-    if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = float("nan")
-        if number == number and (kind is float or number.is_integer()):
-            return kind(value if isinstance(value, int) else number)
-    raise ConfigError(f"{where}: {value!r}, expected {names[kind]}")
-
-
-def _section(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    section = values.get(name) or {}
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{where}: {name} is {section!r}, expected keys and values")
-    return section
-
-
-def plain(value: Any) -> Any:
-    """What `dataclasses.asdict` gave as JSON and YAML hold it: lists, and numbers of Python.
-
-    >>> plain({"heads": (4, 2)})
-    {'heads': [4, 2]}
-    """
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    value = _of_python(value)
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _of_python(value: Any) -> Any:
-    """Numbers and arrays of NumPy as those of Python."""
-    return value.tolist() if hasattr(value, "tolist") else value
+    check_keys(values, SECTIONS, where)
+    own = {name: dict(section(values, name, where)) for name in SECTIONS if name != "train"}
+    preset = own["model"].pop("preset", None)
+    base = load_yaml(scalar(str, preset, f"{where}: model: preset")) if preset is not None else {}
+    merged = {name: {**section(base, name, str(preset)), **own[name]} for name in own}
+    if is_first(merged):
+        merged = translated(own, base)
+    fields: dict[str, Any] = {}
+    for name, keys in OUTER.items():
+        check_keys(merged[name], (*keys, "preset") if name == "model" else keys, f"{where}: {name}")
+        fields |= merged[name]
+    if "stems" in fields:  # they are all, where no rest is named
+        fields.setdefault("rest", None)
+    for name in ("front", "output", "segment"):
+        if merged.get(name):
+            fields[name] = merged[name]
+    if network := dict(merged["network"]):
+        fields["network"] = {"kind": network.pop("kind", Network.kind), "numbers": network}
+    return build(ModelConfig, fields, where)

@@ -20,9 +20,10 @@ from ft.checkpoint import (
     read_header,
     read_metadata,
 )
-from ft.config import ModelConfig, load_model_config, presets
+from ft.config import ModelConfig, Spectrogram, load_model_config
 from ft.errors import CheckpointError
 from ft.files import SHIPPED_MODELS, model_path
+from ft.settings import presets
 
 logger = logging.getLogger(__name__)
 
@@ -93,21 +94,23 @@ def as_text(facts: dict[str, Any]) -> str:
 
 
 def _facts(kind: str, path: Path, config: ModelConfig, parameters: int | None, precision: str) -> dict[str, Any]:
-    audio = config.audio
+    front = config.front
     return {
         "kind": kind,
         "path": str(path),
         "name": config.name,
         "parameters": parameters,
         "precision": precision,
-        "sample_rate": audio.sample_rate,
-        "channels": audio.channels,
-        "n_fft": audio.n_fft,
-        "hop_length": audio.hop_length,
-        "bins": audio.bins,
-        "normalize": audio.normalize,
-        "stems": list(config.stems),
-        "mask_stem": config.mask_stem,
+        "network": config.network.kind,
+        "sample_rate": config.sample_rate,
+        "channels": config.channels,
+        **({"n_fft": front.n_fft} if isinstance(front, Spectrogram) else {}),
+        "hop_length": front.hop_length,
+        **({"bins": front.used_bins, "values": front.values} if isinstance(front, Spectrogram) else {}),
+        "scale": front.scale,
+        "output": config.output.kind,
+        "stems": list(config.all_stems),
+        "segment_seconds": config.segment.seconds,
         "license": config.license,
     }
 
@@ -133,17 +136,19 @@ def _plan_facts(path: Path) -> dict[str, Any]:
 
 def _count(config: ModelConfig) -> int | None:
     try:
-        from ft.models.frame_transformer import count_parameters
+        import torch  # noqa: F401
     except ImportError:
         logger.warning("counting the parameters needs torch: pip install 'frame-transformer[train]'")
         return None
-    return count_parameters(config.network)
+    from ft.models import count_parameters
+
+    return count_parameters(config)
 
 
 def _tensor_facts(path: Path, config: ModelConfig) -> tuple[int, str]:
     """Number of trainable values and their precision, from the header of a checkpoint."""
     _, tensors = read_header(path)
-    fixed = config.network.rotary == "fixed"
+    fixed = config.network.numbers.get("rotary") == "fixed"
     trained = {name: tensor for name, tensor in tensors.items() if not (fixed and name.endswith(".freqs"))}
     kinds = sorted({PRECISIONS.get(tensor["dtype"], tensor["dtype"]) for tensor in trained.values()})
     return sum(math.prod(tensor["shape"]) for tensor in trained.values()), " and ".join(kinds)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ft.config import build, check_keys, positive
+from ft.config import SECTIONS
 from ft.errors import ConfigError
+from ft.settings import build, check_keys, not_negative, positive
 
 
 @dataclass(frozen=True)
@@ -351,13 +352,6 @@ class TrainConfig:
         return self.stages[-1].last_epoch + self.extra_epochs
 
 
-def not_negative(section: Any, *names: str) -> None:
-    """Raises ConfigError for the first of the named fields that is below zero."""
-    for name in names:
-        if getattr(section, name) < 0:
-            raise ConfigError(f"{name}: {getattr(section, name)}, expected 0 or more")
-
-
 def share(section: Any, *names: str) -> None:
     """Raises ConfigError for the first of the named fields that is not in 0..1."""
     for name in names:
@@ -367,5 +361,5 @@ def share(section: Any, *names: str) -> None:
 
 def train_config_from_yaml(values: Mapping[str, Any], where: str) -> TrainConfig:
     """The section `train:` of a loaded YAML file. Raises ConfigError."""
-    check_keys(values, ("audio", "model", "train"), where)
+    check_keys(values, SECTIONS, where)
     return build(TrainConfig, values.get("train") or {}, f"{where}: train")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from training import trainer
 
-from ft.config import override
+from ft.settings import override
 from ft.training.distributed import Group, processes
 from ft.training.trainer import Interrupted
 

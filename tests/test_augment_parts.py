@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ft.config import AudioConfig, load_yaml
+from ft.config import AudioConfig
 from ft.data.augment_codec import CODECS, through_codec, through_random_codec
 from ft.data.augment_dynamics import compressor_gain, soft_clip_gain
 from ft.data.augment_filters import biquad_response, equalise
@@ -17,6 +17,7 @@ from ft.data.augment_stretch import Stretch, stretch
 from ft.data.examples import MixtureItems, augment
 from ft.data.scan import Remix, Scan, music_from_sources, pool_from_sources
 from ft.errors import ConfigError, DataError
+from ft.settings import load_yaml
 from ft.train_config import Augment, Source, TrainConfig, VoxAug, train_config_from_yaml
 
 RATE = 44100

@@ -8,18 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from ft.config import (
-    AudioConfig,
-    ModelConfig,
-    NetworkConfig,
-    build,
-    load_model_config,
-    load_yaml,
-    model_config_from_yaml,
-    override,
-    presets,
-)
+from ft.config import AudioConfig, ModelConfig, NetworkConfig, load_model_config, model_config_from_yaml
 from ft.errors import ConfigError
+from ft.settings import build, load_yaml, override, presets
 from ft.train_config import train_config_from_yaml
 
 ORIGINALS = {"original-dense", "original-gelu", "original", "base"}

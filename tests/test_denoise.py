@@ -11,9 +11,10 @@ import torch
 from training import losses, settings, trainer
 
 from ft.checkpoint import load_model
-from ft.config import ConfigError, ModelConfig, build, load_model_config
+from ft.config import ConfigError, ModelConfig, load_model_config
 from ft.data.batches import Waveforms, batch_from_waveforms
 from ft.models.frame_transformer import FrameTransformer
+from ft.settings import build
 from ft.train_config import Denoise, TrainConfig
 from ft.training.denoise import DenoiseTask, add_noise, silent_loss
 from ft.training.run_folder import LAST

@@ -312,7 +312,8 @@ def test_command_makes_what_training_takes(music, tmp_path):
     from click.testing import CliRunner
 
     from ft.cli import main
-    from ft.config import load_yaml, model_config_from_yaml, override
+    from ft.config import model_config_from_yaml
+    from ft.settings import load_yaml, override
     from ft.train_config import train_config_from_yaml
 
     words = [f"train.instrumentals={music / 'instrumentals'}", f"train.vocals={music / 'vocals'}"]

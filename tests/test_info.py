@@ -11,11 +11,11 @@ from networks import DENSE, tiny_config, tiny_model
 
 from ft.checkpoint import save_checkpoint
 from ft.cli import main
-from ft.config import presets
 from ft.errors import CheckpointError
 from ft.files import model_path
 from ft.info import describe_model
 from ft.onnx_metadata import read_onnx_metadata
+from ft.settings import presets
 
 KEYS = {
     "kind",

@@ -9,8 +9,9 @@ import pytest
 import torch
 from sounds import vocals_and_mixture, waveforms
 
-from ft.config import AudioConfig, ConfigError, ModelConfig, build, load_model_config
+from ft.config import AudioConfig, ConfigError, ModelConfig, load_model_config
 from ft.data.batches import Batch, batch_from_waveforms, scaled_magnitude
+from ft.settings import build
 from ft.train_config import Losses
 from ft.training.losses import EPSILON, Loss, separation_parts, si_sdr_loss, snr_loss, stft_losses
 

@@ -12,9 +12,10 @@ from networks import random_input, tiny_config, tiny_model
 from bench.bars import OVERRIDES
 from bench.flops import count
 from bench.runners import load_baseline
-from ft.config import load_yaml, model_config_from_yaml, override
+from ft.config import model_config_from_yaml
 from ft.errors import EngineError
 from ft.models.frame_transformer import FrameTransformer, count_parameters
+from ft.settings import load_yaml, override
 
 VARIANTS = {
     "grouped": {},

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from ft.config import load_yaml
 from ft.errors import ConfigError
+from ft.settings import load_yaml
 from ft.train_config import Stage, TrainConfig, train_config_from_yaml
 from ft.training.schedule import Schedule
 

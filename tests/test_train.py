@@ -21,12 +21,13 @@ import yaml
 from training import CPU, log_lines, losses, settings, trainer
 
 from ft.checkpoint import load_model
-from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.config import ModelConfig, model_config_from_yaml
 from ft.data.batches import Batching, batch_from_waveforms, collate, load_batches
 from ft.data.examples import MixtureItems
 from ft.data.scan import Scan, pool_from_sources
 from ft.errors import ConfigError, DataError, FtError
 from ft.models.frame_transformer import FrameTransformer
+from ft.settings import load_yaml, override
 from ft.train_config import Augment, Losses, Source, TrainConfig, train_config_from_yaml
 from ft.training.averaging import WeightAverage
 from ft.training.distributed import Group, select_device

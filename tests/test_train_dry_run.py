@@ -20,7 +20,7 @@ from ft.training.dry_run import _LiveMemory, effective_yaml, measure, report
 
 @pytest.mark.parametrize("found", ["tiny", "small"])
 def test_printed_configuration_is_that_of_the_run(found, music):
-    from ft.config import load_yaml
+    from ft.settings import load_yaml
 
     values = load_yaml(found) if found == "small" else settings(music, *EXACT, patience=None, init_from=None)
     config, train = model_config_from_yaml(values, "test"), train_config_from_yaml(values, "test")

@@ -11,8 +11,8 @@ import torch
 from networks import tiny_config
 from training import log_lines, losses, settings, trainer
 
-from ft.config import override
 from ft.errors import CheckpointError, ConfigError
+from ft.settings import override
 from ft.train_config import TrainConfig
 from ft.training.distributed import Group
 from ft.training.guard import TrainingError

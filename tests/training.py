@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ft.config import load_yaml, model_config_from_yaml, override
+from ft.config import model_config_from_yaml
+from ft.settings import load_yaml, override
 from ft.train_config import train_config_from_yaml
 from ft.training.distributed import Group
 from ft.training.log import LOG

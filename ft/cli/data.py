@@ -99,7 +99,7 @@ def check(
     roots += [Root(path, "validation") for path in validation]
     roots += [Root(path, "test") for path in test]
     if config is not None:
-        from ft.config import load_yaml, override
+        from ft.settings import load_yaml, override
         from ft.train_config import train_config_from_yaml
 
         roots += roots_of_config(train_config_from_yaml(override(load_yaml(config), assignments), config))

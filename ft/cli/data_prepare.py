@@ -107,10 +107,11 @@ def cache(
 
     What an interrupted run has made is kept; a higher number of --examples adds some. Longer examples give more crops.
     """
-    from ft.config import load_yaml, model_config_from_yaml, override
+    from ft.config import model_config_from_yaml
     from ft.data.scan import check_sources
     from ft.files import check_writable
     from ft.progress import share_bar
+    from ft.settings import load_yaml, override
     from ft.train_config import train_config_from_yaml
 
     values = override(load_yaml(config), assignments)

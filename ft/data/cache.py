@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import AudioConfig, ModelConfig, plain
+from ft.config import AudioConfig, ModelConfig
 from ft.data.augment_parts import chance
 from ft.data.examples import Item
 from ft.errors import ConfigError, DataError, one_line
+from ft.settings import plain
 from ft.train_config import Augment, TrainConfig, VoxAug
 
 Waveform = NDArray[np.float32]

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft.checkpoint import NEEDS_TORCH, check_finite, check_output, check_shapes, expected_shapes, save_checkpoint
-from ft.config import AudioConfig, ModelConfig, NetworkConfig
+from ft.config import ModelConfig, Network, Output, Spectrogram
 from ft.errors import CheckpointError, ConfigError, one_line
 from ft.files import what_it_is
+from ft.models import completed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,31 +183,33 @@ def infer_config(
     if qk_norm_order is None:
         qk_norm_order = "rotary-first"
         assumed.append(f"query and key norm order {qk_norm_order} (--qk-norm-order)")
-    audio: dict[str, Any] = {"channels": in_channels, "n_fft": 2 * bins, "hop_length": bins, "bins": bins}
     assumed.append(f"44100 Hz, n_fft {2 * bins}, hop {bins}, one peak for the whole track, mask of the instrumental")
     try:
         config = ModelConfig(
             name=path.stem,
-            audio=AudioConfig(sample_rate=44100, normalize="track", **audio),
-            network=NetworkConfig(
-                in_channels=in_channels,
-                bins=bins,
-                channels=channels,
-                multipliers=multipliers,
-                heads=tuple(
-                    _divide(path, bins >> level, len(state[name]), f"features of {name}")
-                    for level, name in enumerate(norms)
-                ),
-                expansion=_divide(path, feed_forward, features, "rows of enc1_transformer.linear1.weight_pw"),
-                attention_conv="full" if full else "grouped",
-                rotary="fixed" if full else "learned",  # the same numbers in use; they differ in training only
-                activation=activation,  # type: ignore[arg-type]
-                feed_forward_mixing="enc1_transformer.linear1.weight_dw" in state,
-                decoder_block="wide" if state["dec1.linear3.weight_pw"].shape[1] == 2 * bins else "narrow",
-                qk_norm_order=qk_norm_order,  # type: ignore[arg-type]
+            channels=in_channels,
+            front=Spectrogram(n_fft=2 * bins, hop_length=bins, bins=bins),
+            output=Output("mask", of="rest", above="stem"),
+            network=Network(
+                "frame-transformer",
+                {
+                    "channels": channels,
+                    "multipliers": multipliers,
+                    "heads": [
+                        _divide(path, bins >> level, len(state[name]), f"features of {name}")
+                        for level, name in enumerate(norms)
+                    ],
+                    "expansion": _divide(path, feed_forward, features, "rows of enc1_transformer.linear1.weight_pw"),
+                    "attention_conv": "full" if full else "grouped",
+                    "rotary": "fixed" if full else "learned",  # the same numbers in use; they differ in training only
+                    "activation": activation,
+                    "feed_forward_mixing": "enc1_transformer.linear1.weight_dw" in state,
+                    "decoder_block": "wide" if state["dec1.linear3.weight_pw"].shape[1] == 2 * bins else "narrow",
+                    "qk_norm_order": qk_norm_order,
+                },
             ),
-            mask_stem="instrumental",
         )
+        config = completed(config)
     except ConfigError as error:
         raise CheckpointError(f"{path}: its shapes give no network that is known here: {error}") from error
     logger.warning("%s does not say everything; assumed: %s", path.name, "; ".join(assumed))

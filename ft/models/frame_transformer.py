@@ -6,158 +6,104 @@ After the public implementation by Carper (github.com/carperbr/frame-transformer
 *multichannel* means that every channel owns its position-wise matrix.
 
 The public layout is (batch, channels, bins, frames). Inside, features come last: (batch, channels, frames, features).
-Each position-wise map is then one batched matrix product against a weight (channels, in, out).
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ft.config import ModelConfig, NetworkConfig
-
-CONV_WIDTH = 9
-COLUMNS_APART = 32
-
-
-class MultichannelLinear(nn.Module):
-    """Position-wise, then depth-wise linear map without biases.
-
-    `weight_pw` (in_channels, in_features, out_features) exists if the features change or `positionwise`;
-    `weight_dw` (out_channels, in_channels) exists if the channels change or `depthwise`.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        in_features: int,
-        out_features: int,
-        positionwise: bool = True,
-        depthwise: bool = True,
-    ) -> None:
-        super().__init__()
-        self.weight_pw: nn.Parameter | None = None
-        self.weight_dw: nn.Parameter | None = None
-        if in_features != out_features or positionwise:
-            self.weight_pw = _uniform((in_channels, in_features, out_features), in_features)
-        if in_channels != out_channels or depthwise:
-            self.weight_dw = _uniform((out_channels, in_channels), in_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, frames, in_features) -> (batch, out_channels, frames, out_features)."""
-        if self.weight_pw is not None:
-            x = each_channel(x, self.weight_pw) if self.training else torch.matmul(x, self.weight_pw)
-        if self.weight_dw is not None:
-            x = mix_channels(x, self.weight_dw, self.training)
-        return x
+from ft.config import ModelConfig, Output, Spectrogram
+from ft.config import Network as Choice
+from ft.errors import ConfigError
+from ft.models import Sizes
+from ft.models.frame_layers import (
+    BinAffine,
+    FrameDrop,
+    FrameNorm,
+    MultichannelLinear,
+    MultichannelMultiheadAttention,
+    NativeRotaryEmbedding,
+    RotaryEmbedding,
+    SquaredReLU,
+    mix_channels,
+    uniform,
+)
+from ft.models.network import SeparationNetwork
+from ft.settings import positive
 
 
-def each_channel(x: Tensor, weight: Tensor) -> Tensor:
-    """(batch, channels, frames, in) -> (batch, channels, frames, out): a product for each channel, `weight` (channels,
-    in, out), over the frames of the whole batch.
+@dataclass(frozen=True)
+class Config:
+    """The numbers of a frame transformer; the defaults are those of the preset `base`."""
 
-    `torch.matmul` would make one for each item, and sum the gradients of as many copies of the weights. The result, and
-    what is computed from it element by element, lies in memory with the channels outermost, so that the next product
-    need not move it.
-    """
-    batch, channels, frames, _ = x.shape
-    rows = x.transpose(0, 1).reshape(channels, batch * frames, -1)
-    return torch.bmm(rows, weight).unflatten(1, (batch, frames)).transpose(0, 1)
+    input_power: float = 1.0
+    """Exponent of the magnitude (0..1) before it is brought to [-1, 1]; below 1, quiet partials stand out more."""
+    standardize: bool = False
+    """Whether each bin of each channel is brought to mean 0 and deviation 1 over the training data before the network,
+    and gets a scale and a shift of its own behind it, all learned further; as in Open-Unmix."""
+    channels: int = 4
+    multipliers: tuple[int, ...] = (1, 2, 4, 6, 12, 24)
+    """Channels of level l are `channels * multipliers[l]`."""
+    heads: tuple[int, ...] = (16, 8, 4, 4, 4, 4)
+    """Of the attention at each level; at a level of 0 heads, blocks do not attend and are their feed-forward part."""
+    expansion: int = 4
+    """Width of the feed-forward part, in features of its level."""
+    dropout: float = 0.1
+    """In the transformer blocks."""
+    frame_dropout: float = 0.1
+    """In the residual blocks of the U-Net."""
+    transformer: bool = True
+    """Whether each level has its transformer block; without, what is left is the position-wise U-Net."""
+    attention_conv: Literal["grouped", "full", "none"] = "grouped"
+    """Convolution along time behind the q, k and v projections: each channel for itself, across channels, or none."""
+    rotary: Literal["learned", "fixed", "none"] = "learned"
+    activation: Literal["gelu", "squared-relu"] = "squared-relu"
+    """In the feed-forward part of the transformer blocks; the U-Net's blocks always use GELU."""
+    feed_forward_mixing: bool = False
+    """Whether the feed-forward linears also mix channels (and own the third norm that the original never applies)."""
+    decoder_block: Literal["wide", "narrow"] = "wide"
+    """Second residual block of a decoder: F -> 2F -> F, the second linear without channel mixing, or F -> F -> F."""
+    qk_norm_order: Literal["rotary-first", "norm-first"] = "rotary-first"
+    qk_norm: bool = True
+    """Whether queries and keys are normalised."""
 
+    def __post_init__(self) -> None:
+        positive(self, "channels", "expansion", "input_power")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ConfigError(f"multipliers: {list(self.multipliers)}, expected numbers of at least 1, one per level")
+        if len(self.heads) != self.levels or min(self.heads) < 0:
+            raise ConfigError(
+                f"heads: {list(self.heads)}, expected {self.levels} numbers of at least 0, as many as multipliers"
+            )
+        for name in ("dropout", "frame_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected 0 <= x < 1")
 
-def mix_channels(x: Tensor, weight: Tensor, whole: bool = False) -> Tensor:
-    """(batch, in, frames, features) -> (batch, out, frames, features): one product of `weight` (out, in) for each item,
-    or for the `whole` batch (see `each_channel`)."""
-    frames, features = x.shape[2], x.shape[3]
-    if whole:
-        mixed = _MixedRows.apply(weight, x.transpose(0, 1).reshape(x.shape[1], -1))
-        return mixed.unflatten(1, (x.shape[0], frames, features)).transpose(0, 1)
-    mixed = torch.matmul(weight, x.flatten(2))  # (batch, out, frames * features)
-    return mixed.reshape(x.shape[0], weight.shape[0], frames, features)
+    @property
+    def levels(self) -> int:
+        """How many there are; each but the first halves the bins."""
+        return len(self.multipliers)
 
+    def width(self, level: int) -> int:
+        """Channels at `level`, counted from 0."""
+        return self.channels * self.multipliers[level]
 
-class _MixedRows(torch.autograd.Function):
-    """`weight` (out, in) times `rows` (in, columns), whose gradient does not end the process.
-
-    The gradient of the weights sums over all columns. Where the processor has AMX, oneDNN (torch 2.13), on one thread,
-    divides by zero, SIGFPE, in a product of bfloat16 matrices of which the first has exactly 3 * 2^19 values: two rows
-    of 16 x 128 frames of 384 bins. Without the last few columns, which are added by themselves, no such round number is
-    left.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
-        mixed = torch.mm(weight, rows)
-        ctx.save_for_backward(weight, rows.to(mixed.dtype))
-        ctx.dtype = rows.dtype
-        return mixed
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        weight, rows = ctx.saved_tensors
-        long, short = slice(None, -COLUMNS_APART), slice(-COLUMNS_APART, None)
-        of_weight = gradient[:, long] @ rows[:, long].T + gradient[:, short] @ rows[:, short].T
-        return of_weight.to(weight.dtype), (weight.to(gradient.dtype).T @ gradient).to(ctx.dtype)
-
-
-def _uniform(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
-    bound = 1 / math.sqrt(fan_in)
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-
-
-class FrameNorm(nn.Module):
-    """LayerNorm over the features of each frame; one affine pair shared by all channels."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.ndim == 4:  # as it lies in memory, see `each_channel`
-            return self.norm(x.transpose(0, 1)).transpose(0, 1)
-        return self.norm(x)
-
-
-class BinAffine(nn.Module):
-    """A scale and then a shift for each bin of each channel, over (batch, channels, frames, bins).
-
-    Stoeter et al., "Open-Unmix - A Reference Implementation for Music Source Separation", 2019: its input and output
-    scalers. Without the first, the loud low bins make up nearly all that a norm over the bins of a frame lets through.
-    """
-
-    LEAST_DEVIATION = 1e-2
-    """Share of the largest deviation of a bin, below which no bin is raised further."""
-
-    def __init__(self, channels: int, bins: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, bins))
-        self.shift = nn.Parameter(torch.zeros(channels, 1, bins))
-
-    @torch.no_grad()
-    def fit(self, inputs: Tensor) -> None:
-        """Mean 0 and deviation 1 for each bin of inputs (batch, channels, bins, frames)."""
-        deviation, mean = (value[:, None] for value in torch.std_mean(inputs, (0, 3)))
-        self.scale.copy_(1 / deviation.clamp_min(self.LEAST_DEVIATION * deviation.max()).clamp_min(1e-8))
-        self.shift.copy_(-mean * self.scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
-
-
-class FrameDrop(nn.Dropout):
-    """Element-wise dropout; the name is the original's."""
-
-
-class SquaredReLU(nn.Module):
-    """relu(x)^2 (So et al. 2021, Primer)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.square(torch.relu(x))
+    def check(self, bins: int) -> None:
+        """Raises ConfigError where levels cannot halve so many bins, or heads not share them."""
+        step = 2 ** (self.levels - 1)
+        if bins % step:
+            raise ConfigError(f"bins: {bins}, expected a multiple of {step}, so that {self.levels} levels can halve it")
+        for level, heads in enumerate(self.heads):
+            if heads and (bins >> level) % heads:
+                raise ConfigError(
+                    f"heads: {heads} heads do not divide the {bins >> level} features of level {level + 1}"
+                )
 
 
 class FrameEncoder(nn.Module):
@@ -201,139 +147,10 @@ class FrameDecoder(nn.Module):
         return x + self.linear4(F.gelu(self.linear3(self.norm2(torch.cat((x, skip), dim=1)))))
 
 
-class RotaryEmbedding(nn.Module):
-    """Rotary position embedding in interleaved pairs (Su et al. 2021, section 3.4.2) on the first half of a head.
-
-    With dim = head_width // 2 there are dim // 2 frequencies 10000^(-2i / dim); pair (2i, 2i + 1) turns by frame
-    times frequency, the values behind the pairs pass unchanged. A head of fewer than four values has no frequency.
-    """
-
-    def __init__(self, head_width: int, kind: Literal["learned", "fixed", "none"]) -> None:
-        super().__init__()
-        dim = head_width // 2 if kind != "none" else 0
-        freqs = 10000.0 ** (-2 * torch.arange(dim // 2) / max(dim, 1))
-        if kind == "learned":
-            self.freqs = nn.Parameter(freqs)
-        else:
-            self.register_buffer("freqs", freqs)
-
-    def angles(self, frames: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (frames, pairs), in float32 whatever the network computes in."""
-        with torch.autocast(self.freqs.device.type, enabled=False):
-            position = torch.arange(frames, device=self.freqs.device, dtype=torch.float32)
-            angle = position[:, None] * self.freqs.float()[None, :]
-            return angle.cos(), angle.sin()
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotates `x` (batch, heads, frames, head_width) by `angles(frames)`."""
-        pairs = self.freqs.shape[0]
-        if pairs == 0:
-            return x
-        turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
-        even, odd = turned.unflatten(-1, (pairs, 2)).unbind(-1)
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-        return torch.cat((turned, rest), dim=-1)
-
-
-class MultichannelMultiheadAttention(nn.Module):
-    """Attention over the frames of each channel and head; the channels meet only in a `full` convolution."""
-
-    def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
-        super().__init__()
-        self.heads = heads
-        self.head_width = features // heads
-        self.scale = 1 / math.sqrt(features)  # the original divides by the root of all features, not of one head's
-        self.norm_first = config.qk_norm_order == "norm-first"
-        groups = channels if config.attention_conv == "grouped" else 1
-
-        def projection() -> nn.Sequential:
-            linear = self._linear(channels, features)
-            if config.attention_conv == "none":
-                return nn.Sequential(linear)
-            return nn.Sequential(linear, FrameConvolution(channels, groups))
-
-        def norm() -> nn.Module:
-            return FrameNorm(self.head_width) if config.qk_norm else nn.Identity()
-
-        self.rotary_embedding = RotaryEmbedding(self.head_width, config.rotary)
-        self.q_proj = projection()
-        self.k_proj = projection()
-        self.v_proj = projection()
-        self.q_norm = norm()
-        self.k_norm = norm()
-        self.out_proj = self._linear(channels, features)
-
-    @staticmethod
-    def _linear(channels: int, features: int) -> MultichannelLinear:
-        return MultichannelLinear(channels, channels, features, features, depthwise=False)
-
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        """(batch, channels, frames, features); keys and values come from `memory` where it is given."""
-        memory = x if memory is None else memory
-        cos, sin = self.rotary_embedding.angles(x.shape[2])
-        query = self._turn(self._split(self.q_proj(x)), self.q_norm, cos, sin)
-        key = self._turn(self._split(self.k_proj(memory)), self.k_norm, cos, sin)
-        value = self._split(self.v_proj(memory))
-        return self.out_proj(self._merge(self._attend(query, key, value), x))
-
-    LONGEST_PLAIN = 512
-    """Frames up to which training on a CPU writes attention out; its memory grows with their square."""
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # The gradient of the fused attention takes three times as long on a CPU as that of the products themselves.
-        if self.training and query.device.type == "cpu" and query.shape[2] <= self.LONGEST_PLAIN:
-            scores = (query * self.scale) @ key.transpose(-1, -2)
-            wide = torch.promote_types(scores.dtype, torch.float32)
-            return torch.softmax(scores, dim=-1, dtype=wide).to(value.dtype) @ value
-        return F.scaled_dot_product_attention(query, key, value, scale=self.scale)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(batch, channels, frames, features) -> (batch * channels, heads, frames, head_width)."""
-        return x.reshape(-1, x.shape[2], self.heads, self.head_width).transpose(1, 2)
-
-    def _merge(self, attended: Tensor, like: Tensor) -> Tensor:
-        return attended.transpose(1, 2).reshape(-1, *like.shape[1:])
-
-    def _turn(self, x: Tensor, norm: nn.Module, cos: Tensor, sin: Tensor) -> Tensor:
-        if self.norm_first:
-            return self.rotary_embedding(norm(x), cos, sin)
-        return norm(self.rotary_embedding(x, cos, sin))
-
-
-class FrameConvolution(nn.Conv2d):
-    """Convolution along time over (batch, channels, frames, features), the same kernel for every feature.
-
-    On a CPU a kernel of 9 x 1 is what convolution libraries are worst at: with one channel, forward and backward take
-    14 times as long as the same map as a product with a banded matrix (frames, frames), which training therefore uses.
-    """
-
-    LONGEST_BAND = 512
-    """Frames up to which the banded product is used; its cost grows with their square."""
-
-    def __init__(self, channels: int, groups: int) -> None:
-        padding = (CONV_WIDTH // 2, 0)
-        super().__init__(channels, channels, (CONV_WIDTH, 1), padding=padding, groups=groups, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        each_alone = self.groups == self.in_channels
-        if self.training and x.device.type == "cpu" and each_alone and x.shape[2] <= self.LONGEST_BAND:
-            return torch.matmul(self._band(x.shape[2]), x)
-        return super().forward(x)
-
-    def _band(self, frames: int) -> Tensor:
-        """(channels, frames, frames), row t of which holds the kernel around column t."""
-        channels, half = self.in_channels, CONV_WIDTH // 2
-        columns = torch.arange(frames)[:, None] + torch.arange(CONV_WIDTH)[None, :]
-        kernel = self.weight.reshape(channels, 1, CONV_WIDTH).expand(channels, frames, CONV_WIDTH)
-        band = kernel.new_zeros(channels, frames, frames + 2 * half)
-        return band.scatter(2, columns.expand_as(kernel), kernel)[:, :, half:-half]
-
-
 class _FeedForward(nn.Module):
     """What both transformer blocks share: the feed-forward linears under the original's names."""
 
-    def __init__(self, channels: int, features: int, config: NetworkConfig) -> None:
+    def __init__(self, channels: int, features: int, config: Config) -> None:
         super().__init__()
         wide, mixing = features * config.expansion, config.feed_forward_mixing
         self.linear1 = MultichannelLinear(channels, channels, features, wide, depthwise=mixing)
@@ -347,7 +164,7 @@ class _FeedForward(nn.Module):
 class FrameTransformerEncoder(_FeedForward):
     """Pre-norm transformer block over the frames of one level."""
 
-    def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
+    def __init__(self, channels: int, features: int, heads: int, config: Config) -> None:
         super().__init__(channels, features, config)
         self.attends = heads > 0
         if self.attends:
@@ -369,7 +186,7 @@ class FrameTransformerEncoder(_FeedForward):
 class FrameTransformerDecoder(_FeedForward):
     """Pre-norm transformer block that also attends to the raw encoder output of its level."""
 
-    def __init__(self, channels: int, features: int, heads: int, config: NetworkConfig) -> None:
+    def __init__(self, channels: int, features: int, heads: int, config: Config) -> None:
         super().__init__(channels, features, config)
         self.attends = heads > 0
         if self.attends:
@@ -389,98 +206,115 @@ class FrameTransformerDecoder(_FeedForward):
         return x + self.dropout3(self.feed_forward(self.norm3(x)))
 
 
-class FrameTransformer(nn.Module):
-    """The whole network. The mask is the sigmoid of its output.
+class FrameTransformer(SeparationNetwork):
+    """Estimates a mask for each bin of each channel: the logits of one in 0..1, or a complex one's parts.
 
     Modules are named `enc1` to `enc6`, `dec5` to `dec1` (of six levels) and `<name>_transformer`, as in the original.
     """
 
-    model_config: ModelConfig
-    """What the network belongs to; set by `ft.checkpoint.load_model` only."""
+    twins: ClassVar = {RotaryEmbedding: NativeRotaryEmbedding}
+    keeps_float32 = (RotaryEmbedding,)
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, numbers: Config, sizes: Sizes) -> None:
+        """Raises ConfigError: levels that cannot halve the bins, or heads that do not share them."""
         super().__init__()
-        self.config = config
-        self.wants_fit = config.standardize
-        for level in range(config.levels):
-            before = config.in_channels if level == 0 else config.width(level - 1)
-            width, heads = config.width(level), config.heads[level]
-            features = config.features(max(level - 1, 0))
+        numbers.check(sizes.values)
+        self.numbers, self.sizes = numbers, sizes
+        self.wants_fit = numbers.standardize
+        for level in range(numbers.levels):
+            before = sizes.reads if level == 0 else numbers.width(level - 1)
+            width, heads = numbers.width(level), numbers.heads[level]
+            features = sizes.values >> max(level - 1, 0)
             name = f"enc{level + 1}"
-            encoder = FrameEncoder(before, width, features, config.frame_dropout, downsample=level > 0)
+            encoder = FrameEncoder(before, width, features, numbers.frame_dropout, downsample=level > 0)
             self.add_module(name, encoder)
-            if config.transformer:
-                block = FrameTransformerEncoder(width, config.features(level), heads, config)
+            if numbers.transformer:
+                block = FrameTransformerEncoder(width, sizes.values >> level, heads, numbers)
                 self.add_module(f"{name}_transformer", block)
-        for level in reversed(range(config.levels - 1)):
-            width, features = config.width(level), config.features(level)
-            wide = config.decoder_block == "wide"
+        for level in reversed(range(numbers.levels - 1)):
+            width, features = numbers.width(level), sizes.values >> level
+            wide = numbers.decoder_block == "wide"
             name = f"dec{level + 1}"
-            decoder = FrameDecoder(config.width(level + 1), width, features, config.frame_dropout, wide)
+            decoder = FrameDecoder(numbers.width(level + 1), width, features, numbers.frame_dropout, wide)
             self.add_module(name, decoder)
-            if config.transformer:
-                self.add_module(
-                    f"{name}_transformer", FrameTransformerDecoder(width, features, config.heads[level], config)
-                )
-        self.out = _uniform((config.in_channels, config.channels * config.multipliers[0]), config.in_channels)
-        if config.standardize:
-            self.standard_in = BinAffine(config.in_channels, config.bins)
-            self.standard_out = BinAffine(config.in_channels, config.bins)
+            if numbers.transformer:
+                transformer = FrameTransformerDecoder(width, features, numbers.heads[level], numbers)
+                self.add_module(f"{name}_transformer", transformer)
+        given = sizes.gives * sizes.stems
+        self.out = uniform((given, numbers.width(0)), given)
+        if numbers.standardize:
+            self.standard_in = BinAffine(sizes.reads, sizes.values)
+            self.standard_out = BinAffine(given, sizes.values)
 
     def fit(self, inputs: Tensor) -> None:
-        """Fits what `standardize` asks for to inputs (batch, channels, bins, frames)."""
-        self.standard_in.fit(inputs)
+        self.standard_in.fit(self.prepared(inputs))
 
-    def scale_input(self, magnitude: Tensor) -> Tensor:
-        """`scale_input` by this network's `input_power`."""
-        return scale_input(magnitude, self.config.input_power)
+    def prepared(self, x: Tensor) -> Tensor:
+        """Gives 2 m^p - 1 of magnitudes m in 0..1, the power p being `input_power`.
 
-    def mask(self, magnitude: Tensor) -> Tensor:
-        """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1: what an engine runs."""
-        return torch.sigmoid(self(self.scale_input(magnitude)))
+        Of complex values, in parts (batch, 2 * channels, bins, frames), the magnitude is raised and the phase kept.
+        """
+        power = self.numbers.input_power
+        if self.sizes.parts == 1:
+            return 2 * (x if power == 1 else x**power) - 1
+        real, imaginary = x.chunk(2, dim=1)
+        size = (real.square() + imaginary.square()).sqrt()
+        return x * (size.clamp(max=1) ** power / size.clamp_min(1e-12)).repeat(1, 2, 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the mask.
+    def forward(self, x: Tensor, prepared: bool = False) -> Tensor:
+        """Gives the logits of the mask.
 
         Args:
-            x: (batch, channels, bins, frames) in [-1, 1]; silence is -1. Any number of frames. Where the mask is
-                complex, the channels are the real parts, then the imaginary ones, and silence is 0.
+            x: (batch, channels, bins, frames), any number of frames; magnitudes in 0..1, or complex values in parts.
+            prepared: whether `x` is what `prepared` gives, as where noise was added to it.
         Returns:
-            Logits of the same shape.
+            (batch, [stems,] channels, bins, frames).
         Raises:
-            ValueError: the channels or bins are not the configuration's.
+            ValueError: the channels or bins are not those that the network was made for.
         """
-        expected = (self.config.in_channels, self.config.bins)
+        expected = (self.sizes.reads, self.sizes.values)
         if x.ndim != 4 or tuple(x.shape[1:3]) != expected:
             raise ValueError(
                 f"input of shape {tuple(x.shape)}; expected (batch, {expected[0]} channels, {expected[1]} bins, frames)"
             )
+        x = (x if prepared else self.prepared(x)).to(self.out.dtype)
         x = x.transpose(2, 3)  # (batch, channels, frames, features)
-        if self.config.standardize:
+        if self.numbers.standardize:
             x = self.standard_in(x)
         skips = []
-        for level in range(1, self.config.levels + 1):
+        for level in range(1, self.numbers.levels + 1):
             x = self.get_submodule(f"enc{level}")(x)
-            if self.config.transformer:
+            if self.numbers.transformer:
                 x = self.get_submodule(f"enc{level}_transformer")(x)
             skips.append(x)
-        for level in range(self.config.levels - 1, 0, -1):
+        for level in range(self.numbers.levels - 1, 0, -1):
             skip = skips[level - 1]
             x = self.get_submodule(f"dec{level}")(x, skip)
-            if self.config.transformer:
+            if self.numbers.transformer:
                 x = self.get_submodule(f"dec{level}_transformer")(x, skip)
         x = mix_channels(x, self.out)
-        if self.config.standardize:
+        if self.numbers.standardize:
             x = self.standard_out(x)
-        return x.transpose(2, 3)
+        x = x.transpose(2, 3)
+        return x.unflatten(1, (self.sizes.stems, self.sizes.gives)) if self.sizes.stems > 1 else x
+
+    def is_unused(self, name: str) -> bool:
+        encoder_norm3 = name.startswith("enc") and "_transformer.norm3." in name
+        return super().is_unused(name) or (self.numbers.feed_forward_mixing and encoder_norm3)
+
+    def matrices(self) -> Iterator[str]:
+        return (name for name, _ in self.named_parameters() if name.endswith(".weight_pw"))
 
 
-def scale_input(magnitude: Tensor, power: float) -> Tensor:
-    """A network's input 2 m^p - 1 from magnitudes m in 0..1; the power p is 1 in the original."""
-    return 2 * (magnitude if power == 1 else magnitude**power) - 1
+Network = FrameTransformer
 
 
-def count_parameters(config: NetworkConfig) -> int:
-    """Number of trainable values, counted without taking memory for them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in FrameTransformer(config).parameters())
+def tiny() -> ModelConfig:
+    """Gives the model of tests: two levels, a mask of the vocals."""
+    numbers = {"channels": 1, "multipliers": [1, 2], "heads": [4, 2], "expansion": 2}
+    return ModelConfig(
+        name="tiny",
+        front=Spectrogram(n_fft=1024, hop_length=512, bins=64, scale="window-peak"),
+        output=Output("mask"),
+        network=Choice("frame-transformer", numbers),
+    )

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ft.config import ModelConfig, plain
+from ft.config import ModelConfig
+from ft.settings import plain
 from ft.train_config import Stage, TrainConfig
 from ft.training.distributed import own_part
 from ft.training.trainer import Trainer

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ft.config import ModelConfig, load_yaml, model_config_from_yaml, override
+from ft.config import ModelConfig, model_config_from_yaml
+from ft.settings import load_yaml, override
 from ft.train_config import TrainConfig, train_config_from_yaml
 from ft.training.checks import check_device, check_run
 from ft.workers import usable_cores

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ft import __version__
 from ft.checkpoint import save_checkpoint
-from ft.config import ModelConfig, plain
+from ft.config import ModelConfig
 from ft.errors import one_line
 from ft.files import atomic_write, check_writable
+from ft.settings import plain
 from ft.train_config import TrainConfig
 
 if TYPE_CHECKING:
