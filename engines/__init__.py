@@ -114,8 +114,7 @@ def plan_window(model: str | Path | None) -> tuple[int, float] | None:
     from engines.plan import read_manifest
 
     plan = read_manifest(model_path(model))
-    audio = plan.config.audio
-    return plan.batch, plan.frames * audio.hop_length / audio.sample_rate
+    return plan.batch, plan.frames / plan.config.frame_rate
 
 
 def _shipped(runtime: str, device: str) -> str:

@@ -1,14 +1,12 @@
 """The contract of all engines: NumPy in, NumPy out.
 
     with load_engine("model.onnx") as engine:
-        mask = engine.run(magnitude)
-        for mask in engine.map(magnitudes):  # in order; the next one is prepared while one is computed
+        result = engine.run({"x": x})
+        for result in engine.map(batches):  # in order; the next one is prepared while one is computed
             ...
 
-An engine takes `magnitude` (batch, channels, bins, frames), float32 in 0..1, and gives a `mask` of that shape in 0..1,
-how much of each value belongs to the stem that the configuration calls `mask_stem`. Where `EngineInfo.io` is `waveform`
-it takes a `WaveformBatch` instead and gives the `stems` (batch, stems, channels, samples) themselves, as described in
-export/waveform.py.
+An engine takes arrays by name and gives one array; `EngineInfo.reads` and `gives` say their names, shapes and bounds.
+What they mean is the model's affair (`ft.config.ModelConfig`).
 """
 
 from __future__ import annotations
@@ -22,40 +20,29 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import ModelConfig
+from ft.config import IO, ModelConfig, TensorSpec
 from ft.errors import EngineError
 
 logger = logging.getLogger("engines")
 
 Array = NDArray[np.float32]
-Io = Literal["magnitude", "waveform"]
+Inputs = Mapping[str, Array]
+"""Arrays of float32 by the names of their tensors."""
 
 IN_FLIGHT = 2
 """Batches that `map` holds at once where nothing else is said: one computed, one waiting."""
 
 ROUNDING = 1e-3
-"""How far above 1 or below 0 the arithmetic of low precision may bring a mask."""
-
-
-class WaveformBatch(NamedTuple):
-    """What a model with `io` `waveform` takes."""
-
-    waveform: Array
-    """(batch, channels, samples), float32; a multiple of the hop of samples, and not fewer than one frame covers."""
-    scale: Array
-    """(batch,) float32: the peak of each item's spectrogram; 0 or less takes that of the item itself."""
-
-
-Batch = Array | WaveformBatch
+"""How far beyond its bounds the arithmetic of low precision may bring a result."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +58,27 @@ class EngineInfo:
     precision: str
     """What the model was exported in, e.g. fp32, fp16, bf16, int8."""
     config: ModelConfig
-    io: Io = "magnitude"
-    """What goes in: magnitudes, for a mask, or waveforms, for stems."""
+    io: str = IO[0]
+    """What goes in (`ft.config.IO`)."""
     version: str = ""
     """Of the runtime."""
     reason: str = ""
     """Why this runtime and device were taken, for the log."""
 
     @property
-    def shape(self) -> tuple[str, int, int, str]:
-        """Shape of the input and of the output of a `magnitude` model; any number of items and of frames."""
-        return ("batch", self.config.audio.channels, self.config.audio.bins, "frames")
+    def reads(self) -> tuple[TensorSpec, ...]:
+        """The tensors that go in."""
+        return self.config.tensors(self.io)[0]
+
+    @property
+    def gives(self) -> TensorSpec:
+        """The tensor that comes out."""
+        return self.config.tensors(self.io)[1]
+
+    def size(self, inputs: Inputs) -> tuple[int, int]:
+        """Gives the items of a batch and the size of its free axis."""
+        first = inputs[self.reads[0].name]
+        return len(first), first.shape[-1]
 
 
 class Engine(ABC):
@@ -105,17 +102,17 @@ class Engine(ABC):
     def describe(self) -> EngineInfo:
         """What the engine takes and where it computes; the engine must be open."""
 
-    def run(self, batch: Batch) -> Array:
-        """The mask (batch, channels, bins, frames) of one `magnitude` of that shape, or the stems of one waveform.
+    def run(self, inputs: Inputs) -> Array:
+        """Gives the result of one batch.
 
         Raises:
             EngineError: not open, a wrong input, a failure while computing, or a result that is not finite.
         """
-        (result,) = self.map([batch])
+        (result,) = self.map([inputs])
         return result
 
-    def map(self, batches: Iterable[Batch], in_flight: int = IN_FLIGHT) -> Iterator[Array]:
-        """The masks or stems of all batches, in order, computed beside the caller's thread.
+    def map(self, batches: Iterable[Inputs], in_flight: int = IN_FLIGHT) -> Iterator[Array]:
+        """Gives the results of all batches, in order, computed beside the caller's thread.
 
         `batches` is read in the caller's thread.
 
@@ -136,7 +133,7 @@ class Engine(ABC):
                 yield started.popleft()()
 
     @contextlib.contextmanager
-    def _starting(self) -> Iterator[Callable[[Batch], Callable[[], Array]]]:
+    def _starting(self) -> Iterator[Callable[[Inputs], Callable[[], Array]]]:
         """What starts a batch and gives the function that waits for its checked result.
 
         Here a thread of its own computes; engines whose device works beside the CPU start the work there instead.
@@ -187,87 +184,65 @@ class Engine(ABC):
         """Frees what `_load` took."""
 
     @abstractmethod
-    def _infer(self, batch: Array) -> Array:
-        """The mask of a checked batch. Raises EngineError."""
+    def _infer(self, inputs: Inputs) -> Array:
+        """Computes the result of checked inputs. Raises EngineError."""
 
-    def _infer_waveform(self, batch: WaveformBatch) -> Array:
-        """The stems (batch, stems, channels, samples) of a checked batch. Raises EngineError."""
-        info = self.describe()
-        raise EngineError(f"{info.name} does not run models that take waveforms; use onnxruntime for {info.model}")
-
-    def _checked(self, batch: Batch) -> Array:
+    def _checked(self, inputs: Inputs) -> Array:
         """The checked result of a batch. Raises EngineError."""
-        self._check_input(batch)
+        self._check_inputs(inputs)
         with contextlib.nullcontext() if self.reentrant else self._turn:
             self._check_open()
-            result = self._infer_waveform(batch) if isinstance(batch, WaveformBatch) else self._infer(batch)
-        return self._check_result(batch, result)
+            result = self._infer(inputs)
+        return self._check_result(inputs, result)
 
     def _check_open(self) -> None:
         """Raises EngineError where the engine is closed."""
         if not self._open:
             raise EngineError(f"{type(self).__name__} is not open; use `with` around it")
 
-    def _check_input(self, batch: Batch) -> None:
+    def _check_inputs(self, inputs: Inputs) -> None:
         """Raises EngineError where the model does not take such a batch."""
         info = self.describe()
-        if (info.io == "waveform") != isinstance(batch, WaveformBatch):
-            raise EngineError(f"{info.name}: {info.model} takes a {info.io}; something else was given")
-        if isinstance(batch, WaveformBatch):
-            _check_waveform(info, batch)
-        elif batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:3] != info.shape[1:3] or 0 in batch.shape:
-            raise EngineError(
-                f"{info.name}: input of shape {batch.shape} and type {batch.dtype}; expected (batch, {info.shape[1]} "
-                f"channels, {info.shape[2]} bins, frames) of float32, none of them 0"
-            )
+        names = [spec.name for spec in info.reads]
+        if sorted(inputs) != sorted(names):
+            raise EngineError(f"{info.name}: {info.model} takes {' and '.join(names)}; {', '.join(inputs)} was given")
+        batch, size = info.size(inputs)
+        for spec in info.reads:
+            given = inputs[spec.name]
+            if given.dtype != np.float32 or given.shape != spec.sized(batch, size) or not _fits(spec, given):
+                free = f", {spec.shape[-1]} a multiple of {spec.multiple} of at least {spec.least}"
+                raise EngineError(
+                    f"{info.name}: {spec.name} of shape {given.shape} and type {given.dtype}; expected "
+                    f"({', '.join(map(str, spec.shape))}) of float32{free if spec.multiple > 1 else ', none of them 0'}"
+                )
 
-    def _check_result(self, batch: Batch, result: Array) -> Array:
-        """`result`, where it is what the model should give for `batch`. Raises EngineError."""
-        info = self.describe()
-        if isinstance(batch, WaveformBatch):
-            items, channels, samples = batch.waveform.shape
-            expected = (items, len(info.config.stems), channels, samples)
-            if result.shape != expected:
-                raise EngineError(f"{info.name}: {info.model} gave shape {result.shape}; expected stems of {expected}")
-            _finite_range(info, result)
-            return result
-        if result.shape != batch.shape:
-            raise EngineError(f"{info.name}: {info.model} gave shape {result.shape} for an input of {batch.shape}")
-        low, high = _finite_range(info, result)
-        if low < -ROUNDING or high > 1 + ROUNDING:
+    def _check_result(self, inputs: Inputs, result: Array) -> Array:
+        """`result`, where it is what the model should give. Raises EngineError."""
+        info, spec = self.describe(), self.describe().gives
+        expected = spec.sized(*info.size(inputs))
+        if result.shape != expected:
             raise EngineError(
-                f"{info.name}: {info.model} gave values from {low:.3g} to {high:.3g}; expected a mask in 0..1"
+                f"{info.name}: {info.model} gave {spec.name} of shape {result.shape}; expected {expected}"
+            )
+        low, high = float(result.min()), float(result.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise EngineError(
+                f"{info.name} ({info.precision} on {info.device}): {info.model} gave values that are not finite; "
+                "use another precision or engine"
+            )
+        least = -math.inf if spec.low is None else spec.low - ROUNDING
+        most = math.inf if spec.high is None else spec.high + ROUNDING
+        if low < least or high > most:
+            raise EngineError(
+                f"{info.name}: {info.model} gave values from {low:.3g} to {high:.3g}; expected {spec.name} in "
+                f"{'any' if spec.low is None else f'{spec.low:g}'}..{'any' if spec.high is None else f'{spec.high:g}'}"
             )
         return result
 
 
-def _check_waveform(info: EngineInfo, batch: WaveformBatch) -> None:
-    waveform, scale = batch
-    channels, hop, least = info.config.audio.channels, info.config.audio.hop_length, info.config.audio.covered
-    items, samples = waveform.shape[0], waveform.shape[-1]
-    if (
-        (waveform.dtype, scale.dtype) != (np.float32, np.float32)
-        or (waveform.shape, scale.shape) != ((items, channels, samples), (items,))
-        or items == 0
-        or samples % hop
-        or samples < least
-    ):
-        raise EngineError(
-            f"{info.name}: waveform of shape {waveform.shape} ({waveform.dtype}) and scale of shape {scale.shape} "
-            f"({scale.dtype}); expected (batch, {channels} channels, samples) and (batch,) of float32, samples a "
-            f"multiple of {hop} of at least {least}"
-        )
-
-
-def _finite_range(info: EngineInfo, values: Array) -> tuple[float, float]:
-    """The lowest and the highest of the values. Raises EngineError where one is not finite."""
-    low, high = float(values.min()), float(values.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise EngineError(
-            f"{info.name} ({info.precision} on {info.device}): {info.model} gave values that are not finite; "
-            "use another precision or engine"
-        )
-    return low, high
+def _fits(spec: TensorSpec, given: Array) -> bool:
+    """Whether no axis is empty and the last one has a size that is taken."""
+    return 0 not in given.shape and given.shape[-1] % spec.multiple == 0 and given.shape[-1] >= spec.least
 
 
 def give_back_memory() -> None:

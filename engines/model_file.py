@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
-from engines.base import Engine, EngineInfo, Io
+from engines.base import Engine, EngineInfo
 from engines.devices import Device
-from ft.checkpoint import config_from_metadata, read_metadata
+from ft.checkpoint import IO_KEY, config_from_metadata, io_of, read_metadata
+from ft.config import IO
 from ft.errors import CheckpointError, EngineError
 from ft.workers import usable_cores
 
@@ -34,7 +34,7 @@ class FileEngine(Engine):
             model: the file.
             threads: of one operator; None takes every core that the process may use.
             device: auto, cpu, cuda or cuda:N.
-            windows: (batch, frames) of the shape that most batches will have; any other runs too.
+            windows: (batch, frames) that most batches will have; any other runs too.
             reason: why this runtime was taken; where it is empty, the log names the reason for the device.
         """
         super().__init__()
@@ -49,6 +49,14 @@ class FileEngine(Engine):
         if self._info is None:
             raise EngineError(f"{self.model}: the engine is not open; use `with` around it")
         return self._info
+
+    @property
+    def _usual(self) -> tuple[int, int] | None:
+        """The items and the size of the free axis that most batches will have."""
+        if self.windows is None or self._info is None:
+            return None
+        batch, frames = self.windows
+        return batch, self._info.config.size(self._info.io, frames)
 
     def _unload(self) -> None:
         self._info = None
@@ -72,10 +80,9 @@ def read_info(path: Path, name: str, version: str) -> EngineInfo:
         config = config_from_metadata(path, metadata)
     except CheckpointError as error:
         raise EngineError(str(error)) from error
-    found = metadata.get("ft_io", "magnitude")
-    io: Io | None = next((io for io in get_args(Io) if io == found), None)
-    if io is None:
-        raise EngineError(f"{path}: takes {found[:40]!r} (ft_io); this version runs {' and '.join(get_args(Io))}")
+    found = metadata.get(IO_KEY, IO[0])
+    if (io := io_of(found)) is None:
+        raise EngineError(f"{path}: takes {found[:40]!r} ({IO_KEY}); this version runs {' and '.join(IO)}")
     return EngineInfo(
         name=name,
         model=str(path),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.base import Array, WaveformBatch
+from engines.base import Array, Inputs
 from engines.devices import Device, device_error, parse_device
 from engines.model_file import FileEngine, read_info
 from engines.ort import graph_problem
@@ -19,7 +19,7 @@ from ft.errors import EngineError, one_line
 if TYPE_CHECKING:
     import openvino
 
-_FIRST_FRAMES = 16
+_FIRST_SIZE = 16
 MISSING = "pip install 'frame-transformer[openvino]'"
 
 
@@ -58,21 +58,15 @@ class OpenvinoEngine(FileEngine):
         super()._unload()
         self._window = self._any_shape = self._core = None
 
-    def _infer(self, batch: Array) -> Array:
-        return self._run([batch], batch.shape[3])
-
-    def _infer_waveform(self, batch: WaveformBatch) -> Array:
-        audio = self.describe().config.audio
-        return self._run(list(batch), (batch.waveform.shape[2] - audio.samples(1)) // audio.hop_length + 1)
-
-    def _run(self, inputs: list[Array], frames: int) -> Array:
-        """The output for inputs that hold so many frames."""
+    def _infer(self, inputs: Inputs) -> Array:
+        info = self.describe()
+        given = [np.ascontiguousarray(inputs[spec.name]) for spec in info.reads]
         try:
-            if (len(inputs[0]), frames) == self.windows:
-                request = self._window = self._window or self._compile([value.shape for value in inputs])
+            if info.size(inputs) == self._usual:
+                request = self._window = self._window or self._compile([value.shape for value in given])
             else:
                 request = self._any_shape = self._any_shape or self._compile_any_shape()
-            result = request.infer(list(map(np.ascontiguousarray, inputs)), share_inputs=True, share_outputs=True)
+            result = request.infer(given, share_inputs=True, share_outputs=True)
             # A copy: the output lies in memory that the next batch is written to.
             return np.array(result[0], dtype=np.float32)
         except (RuntimeError, ValueError) as error:
@@ -85,12 +79,9 @@ class OpenvinoEngine(FileEngine):
         (relative error 0.3); an input of more frames before it keeps them right.
         """
         request = self._compile(None)
-        info = self.describe()
-        audio = info.config.audio
-        shapes: list[tuple[int, ...]] = [(1, audio.channels, audio.bins, _FIRST_FRAMES)]
-        if info.io == "waveform":
-            shapes = [(1, audio.channels, audio.samples(_FIRST_FRAMES)), (1,)]
-        request.infer([np.zeros(shape, np.float32) for shape in shapes])
+        reads = self.describe().reads
+        size = reads[0].least + _FIRST_SIZE * reads[0].multiple
+        request.infer([np.zeros(spec.sized(1, size), np.float32) for spec in reads])
         return request
 
     def _read_model(self) -> openvino.Model:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from engines.base import Array, EngineInfo, WaveformBatch
+from engines.base import Array, EngineInfo, Inputs
 from engines.devices import Device, Gpu, choose_device, device_error, instead_of_gpu
 from engines.libraries import first_missing, needed_libraries
 from engines.model_file import FileEngine, read_info
@@ -72,23 +72,15 @@ class OrtEngine(FileEngine):
         self._cuda = None  # before the session, whose memory it uses
         self._session = None
 
-    def _infer(self, batch: Array) -> Array:
-        return self._run("mask", {"magnitude": batch}, batch.shape)
-
-    def _infer_waveform(self, batch: WaveformBatch) -> Array:
-        items, channels, samples = batch.waveform.shape
-        stems = len(self.describe().config.stems)
-        return self._run("stems", batch._asdict(), (items, stems, channels, samples))
-
-    def _run(self, output: str, inputs: dict[str, Array], shape: tuple[int, ...]) -> Array:
-        """One output of that shape. Raises EngineError, and its subclasses for the device."""
+    def _infer(self, inputs: Inputs) -> Array:
+        info = self.describe()
         session, cuda = self._session, self._cuda  # another thread may close the engine now
         if session is None:
             raise EngineError(f"{self.model}: the engine was closed while it was in use")
         try:
             if cuda is not None:
-                return cuda.run(output, inputs, shape)
-            result: Array = session.run([output], inputs)[0]
+                return cuda.run(info.gives.name, dict(inputs), info.gives.sized(*info.size(inputs)))
+            result: Array = session.run([info.gives.name], dict(inputs))[0]
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise device_error(f"{self.model}: ONNX Runtime failed: {one_line(error)}") from error
         return result
@@ -130,9 +122,8 @@ class OrtEngine(FileEngine):
             self._session = session
             return session
 
-        usual = self.windows
-        if usual is not None and info.io == "waveform":
-            usual = (usual[0], info.config.audio.samples(usual[1]))
+        batch, frames = self.windows or (0, 0)
+        usual = (batch, info.config.size(info.io, frames)) if self.windows else None
         self._cuda = CudaRunner(open_session, onnxruntime, device.index, usual)
 
     def _open_session(

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft import __version__
-from ft.config import ModelConfig
+from ft.checkpoint import io_of
+from ft.config import IO, ModelConfig
 from ft.errors import CheckpointError, ConfigError, one_line
 from ft.files import atomic_write
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".plan"
 Kind = Literal["full", "rtx"]
 KINDS: dict[str, str] = {"full": "TensorRT", "rtx": "TensorRT-RTX"}
@@ -49,11 +50,9 @@ class Profile:
 
 
 def input_shapes(config: ModelConfig, io: str, items: int, frames: int) -> dict[str, Shape]:
-    """The shape of each input of a network for a batch of so many items; those of waveforms are in samples."""
-    audio = config.audio
-    if io == "waveform":
-        return {"waveform": (items, audio.channels, audio.samples(frames)), "scale": (items,)}
-    return {"magnitude": (items, audio.channels, audio.bins, frames)}
+    """Gives the shape of each input for a batch of so many items, of windows of so many frames."""
+    size = config.size(io, frames)
+    return {spec.name: spec.sized(items, size) for spec in config.tensors(io)[0]}
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class PlanManifest:
     """Compute capabilities the plan was built for, e.g. sm86."""
     precision: str
     """What its matrix products and convolutions compute in: fp32, fp16 or bf16."""
-    io: Literal["magnitude", "waveform"]
+    io: str
     batch: int
     """Windows of a stereo song that run at once, in the profile `window`."""
     frames: int
@@ -86,18 +85,18 @@ class PlanManifest:
     """How the ONNX file that the plan was built from compared with fp32, as measured before the build."""
     config: ModelConfig
     context: Mapping[str, Any] | None = None
-    """Of waveform models: what the caller must supply at both ends."""
+    """Of files with transforms inside: what the caller must supply at both ends."""
     segment_seconds: float | None = None
     """What was asked for, where it was not the default."""
     limits: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
-    """What was asked of the comparison with fp32, where it was not the default: mask-snr, sdr-loss, example."""
+    """What was asked of the comparison with fp32, where it was not the default, by the name of its option."""
     ft_version: str = __version__
 
     def command(self) -> str:
         """The command that builds this plan again, but for its output."""
         words = ["ft", "export", self.model]
         words += [f"--{self.precision}"] if self.precision != "fp32" else []
-        words += ["--io", "waveform"] if self.io == "waveform" else []
+        words += ["--io", IO[1]] if self.io == IO[1] else []
         words += ["--tensorrt", self.kind]
         words += ["--batch", str(self.batch)] if self.batch != 1 else []
         words += ["--segment-seconds", f"{self.segment_seconds:g}"] if self.segment_seconds is not None else []
@@ -130,11 +129,11 @@ class PlanManifest:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PlanManifest:
         """Raises KeyError, TypeError, ValueError or ConfigError where `values` are not what `to_dict` gives."""
-        if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']}, this ft {__version__} reads {FORMAT}")
-        kind, io = values["tensorrt"]["kind"], values["io"]
-        if kind not in KINDS or io not in ("magnitude", "waveform"):
-            raise ValueError(f"TensorRT kind {kind}, io {io}")
+        if values["format"] not in range(1, FORMAT + 1):
+            raise ValueError(f"format {values['format']}, this ft {__version__} reads up to {FORMAT}")
+        kind, io = values["tensorrt"]["kind"], io_of(values["io"])
+        if kind not in KINDS or io is None:
+            raise ValueError(f"TensorRT kind {kind}, io {values['io']}")
         limits = values.get("limits", {})  # older plans have none
         profiles = tuple(
             Profile(

@@ -70,7 +70,7 @@ def cached_plan(
     facts = read_model(path)
     if facts.gate is None:
         logger.warning("%s: nothing says how it compares with fp32; export it again with `ft export`", path)
-    one = facts.config.audio.items_per_window
+    one = facts.config.items_per_window
     items, frames = windows or (one, window_frames(facts.config))
     batch = -(-items // one)
     kind = kind or _kind_for(target)

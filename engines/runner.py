@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from engines.base import IN_FLIGHT, Array, Batch, Engine, WaveformBatch
+from engines.base import IN_FLIGHT, Array, Engine, Inputs
 from ft.errors import DeviceLost, EngineError, FtError, OutOfDeviceMemory
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Runner:
     def _nothing_left(self) -> DeviceLost:
         return DeviceLost(f"the GPU was lost at an earlier song ({self._lost}); {self._prospect}")
 
-    def run(self, inputs: Iterable[tuple[Label, Batch]], eager: bool = False) -> Iterator[tuple[Label, Array]]:
+    def run(self, inputs: Iterable[tuple[Label, Inputs]], eager: bool = False) -> Iterator[tuple[Label, Array]]:
         """The result of each input, in order. Inputs of one shape that follow each other run together.
 
         `inputs` is read in the caller's thread, each of them once, a batch ahead of the engine.
@@ -100,8 +100,8 @@ class Runner:
         self.ready()
         engine = self.engine
         source = iter(inputs)
-        waiting: deque[tuple[Label, Batch]] = deque()
-        running: deque[list[tuple[Label, Batch]]] = deque()
+        waiting: deque[tuple[Label, Inputs]] = deque()
+        running: deque[list[tuple[Label, Inputs]]] = deque()
         while True:
             try:
                 batches = self._batches(source, waiting, running, eager)
@@ -127,11 +127,11 @@ class Runner:
 
     def _batches(
         self,
-        source: Iterator[tuple[Label, Batch]],
-        waiting: deque[tuple[Label, Batch]],
-        running: deque[list[tuple[Label, Batch]]],
+        source: Iterator[tuple[Label, Inputs]],
+        waiting: deque[tuple[Label, Inputs]],
+        running: deque[list[tuple[Label, Inputs]]],
         eager: bool,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Inputs]:
         """Inputs of one shape joined; what a batch is made of goes to `running`. `waiting` holds what was read."""
         while True:
             size = 1 if eager else self.batch_size
@@ -193,12 +193,12 @@ def _halved(failed: int, error: OutOfDeviceMemory) -> int:
     return failed // 2
 
 
-def _shape(value: Batch) -> tuple[int, ...]:
-    return value.waveform.shape if isinstance(value, WaveformBatch) else value.shape
+def _shape(inputs: Inputs) -> list[tuple[int, ...]]:
+    return [value.shape for value in inputs.values()]
 
 
-def _join(values: list[Batch]) -> Batch:
-    """One batch of all, contiguous; a single magnitude that can be written to is not copied."""
-    if isinstance(values[0], WaveformBatch):
-        return WaveformBatch(*map(np.concatenate, zip(*values, strict=True)))
-    return np.require(values[0], requirements=["C", "W"]) if len(values) == 1 else np.concatenate(values)
+def _join(batches: list[Inputs]) -> Inputs:
+    """One batch of all, contiguous; single arrays that can be written to are not copied."""
+    if len(batches) == 1:
+        return {name: np.require(value, requirements=["C", "W"]) for name, value in batches[0].items()}
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.base import Array, Batch, Engine, EngineInfo, WaveformBatch
+from engines.base import Array, Engine, EngineInfo, Inputs
 from engines.cuda import BACKENDS, open_cuda
 from engines.devices import device_error
 from engines.plan import PlanManifest, input_shapes, read_plan, rebuild_command
@@ -104,18 +104,18 @@ class TensorrtEngine(Engine):
         taking = next((profile for profile in manifest.profiles if profile.takes(shapes)), None)
         if taking == manifest.profiles[0]:
             return
-        audio = manifest.config.audio
+        per_window = manifest.config.items_per_window
         items, frames = self.windows
         message = (
-            f"{self.model}: its window is {manifest.batch * audio.items_per_window} x {manifest.frames} frames, "
+            f"{self.model}: its window is {manifest.batch * per_window} x {manifest.frames} frames, "
             f"{items} x {frames} will be given"
         )
         if taking is not None:
             logger.warning("%s; those run in its slower profile", message)
             return
-        changes: dict[str, Any] = {"batch": max(manifest.batch, -(-items // audio.items_per_window))}
+        changes: dict[str, Any] = {"batch": max(manifest.batch, -(-items // per_window))}
         if frames > manifest.frames:
-            changes["segment_seconds"] = frames * audio.hop_length / audio.sample_rate
+            changes["segment_seconds"] = frames / manifest.config.frame_rate
         again = rebuild_command(manifest, self.model, **changes)
         logger.warning("%s, which it does not take; build it again: %s", message, again)
 
@@ -123,10 +123,9 @@ class TensorrtEngine(Engine):
         """What to do where there is no memory for the plan."""
         if self.model.parent == plans_folder():  # built for what was asked for
             return "use a smaller --batch-size or --segment-seconds"
-        audio = manifest.config.audio
         changes: dict[str, Any] = {"batch": manifest.batch // 2}
         if manifest.batch == 1:
-            changes = {"segment_seconds": manifest.frames * audio.hop_length / audio.sample_rate / 2}
+            changes = {"segment_seconds": manifest.frames / manifest.config.frame_rate / 2}
         return f"build it again: {rebuild_command(manifest, self.model, **changes)}"
 
     def _open_plan(self, manifest: PlanManifest, serialized: bytes, module: ModuleType, device: int) -> None:
@@ -164,33 +163,29 @@ class TensorrtEngine(Engine):
         self._runner = None
         gc.collect()
 
-    def _infer(self, batch: Array) -> Array:
-        return self._start(batch).result()
+    def _infer(self, inputs: Inputs) -> Array:
+        return self._start(inputs).result()
 
-    def _infer_waveform(self, batch: WaveformBatch) -> Array:
-        return self._start(batch).result()
-
-    def _start(self, batch: Batch) -> Any:
+    def _start(self, inputs: Inputs) -> Any:
         runner = self._runner  # another thread may close the engine now
         if runner is None:
             raise EngineError(f"{self.model}: the engine was closed while it was in use")
-        inputs = batch._asdict() if isinstance(batch, WaveformBatch) else {"magnitude": batch}
         try:
-            return runner.submit(inputs)
+            return runner.submit(dict(inputs))
         except EngineError as error:
             raise type(error)(f"{self.model}: {error}") from error
 
     @contextlib.contextmanager
-    def _starting(self) -> Iterator[Callable[[Batch], Callable[[], Array]]]:
+    def _starting(self) -> Iterator[Callable[[Inputs], Callable[[], Array]]]:
         """No thread is needed: the GPU computes while the caller goes on. The runner has a lock of its own."""
 
-        def start(batch: Batch) -> Callable[[], Array]:
+        def start(inputs: Inputs) -> Callable[[], Array]:
             try:
-                self._check_input(batch)
-                ticket = self._start(batch)
+                self._check_inputs(inputs)
+                ticket = self._start(inputs)
             except EngineError as error:
                 return _raising(error)
-            return lambda: self._check_result(batch, ticket.result())
+            return lambda: self._check_result(inputs, ticket.result())
 
         yield start
 

@@ -11,21 +11,20 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.base import Io
 from engines.devices import Gpu
 from engines.plan import KINDS, PlanManifest, Profile, input_shapes, model_sha256, write_plan
 from engines.tensorrt_library import gpu_of, library, log_of, target_of
 from engines.tensorrt_network import TYPES, Network, check_precision, decompose, parse
-from ft.checkpoint import config_from_metadata, read_metadata
-from ft.config import ModelConfig
+from ft.checkpoint import IO_KEY, config_from_metadata, io_of, read_metadata
+from ft.config import IO, ModelConfig
 from ft.errors import CheckpointError, EngineError, ExportError
 from ft.files import atomic_write, model_path
-from ft.windows import WindowPlan, usual_segment_seconds
+from ft.windows import WindowPlan
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class Model:
     path: Path
     config: ModelConfig
     precision: str
-    io: Io
+    io: str
     parameters: int | None
     gate: Mapping[str, Any] | None
     context: Mapping[str, Any] | None
@@ -61,17 +60,19 @@ def read_model(path: Path) -> Model:
     """Raises CheckpointError where the file is none that `ft export` wrote, ExportError where no plan can be made."""
     metadata = read_metadata(path)
     config = config_from_metadata(path, metadata)
-    precision, io = metadata.get("ft_precision", "fp32"), metadata.get("ft_io", "magnitude")
+    precision, found = metadata.get("ft_precision", "fp32"), metadata.get(IO_KEY, IO[0])
     if precision.split()[0] not in TYPES:  # behind it may stand what the weights have lost
         raise ExportError(f"{path}: {precision} runs in ONNX Runtime and OpenVINO; plans are fp16, bf16 or fp32")
-    if io not in ("magnitude", "waveform"):
-        raise ExportError(f"{path}: takes {io!r} (ft_io); plans are made of models that take magnitude or waveform")
+    if (io := io_of(found)) is None:
+        raise ExportError(
+            f"{path}: takes {found[:40]!r} ({IO_KEY}); plans are made of models that take {' or '.join(IO)}"
+        )
     try:
         gate, context = (json.loads(metadata.get(key, "null")) for key in ("ft_gate", "ft_context"))
     except ValueError as error:
         raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
     parameters = int(metadata["ft_parameters"]) if metadata.get("ft_parameters", "").isdecimal() else None
-    return Model(path, config, precision, io, parameters, gate, context)  # type: ignore[arg-type]
+    return Model(path, config, precision, io, parameters, gate, context)
 
 
 def plan_from_onnx(
@@ -163,13 +164,13 @@ def plan_from_onnx(
 
 def window_frames(config: ModelConfig, seconds: float | None = None) -> int:
     """Frames of a window, as `ft separate` counts them. Raises ConfigError for no seconds at all."""
-    seconds = usual_segment_seconds(config) if seconds is None else seconds
-    return WindowPlan.from_seconds(seconds, 0, 0, config.audio.sample_rate / config.audio.hop_length).frames
+    segment = config.segment if seconds is None else replace(config.segment, seconds=seconds)
+    return WindowPlan.of(replace(segment, context=0.0, lookahead=None), config.frame_rate).frames
 
 
 def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
     """`window` and `tail` for a model, for `batch` windows of a stereo song."""
-    items = model.config.audio.items_per_window
+    items = model.config.items_per_window
     sizes = ((1, 1), (items, frames), (batch * items, frames))
     least, single, most = (input_shapes(model.config, model.io, *size) for size in sizes)
     return (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft import __version__
-from ft.config import ModelConfig
+from ft.config import IO, ModelConfig
 from ft.errors import CheckpointError, ConfigError, one_line
 from ft.files import atomic_write, check_writable, model_path, what_it_is
 
@@ -157,6 +157,16 @@ def config_from_metadata(path: Path, metadata: Mapping[str, str]) -> ModelConfig
         return ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
     except (ConfigError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its configuration is not usable: {one_line(error)}") from error
+
+
+def io_of(written: str) -> str | None:
+    """Gives what a file takes (`ft.config.IO`) by what its metadata say; None for what is unknown.
+
+    >>> io_of("network"), io_of("magnitude"), io_of("sound")
+    ('network', 'network', None)
+    """
+    first = {"magnitude": IO[0]}  # as the first format has it
+    return written if written in IO else first.get(written)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

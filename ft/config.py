@@ -20,6 +20,8 @@ from ft.settings import build, check_keys, load_yaml, not_negative, plain, posit
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 LARGEST_FFT = 1 << 16
 """Twice that of any model of this field; a damaged file must not make a window of gigabytes."""
+IO = ("network", "waveform")
+"""What a file that runs takes: what the network reads, or waveforms, with the transforms inside."""
 Scale = Literal["track-peak", "window-peak", "track-deviation", "none"] | float
 """By what values are divided before the network reads them: the largest magnitude (or sample) of the song or of the
 window, the deviation of the song's mono mixture, whose mean is taken away, or a number."""
@@ -209,6 +211,10 @@ class TensorSpec:
     least: int = 1
     """and not less than this."""
 
+    def sized(self, batch: int, size: int) -> tuple[int, ...]:
+        """Gives its shape for so many items whose last axis, where it is free, has that size."""
+        return tuple(each if isinstance(each, int) else batch if each == "batch" else size for each in self.shape)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -303,6 +309,21 @@ class ModelConfig:
         low = 0.0 if self.output.activation != "none" and self.output.parts == 1 else None
         high = 1.0 if self.output.activation == "sigmoid" and self.output.parts == 1 else None
         return TensorSpec(name, ("batch", *stems, self.output.parts * self.channels, *taken.shape[2:]), low, high)
+
+    def tensors(self, io: str) -> tuple[tuple[TensorSpec, ...], TensorSpec]:
+        """Gives what a file that takes `io` (`IO`) reads and gives."""
+        if io == IO[0] or isinstance(self.front, Waveform):
+            return self.reads, self.gives
+        waveform = ("batch", self.channels, "samples")
+        taken = TensorSpec("waveform", waveform, multiple=self.front.hop_length, least=self.front.covered)
+        stems = ("batch", len(self.all_stems), *waveform[1:])
+        return (taken, TensorSpec("scale", ("batch",))), TensorSpec("stems", stems)
+
+    def size(self, io: str, frames: int) -> int:
+        """Gives the size of the free axis of what a file reads for a window of so many frames."""
+        if isinstance(self.front, Waveform):
+            return self.front.samples(frames)
+        return frames if io == IO[0] else self.front.covered + (frames - 1) * self.front.hop_length
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_dict` takes them and JSON holds them."""

@@ -30,14 +30,16 @@ QUALITY = "VHQ"
 
 
 @functools.cache
-def hann_window(n_fft: int) -> Array:
-    """Periodic Hann window.
+def hann_window(n_fft: int, win_length: int | None = None) -> Array:
+    """Gives the periodic Hann window (n_fft,), or one of `win_length` in its middle.
 
-    >>> hann_window(4).tolist()
-    [0.0, 0.5, 1.0, 0.5]
+    >>> hann_window(4).tolist(), hann_window(4, 2).tolist()
+    ([0.0, 0.5, 1.0, 0.5], [0.0, 0.0, 1.0, 0.0])
     """
-    window: Array = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
-    return window
+    length = win_length or n_fft
+    window: Array = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+    left = (n_fft - length) // 2
+    return np.pad(window, (left, n_fft - length - left))
 
 
 def frame_count(samples: int, hop_length: int) -> int:
@@ -75,12 +77,14 @@ def magnitude(spec: Spec) -> Array:
     return result
 
 
-def spectra(frames: Array) -> Spec:
-    """Spectra (..., bins) of frames of samples (..., n_fft); their windowed Fourier transforms."""
+def spectra(frames: Array, win_length: int | None = None) -> Spec:
+    """Gives the Fourier transforms (..., bins) of frames of samples (..., n_fft) times the window."""
     # Without a factor, NumPy 2.4 takes seven times as long in float32: its factor is then an integer 1, for which a
     # wider loop is found. So the factor 1 / n is asked for, and undone in the window; a power of 2 changes no digit.
     n_fft = frames.shape[-1]
-    return np.fft.rfft(frames * (hann_window(n_fft) * n_fft), norm="forward").astype(np.complex64, copy=False)
+    return np.fft.rfft(frames * (hann_window(n_fft, win_length) * n_fft), norm="forward").astype(
+        np.complex64, copy=False
+    )
 
 
 def mid_side(left_right: Channels) -> Channels:
@@ -177,8 +181,9 @@ class StreamingFrames:
 class StreamingStft:
     """Turns blocks of a waveform into blocks of frames of its spectrogram."""
 
-    def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
+    def __init__(self, channels: int, n_fft: int, hop_length: int, win_length: int | None = None) -> None:
         self._frames = StreamingFrames(channels, n_fft, hop_length)
+        self._win_length = win_length
 
     @property
     def samples(self) -> int:
@@ -187,22 +192,22 @@ class StreamingStft:
 
     def push(self, block: Array) -> Spec:
         """The frames (channels, frames, bins) that `block` (channels, samples) completes."""
-        return spectra(self._frames.push(block))
+        return spectra(self._frames.push(block), self._win_length)
 
     def finish(self) -> Spec:
         """The frames of the song's end; an empty song has none."""
-        return spectra(self._frames.finish())
+        return spectra(self._frames.finish(), self._win_length)
 
 
 class StreamingIstft:
     """Turns blocks of frames into blocks of a waveform: overlap-add, divided by the sum of the squared windows."""
 
-    def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
+    def __init__(self, channels: int, n_fft: int, hop_length: int, win_length: int | None = None) -> None:
         self.n_fft, self.hop_length = n_fft, hop_length
         self._parts = -(-n_fft // hop_length)
         """Hops that one frame covers; the last one in part where the hop does not divide n_fft."""
         padding = self._parts * hop_length - n_fft
-        self._window = hann_window(n_fft)
+        self._window = hann_window(n_fft, win_length)
         self._square = np.pad(self._window**2, (0, padding)).reshape(self._parts, hop_length)
         self._padding = padding
         self._tail = np.zeros((channels, self._parts - 1, hop_length), np.float32)

@@ -8,13 +8,14 @@ Context frames are computed and thrown away: at a window's border the network la
 makes there. Kept frames of two neighbours overlap by `fade` frames and are cross-faded. The first window has no left
 context and the last one no right context, since there the song itself ends.
 
-Several grids of windows over one song, whose masks are then averaged, are cut in one pass over its frames.
+Several grids of windows over one song, whose results are then averaged, are cut in one pass over its frames.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,17 +23,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import ModelConfig
+from ft.config import Segment
 from ft.errors import ConfigError
 
-WINDOW_SECONDS = 20.0
-SCORES_BYTES = 400_000_000
-"""What the attention of the widest level may take for its scores. An engine may hold them all, and past some hundred
-frames of a wide network they cost more time than context saves: with 45 million parameters and half the hop, 20 s take
-6 GB and 1.3 times as long as the 8.4 s of this limit."""
-CONTEXT_SECONDS = 1.0
-OVERLAP = 0.05
-"""What `ft separate` takes where nothing else is asked for."""
 SHIFTS = 3
 """Grids whose masks are averaged, each a third of a stride behind the one before."""
 CROP, PADDING = 512, 1024
@@ -41,31 +34,26 @@ AVERAGED_CROP, AVERAGED_PADDINGS = 256, (256, 512, 1024)
 
 Array = NDArray[np.float32]
 Frames = NDArray[Any]
-"""(channels, frames, bins) of complex spectra, or (channels, frames, n_fft) of samples."""
-
-
-def usual_segment_seconds(config: ModelConfig) -> float:
-    """Of a window where nobody says: `WINDOW_SECONDS`, or as few as keep to `SCORES_BYTES`."""
-    network, audio = config.network, config.audio
-    maps = max(1, *(network.width(level) * network.heads[level] for level in range(network.levels)))
-    frames = math.isqrt(SCORES_BYTES // (4 * maps))
-    return max(min(WINDOW_SECONDS, frames * audio.hop_length / audio.sample_rate), 4 * CONTEXT_SECONDS)
+"""(channels, frames, bins) of complex spectra, or (channels, frames, hop_length) of samples."""
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Sizes in frames: a window, the context on each of its sides, and the cross-fade of two neighbours."""
+    """Sizes in frames: a window, the context at each of its ends, and the cross-fade of two neighbours."""
 
     frames: int
-    context: int
+    left: int
+    right: int
     fade: int
     shift: int = 0
     """By so much the first window is shorter, and all borders come earlier; less than `stride`."""
+    multiple: int = 1
+    """Of what the frames of the last window are filled up to a multiple; of `frames` where those are fixed."""
 
     @property
     def stride(self) -> int:
-        """From the start of one window to the next."""
-        return self.frames - 2 * self.context - self.fade
+        """Frames from the start of one window to the next."""
+        return self.frames - self.left - self.right - self.fade
 
     @property
     def cost(self) -> float:
@@ -73,28 +61,24 @@ class WindowPlan:
         return self.frames / self.stride
 
     @classmethod
-    def from_seconds(
-        cls, segment_seconds: float, context_seconds: float, overlap: float, frames_per_second: float
-    ) -> WindowPlan:
-        """`overlap` is the share of the kept frames of a window that it cross-fades with the next one.
+    def of(cls, segment: Segment, frame_rate: float) -> WindowPlan:
+        """Gives the windows of a segment at so many frames a second.
 
         Raises:
-            ConfigError: a negative number, or a context that leaves no frame of the window.
+            ConfigError: a context that leaves no frame of the window, or other frames than the network takes.
         """
-        if not 0 <= overlap <= 0.5:
-            raise ConfigError(f"overlap: {overlap:g}, expected 0 to 0.5 of the kept frames")
-        if context_seconds < 0:
-            raise ConfigError(f"context: {context_seconds:g} seconds, expected 0 or more")
-        if not 2 * context_seconds < segment_seconds < math.inf:
-            raise ConfigError(
-                f"window: {segment_seconds:g} seconds, expected a number above twice the context of {context_seconds:g}"
-            )
-        frames = max(round(segment_seconds * frames_per_second), 1)
-        context = round(context_seconds * frames_per_second)
-        kept = frames - 2 * context
+        seconds, both = segment.seconds, segment.context + segment.right
+        if segment.frames is not None:
+            seconds = segment.frames / frame_rate
+        if not both < seconds < math.inf:
+            raise ConfigError(f"`segment_seconds` {seconds:g}: expected more than the {both:g} seconds of its context")
+        frames = segment.frames or -(-max(round(seconds * frame_rate), 1) // segment.multiple) * segment.multiple
+        left, right = round(segment.context * frame_rate), round(segment.right * frame_rate)
+        kept = frames - left - right
         if kept < 1:
-            raise ConfigError(f"window: {segment_seconds:g} seconds hold {frames} frames, all of which are context")
-        return cls(frames, context, min(round(overlap * kept), kept // 2))
+            raise ConfigError(f"`segment_seconds` {seconds:g}: its {frames} frames are all context")
+        fade = min(round(segment.overlap * kept), kept // 2)
+        return cls(frames, left, right, fade, multiple=segment.frames or segment.multiple)
 
 
 @dataclass(frozen=True)
@@ -137,12 +121,12 @@ def window_grids(
 
 @dataclass(frozen=True)
 class Window:
-    """One window of a song, with the frames that are finished once its mask is known."""
+    """One window of a song, with the frames that are finished once it ran."""
 
     spec: Frames
-    """Context included."""
+    """All of its frames, context included."""
     finished: slice
-    """Frames of the window whose mask is complete with this window: from its kept start to the next one's."""
+    """Its frames that are complete with this window: from its kept start to the next one's."""
     fade_in: int
     """The first so many of them are blended with what the window before left."""
     fade_out: int
@@ -215,10 +199,10 @@ class _PlanCutter(_Cutter):
 
     def _next(self, spec: Frames) -> Window:
         plan, frames = self._plan, self._needed - 1
-        end = frames - plan.context - plan.fade
+        end = frames - plan.right - plan.fade
         window = Window(spec[:, :frames], slice(self._start, end), self._fade_in, plan.fade, self._grid)
-        self._held = [spec[:, end - plan.context :]]
-        self._start, self._fade_in, self._needed = plan.context, plan.fade, plan.frames + 1
+        self._held = [spec[:, end - plan.left :]]
+        self._start, self._fade_in, self._needed = plan.left, plan.fade, plan.frames + 1
         return window
 
     def _last(self, spec: Frames) -> Iterator[Window]:
@@ -259,7 +243,7 @@ def _silence(like: Frames, frames: int) -> Frames:
 
 
 def rising_weights(fade: int) -> Array:
-    """Weights (fade,) of the later of two neighbours; those of the earlier one are these reversed.
+    """Gives the weights (fade,) of the later of two neighbours; those of the earlier one are these reversed.
 
     They sum to one, and no frame is left to one of the two alone.
     """
@@ -268,17 +252,18 @@ def rising_weights(fade: int) -> Array:
 
 
 class Blender:
-    """Joins the masks of successive windows: context is dropped, neighbours are cross-faded."""
+    """Joins what comes of successive windows: context is dropped, neighbours are cross-faded."""
 
-    def __init__(self, fade: int) -> None:
-        self._rise = rising_weights(fade)[:, None]
-        self._fall = self._rise[::-1]
-        self._left: Array | None = None
+    def __init__(self, fade: int, samples: int = 1) -> None:
+        """`samples` of a frame that are faded one by one, where they follow each other in time; 1 for bins."""
+        self._rise = rising_weights(fade * samples).reshape(fade, samples)
+        self._fall = self._rise[::-1, ::-1]
+        self._left: Frames | None = None
 
-    def push(self, window: Window, mask: Array) -> Array:
-        """The mask (channels, frames, bins) of `window.finished`, from the mask of the whole window."""
+    def push(self, window: Window, values: Frames) -> Frames:
+        """Gives the values (channels, frames, values) of `window.finished`, from those of the whole window."""
         end = window.finished.stop
-        blended = mask[:, window.finished]
+        blended = values[:, window.finished]
         if window.fade_in:
             assert self._left is not None
             blended = blended.copy()
@@ -286,5 +271,33 @@ class Blender:
             head *= self._rise
             head += self._left
         if window.fade_out:
-            self._left = mask[:, end : end + window.fade_out] * self._fall
+            self._left = values[:, end : end + window.fade_out] * self._fall
         return blended
+
+
+class FrameQueue:
+    """Frames (channels, frames, values) that come and go in blocks of different sizes."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self._blocks: deque[Frames] = deque()
+        self._empty: Frames
+
+    def append(self, block: Frames) -> None:
+        """Puts frames behind the others."""
+        self._empty = block[:, :0]
+        self._blocks.append(block)
+        self.frames += block.shape[1]
+
+    def take(self, count: int) -> Frames:
+        """Gives the first `count` of its frames; something must have been appended before."""
+        self.frames -= count
+        taken = [self._empty]
+        while count:
+            block = self._blocks.popleft()
+            if block.shape[1] > count:
+                self._blocks.appendleft(block[:, count:])
+                block = block[:, :count]
+            taken.append(block)
+            count -= block.shape[1]
+        return np.concatenate(taken, axis=1)

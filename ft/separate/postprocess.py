@@ -17,6 +17,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ft.windows import FrameQueue, Frames
+
 Array = NDArray[np.float32]
 
 THRESHOLD = 0.05
@@ -25,16 +27,31 @@ FADE = 32
 """In frames, but for the threshold; those of the original."""
 
 
-def merge_artifacts(mask: Array, threshold: float = THRESHOLD, min_range: int = MIN_RANGE, fade: int = FADE) -> Array:
-    """The mask (channels, bins, frames) of an instrumental with 1 where no vocals are; `mask` stays as it is.
+class QuietFrames:
+    """Takes the vocals out of frames of masks that hold none for long, `QuietRuns.delay` frames behind."""
 
-    Raises:
-        ValueError: `min_range` is less than twice `fade`.
-    """
-    runs = QuietRuns(threshold, min_range, fade)
-    weights = np.concatenate((runs.push(mask.min(axis=(0, 1))), runs.finish()))
-    merged: Array = mask + weights * (1 - mask)
-    return merged
+    def __init__(self, of: str) -> None:
+        """`of`: whether masks keep the vocals (`stems`) or the instrumental (`rest`)."""
+        self._of_vocals = of == "stems"
+        self._runs = QuietRuns()
+        self._spec, self._masks = FrameQueue(), FrameQueue()
+
+    def push(self, spec: Frames, masks: Frames) -> tuple[Frames, Frames]:
+        """Gives the frames of the mixture and of the masks, (channels, frames, bins) both, that are known now."""
+        self._spec.append(spec)
+        self._masks.append(masks)
+        instrumental = 1 - masks if self._of_vocals else masks
+        return self._weighted(self._runs.push(instrumental.min(axis=(0, 2))))
+
+    def finish(self) -> tuple[Frames, Frames]:
+        """Gives the rest, once something was pushed."""
+        return self._weighted(self._runs.finish())
+
+    def _weighted(self, weights: Array) -> tuple[Frames, Frames]:
+        # mask + weight * (1 - mask) for the instrumental; what is above the network's bins goes with its frame.
+        spec, masks = self._spec.take(len(weights)), self._masks.take(len(weights))
+        vocals = (masks if self._of_vocals else 1 - masks) * (1 - weights[:, None])
+        return spec, vocals if self._of_vocals else 1 - vocals
 
 
 class QuietRuns:

@@ -1,6 +1,6 @@
-"""Separation: a mixture in, its vocals and instrumental out, in memory that does not grow with length.
+"""Separation: a mixture in, its stems out, in memory that does not grow with length.
 
-Vocals come from the inverse STFT. The instrumental is the rest of the mixture at its own rate, so the stems sum to the
+Where a model has a rest, that is the mixture minus its other stems at the mixture's own rate, so that all sum to the
 mixture whatever the network and the resampling do.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,18 +26,16 @@ from ft.audio.formats import StemFormat, check_bitrate, format_notes
 from ft.audio.open import open_source
 from ft.audio.source import BLOCK_SAMPLES, MAX_CHANNELS, AudioInfo, AudioSource
 from ft.config import ModelConfig
-from ft.dsp import magnitude
 from ft.errors import AudioError, ConfigError
 from ft.files import DEFAULT_MODEL
 from ft.options import SeparateOptions
 from ft.progress import Progress
-from ft.separate.song_stream import SongStream, check_ensemble
-from ft.separate.stream import Analysis
+from ft.separate.front import OF_SONG, Level
+from ft.separate.stream import ModelStream, SongStream, copies
 from ft.songs.inputs import Song, find_songs
-from ft.songs.pictures import Pictures
 from ft.songs.report import SongRecord
 from ft.songs.run import each_song, separate_song, tell, watched
-from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds, window_grids
+from ft.windows import WindowPlan, window_grids
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class Separator:
 
         Args:
             models: a model file, None or `default` for the shipped one, or an engine, which its owner closes. Several
-                of them are an ensemble, whose masks are combined; they must read the same spectrograms.
+                of them are an ensemble: stems of equal names are averaged into those of the first.
             options: all else that can be chosen; None for the usual. Batch and segment are those of a plan where
                 nothing else is said. Only under `device` auto, and without TensorRT, does another engine go on with
                 the next song where a GPU is lost.
@@ -81,25 +80,19 @@ class Separator:
         with self._closing:
             self._configs = configs = [self._config_of(model) for model in self._models]
             self.config = configs[0]
-            if options.stem is not None and options.stem not in self.config.stems:
-                raise ConfigError(f"--stem {options.stem}: the model has {', '.join(self.config.stems)}")
+            if options.stem is not None and options.stem not in self.config.all_stems:
+                raise ConfigError(f"--stem {options.stem}: the model has {', '.join(self.config.all_stems)}")
             check_bitrate(options)
             self.model = "+".join(map(model_name, self._models))
-            check_ensemble(configs)
-            plans = [plan_window(model) for model in self._models if not isinstance(model, Engine)]
-            built = next(filter(None, plans), None)
-            usual_batch, usual_seconds = built or (1, min(map(usual_segment_seconds, configs)))
-            audio = self.config.audio
-            self.plan = WindowPlan.from_seconds(
-                usual_seconds if options.segment_seconds is None else options.segment_seconds,
-                CONTEXT_SECONDS if options.context_seconds is None else options.context_seconds,
-                OVERLAP if options.overlap is None else options.overlap,
-                audio.sample_rate / audio.hop_length,
-            )
-            self._frames = max(grid.frames for grid in window_grids(self.plan, options.windows, options.tta))
+            built = [None if isinstance(model, Engine) else plan_window(model) for model in self._models]
+            self.plans = [self._planned(config, window) for config, window in zip(configs, built, strict=True)]
+            self.plan = self.plans[0]
+            usual_batch = next((window[0] for window in built if window is not None), 1)
             batch_size = usual_batch if options.batch_size is None else options.batch_size
-            self._runners = [self._opened(model, batch_size) for model in self._models]
-            SongStream(self._runners, self.plan, options)  # refuses what a model cannot do, before a song is opened
+            self._runners = [
+                self._opened(model, plan, batch_size) for model, plan in zip(self._models, self.plans, strict=True)
+            ]
+            self._song()  # refuses what a model cannot do, before a song is opened
             logger.debug("%s: %s; %s, %d at once", self.model, self.config, self.plan, self.batch_size)
             self._closing = self._closing.pop_all()
 
@@ -109,15 +102,35 @@ class Separator:
             return model.describe().config
         return read_config(model)
 
-    def _opened(self, model: Model | None, batch_size: int) -> Runner:
+    def _planned(self, config: ModelConfig, built: tuple[int, float] | None) -> WindowPlan:
+        """The windows of a model; `built` is what a plan was built for. Raises ConfigError."""
+        options = self.options
+        changes: dict[str, Any] = {} if built is None else {"seconds": built[1]}
+        if options.segment_seconds is not None:
+            changes["seconds"] = options.segment_seconds
+        if options.context_seconds is not None:
+            changes |= {"context": options.context_seconds, "lookahead": None}
+        if options.overlap is not None:
+            changes["overlap"] = options.overlap
+        return WindowPlan.of(replace(config.segment, **changes), config.frame_rate)
+
+    def _song(self) -> SongStream:
+        """What turns one song into its stems. Raises ConfigError for what a model cannot do."""
+        models = [
+            ModelStream(runner, plan, self.options) for runner, plan in zip(self._runners, self.plans, strict=True)
+        ]
+        return SongStream(models, self.options.ensemble_by)
+
+    def _opened(self, model: Model | None, plan: WindowPlan, batch_size: int) -> Runner:
         """A runner of an open engine, which `close` closes where it is not the caller's."""
         if isinstance(model, Engine):
             return Runner(model, batch_size)
         options, is_plan = self.options, plan_window(model) is not None
-        items = read_config(model).audio.items_per_window
+        config = read_config(model)
+        size = max(grid.frames for grid in window_grids(plan, options.windows, options.tta))
 
         def load(windows: int, device: str) -> Engine:
-            shape = (windows * items, self._frames)
+            shape = (windows * config.items_per_window, size)
             return load_engine(
                 model, options.threads, runtime=options.runtime, device=device, windows=shape, memory=options.memory
             )
@@ -163,62 +176,61 @@ class Separator:
         if mixture.ndim != 2 or not 1 <= mixture.shape[0] <= MAX_CHANNELS or mixture.shape[1] == 0:
             raise AudioError(f"mixture of shape {mixture.shape}; expected (channels, samples) of 1 or 2 channels")
         seconds = mixture.shape[1] / sample_rate if sample_rate > 0 else None
-        peak = self.track_peak(_watched(_cut(mixture), progress, "mixture", seconds), sample_rate)
-        stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.stems}
+        levels = self.levels(_watched(_cut(mixture), progress, "mixture", seconds), sample_rate)
+        stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.all_stems}
         done = 0
-        for block in self.stream(_cut(mixture), sample_rate, peak):
+        for block in self.stream(_cut(mixture), sample_rate, levels):
             for stem, samples in block.items():
                 stems[stem][:, done : done + samples.shape[1]] = samples
             done += samples.shape[1]
             tell(progress, "mixture", done / sample_rate, seconds)
         return stems
 
-    def track_peak(self, blocks: Iterable[Array], sample_rate: int) -> float | None:
-        """The largest magnitude of a song's spectrogram, which `stream` takes as `peak`.
+    def levels(self, blocks: Iterable[Array], sample_rate: int) -> tuple[Level | None, ...]:
+        """Gives what `stream` takes as `levels`: how loud a whole song is to each model.
 
-        None, without reading a block, where the model scales each window for itself.
+        None, without reading a block, for models that need not know it.
         """
-        if all(config.audio.normalize != "track" for config in self._configs):
-            return None
-        peak, analysis = 0.0, Analysis(self.config, sample_rate)
-        for spec in analysis.frames(blocks):
-            peak = max(peak, float(magnitude(spec).max(initial=0)))
-            analysis.drop()
-        return peak
+        models = self._song().models
+        wanted = [model for model in models if model.config.front.scale in OF_SONG]
+        if not wanted:
+            return (None,) * len(models)
+        shared = copies(iter(blocks), len(wanted))
+        running = [model.levels(own, sample_rate) for model, own in zip(wanted, shared, strict=True)]
+        last = deque(zip(*running, strict=True), maxlen=1)  # in step, so that no block waits for long
+        found = iter(last.pop() if last else (None,) * len(wanted))
+        return tuple(next(found) if model in wanted else None for model in models)
 
-    def peak_of_song(self, source: AudioSource, progress: Progress | None = None) -> float | None:
-        """The same of a file, which is read for it; None of a pipe, which can be read once only."""
+    def levels_of_song(self, source: AudioSource, progress: Progress | None = None) -> tuple[Level | None, ...]:
+        """Gives the levels of a file, which is read for it; none of a pipe, which can be read once only."""
         if not source.repeatable:
-            return None
+            return (None,) * len(self._models)
         info = source.info
-        return self.track_peak(_watched(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
+        return self.levels(_watched(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
 
     def stream(
         self,
         blocks: Iterable[Array],
         sample_rate: int,
-        peak: float | None = None,
+        levels: Sequence[Level | None] | None = None,
         *,
         eager: bool = False,
-        pictures: Pictures | None = None,
     ) -> Iterator[dict[str, Array]]:
-        """Blocks of stems (channels, samples), as blocks of the mixture come in; those may have any sizes.
+        """Gives blocks of stems (channels, samples), as blocks of the mixture come in; those may have any sizes.
 
         The stems lag behind by a few windows, and together have as many samples as the mixture. `blocks` is read in
         another thread.
 
         Args:
-            peak: `track_peak` of the song, for a model that scales by it. Without it such a model scales by the peak
-                of what came so far, up to each window's end.
+            levels: `levels` of the song. Without them a model that is scaled by the song is scaled by what came so
+                far, up to each window's end.
             eager: whether a window's stems are given before the one behind it is read, for sound that comes in as it
                 is played. It takes longer.
-            pictures: gets the mask and the spectrograms.
         Raises:
             AudioError: not one or two channels, or values that are not finite.
             EngineError: the engine failed.
         """
-        song = SongStream(self._runners, self.plan, self.options)
-        return song.stems(blocks, sample_rate, peak, eager=eager, pictures=pictures)
+        return self._song().stems(blocks, sample_rate, levels or (None,) * len(self._models), eager)
 
     def separate_file(
         self, path: str | Path, output_dir: str | Path = "separated", *, progress: Progress | None = None
@@ -265,7 +277,9 @@ class Separator:
     def find_songs(self, paths: str | Path | Sequence[str | Path], output_dir: str | Path) -> list[Song]:
         """The inputs with their output files, as `ft.songs.inputs` finds and names them. Raises AudioError."""
         paths = [paths] if isinstance(paths, str | Path) else paths
-        return find_songs([Path(path) for path in paths], Path(output_dir), self.config.stems, self.options, self.model)
+        return find_songs(
+            [Path(path) for path in paths], Path(output_dir), self.config.all_stems, self.options, self.model
+        )
 
     def open_song(self, song: Song) -> AudioSource:
         """What the options let be read of a song; its owner closes it. Raises AudioError."""
