@@ -14,6 +14,7 @@ from ft.files import example_folder
 from ft.metrics import sdr
 from ft.plots import save_spectrograms
 from ft.separate import Separator
+from ft.songs import separate_file
 
 EXAMPLE = example_folder()
 OUTPUT = Path("separated")
@@ -22,7 +23,7 @@ OUTPUT = Path("separated")
 def main() -> None:
     mixture_file = EXAMPLE / "mixture.flac"
     with Separator(force=True) as separator:
-        result = separator.separate_file(mixture_file, OUTPUT / "caesium")
+        result = separate_file(separator, mixture_file, OUTPUT / "caesium")
     for file in result.files.values():
         print(file)
     waveforms = {"mixture": mixture_file, **result.files}

@@ -139,8 +139,10 @@ class SongRunner(Runner):
         return engine_facts(self.separator.engine)
 
     def run(self, batch: Array | None) -> Array | None:
+        from ft.songs import separate_file
+
         with self.clock.running():
-            result = self.separator.separate_file(Path(self.spec.song), self.folder.name)
+            result = separate_file(self.separator, Path(self.spec.song), self.folder.name)
         self.result = result
         return None
 

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ft.errors import Cancelled
+
+T = TypeVar("T")
 
 Progress = Callable[[float, float | None], object]
 """Called with the seconds of audio that are done and those there are in all, None where nobody knows yet. Giving back
 False asks to stop: `Cancelled` is raised then."""
+
+
+def tell(progress: Progress | None, path: Path | str, done: float, total: float | None) -> None:
+    """Tells of the progress. Raises Cancelled where that asks to stop."""
+    if progress is not None:
+        answer = progress(done, total)
+        if isinstance(answer, bool | np.bool_) and not answer:
+            raise Cancelled(f"{path}: cancelled after {done:.1f} s of audio")
+
+
+def watched(blocks: Iterable[T], progress: Progress | None, path: Path | str, total: float | None) -> Iterator[T]:
+    """Gives the blocks of a pass that only looks, which may be cancelled too."""
+    for block in blocks:
+        tell(progress, path, 0.0, total)
+        yield block
 
 
 def is_watched() -> bool:

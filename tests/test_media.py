@@ -17,6 +17,7 @@ from ft.audio.open import audio_info, open_source
 from ft.audio.source import INSTALL_MEDIA
 from ft.errors import AudioError
 from ft.separate import Separator
+from ft.songs import separate_file
 
 RATE = 48000
 PICTURES = {"webm": "libvpx", "flv": "flv"}
@@ -191,7 +192,7 @@ def test_any_place_of_a_sound_is_reached_to_the_sample(tmp_path, song, name, cod
 def test_the_record_of_a_song_says_where_its_sound_belongs(tmp_path, song):
     path = encode(tmp_path / "a.mkv", [song], "flac", "matroska", video=True, late=1.5)
     with Separator(StubEngine(each_frame_alone)) as separator:
-        record = separator.separate_file(path, tmp_path / "out")
+        record = separate_file(separator, path, tmp_path / "out")
     assert json.loads(record.to_json())["offset_seconds"] == 1.5 and record.audio_seconds == song.shape[1] / RATE
 
 
@@ -202,7 +203,7 @@ def test_sound_with_a_gap_in_its_clock_is_whole(tmp_path, song):
     assert read(source).shape == song.shape and source.warnings == [] and source.info.offset == 0
     for status in ("done", "skipped"):  # the container promises more than there is in the stems
         with Separator(StubEngine(each_frame_alone), skip_existing=True) as separator:
-            assert separator.separate_file(path, tmp_path / "out").status == status
+            assert separate_file(separator, path, tmp_path / "out").status == status
 
 
 def test_what_mkvmerge_notes_of_a_track_is_its_length(tmp_path, song):

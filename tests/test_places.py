@@ -12,6 +12,7 @@ from stems import names, noise, writer_of, written
 from ft.errors import AudioError
 from ft.files import atomic_write
 from ft.separate import Separator
+from ft.songs import separate_file
 from ft.songs.parts import Claim
 from ft.songs.pictures import Pictures
 
@@ -120,7 +121,7 @@ def test_a_picture_that_cannot_be_placed_takes_the_stems_away(tmp_path, monkeypa
 
     monkeypatch.setattr(Pictures, "commit", fails)
     with Separator(tiny_onnx, images=True, duration=1.0) as separator, pytest.raises(AudioError, match="no picture"):
-        separator.separate_file(example / "mixture.flac", tmp_path / "out")
+        separate_file(separator, example / "mixture.flac", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,6 +17,7 @@ from engines.runner import Runner
 from ft.cli import main
 from ft.errors import CheckpointError, DeviceLost, EngineError, OutOfDeviceMemory
 from ft.separate import Separator
+from ft.songs import separate_file
 
 RATE = 8000
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
@@ -137,7 +138,7 @@ def test_one_window_that_does_not_fit_is_an_error_in_one_line(tmp_path):
     soundfile.write(tmp_path / "song.wav", noise(9000).T, RATE)
     separator = Separator(SmallMemory(0), batch_size=4, **SHORT)
     with pytest.raises(OutOfDeviceMemory, match=r"no room for 1; one window alone does not fit: use a smaller --seg"):
-        separator.separate_file(tmp_path / "song.wav", tmp_path / "out")
+        separate_file(separator, tmp_path / "song.wav", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -257,6 +257,7 @@ def odd_sounds(rate: int) -> dict[str, np.ndarray]:
 def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, normalize):
     from ft.checkpoint import load_config, load_model, save_checkpoint
     from ft.separate import Separator
+    from ft.songs import separate_files
 
     sounds = odd_sounds(44100)
     for name, sound in sounds.items():
@@ -265,7 +266,7 @@ def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, normalize):
     scaled = replace(config, audio=replace(config.audio, normalize=normalize))
     save_checkpoint(tmp_path / "model.safetensors", load_model(tiny_checkpoint).state_dict(), scaled)
     with Separator(tmp_path / "model.safetensors") as separator:
-        records = list(separator.separate_files([tmp_path / f"{name}.wav" for name in sounds], tmp_path / "out"))
+        records = list(separate_files(separator, [tmp_path / f"{name}.wav" for name in sounds], tmp_path / "out"))
     assert [(record.status, record.error) for record in records] == [("done", None)] * len(sounds)
     for name, sound in sounds.items():
         stems = [soundfile.read(tmp_path / "out" / name / f"{stem}.wav", always_2d=True)[0] for stem in STEMS]

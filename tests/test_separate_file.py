@@ -27,6 +27,7 @@ from ft.cli import main
 from ft.errors import AudioError, Cancelled, ConfigError
 from ft.options import SeparateOptions
 from ft.separate import Separator
+from ft.songs import separate_file, separate_files
 from ft.songs.inputs import MARKER
 
 RATE = 8000
@@ -68,7 +69,7 @@ def command(monkeypatch):
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
 def test_stems_have_the_form_of_the_input_and_sum_to_it(song, separator, tmp_path, rate, channels, subtype):
     path = song(waveform=noise(20_001, channels), rate=rate, subtype=subtype)
-    result = separator.separate_file(path, tmp_path / "out")
+    result = separate_file(separator, path, tmp_path / "out")
     assert result.files == {stem: tmp_path / "out" / "song" / f"{stem}.wav" for stem in ("vocals", "instrumental")}
     total = 0
     for file in result.files.values():
@@ -82,7 +83,7 @@ def test_stems_have_the_form_of_the_input_and_sum_to_it(song, separator, tmp_pat
 
 def test_a_file_gives_what_its_array_gives(song, separator, tmp_path):
     path = song(waveform=noise(100_000), subtype="FLOAT")
-    files = separator.separate_file(path, tmp_path / "out").files
+    files = separate_file(separator, path, tmp_path / "out").files
     stems = separator.separate(read_audio(path)[0], RATE)
     for stem, file in files.items():
         np.testing.assert_allclose(read_audio(file)[0], stems[stem], atol=1e-5)
@@ -93,7 +94,7 @@ def test_a_first_pass_finds_the_peak_of_the_song(song, tmp_path):
     path = song(waveform=waveform, subtype="FLOAT")
     engine = StubEngine(each_frame_alone, stub_config(normalize="track"))
     separator = Separator(engine, **SHORT)
-    separator.separate_file(path, tmp_path / "out")
+    separate_file(separator, path, tmp_path / "out")
     from_file = engine.batches[:]
     engine.batches.clear()
     separator.separate(waveform, RATE)
@@ -103,7 +104,7 @@ def test_a_first_pass_finds_the_peak_of_the_song(song, tmp_path):
 
 def test_the_bit_depth_can_be_chosen(song, tmp_path):
     separator = Separator(StubEngine(each_frame_alone), bit_depth="24", **SHORT)
-    files = separator.separate_file(song(), tmp_path / "out").files
+    files = separate_file(separator, song(), tmp_path / "out").files
     assert soundfile.info(files["vocals"]).subtype == "PCM_24"
 
 
@@ -117,7 +118,7 @@ def test_clipping_is_lowered_with_one_gain_and_a_warning_that_names_it(tmp_path,
         return mask
 
     separator = Separator(StubEngine(half_of_the_bins), **SHORT)
-    result = separator.separate_file(path, tmp_path / "out")
+    result = separate_file(separator, path, tmp_path / "out")
     assert result.gain < 1
     assert f"one gain of {result.gain:.4f}" in result.warnings[0] and str(path) in result.warnings[0]
     assert caplog.messages == list(result.warnings)
@@ -125,13 +126,13 @@ def test_clipping_is_lowered_with_one_gain_and_a_warning_that_names_it(tmp_path,
     assert max(np.abs(stem).max() for stem in stems.values()) == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(sum(stems.values()), result.gain * read_audio(path)[0], atol=1e-4)
     floating = Separator(StubEngine(half_of_the_bins), bit_depth="float", **SHORT)
-    unchanged = floating.separate_file(path, tmp_path / "float")
+    unchanged = separate_file(floating, path, tmp_path / "float")
     assert unchanged.gain == 1 and unchanged.warnings == ()
 
 
 def test_progress_counts_seconds_up_to_the_end(song, separator, tmp_path):
     calls = []
-    separator.separate_file(song(), tmp_path / "out", progress=lambda *call: calls.append(call))
+    separate_file(separator, song(), tmp_path / "out", progress=lambda *call: calls.append(call))
     assert calls == sorted(calls) and len(calls) > 2
     assert calls[-1] == (pytest.approx(9000 / RATE), pytest.approx(9000 / RATE))
 
@@ -150,8 +151,8 @@ def test_an_interruption_leaves_no_parts(song, tmp_path, where, error):
 
     engine = StubEngine(interrupts if where == "engine" else each_frame_alone)
     with pytest.raises(error):
-        Separator(engine, **SHORT).separate_file(
-            song(), tmp_path / "out", progress=interrupts if where == "progress" else None
+        separate_file(
+            Separator(engine, **SHORT), song(), tmp_path / "out", progress=interrupts if where == "progress" else None
         )
     assert not (tmp_path / "out").exists()
 
@@ -163,7 +164,7 @@ def test_a_file_that_is_damaged_on_the_way_leaves_nothing(tmp_path, separator):
     content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
     path.write_bytes(content)
     with pytest.raises(AudioError, match=r"song\.flac: damaged or cut off after \d+\.\d s of 25\.0 s"):
-        separator.separate_file(path, tmp_path / "out")
+        separate_file(separator, path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -171,10 +172,10 @@ def test_a_file_shorter_than_its_header_says_is_an_error_or_a_warning(song, sepa
     path = song()
     path.write_bytes(path.read_bytes()[: 44 + 4 * 4000])
     with pytest.raises(AudioError, match=r"song\.wav: .*--allow-truncated"):
-        separator.separate_file(path, tmp_path / "out")
+        separate_file(separator, path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     tolerant = Separator(StubEngine(each_frame_alone), allow_truncated=True, **SHORT)
-    result = tolerant.separate_file(path, tmp_path / "out")
+    result = separate_file(tolerant, path, tmp_path / "out")
     (warning,) = result.warnings
     assert "song.wav" in warning and "0.5 s" in warning and "1.1 s" in warning
     assert soundfile.info(result.files["vocals"]).frames == 4000
@@ -189,7 +190,7 @@ def test_memory_does_not_grow_with_length(song, tmp_path):
     for seconds in (120, 360):
         path = song(f"{seconds}.flac", np.tile(noise(30 * RATE), seconds // 30))
         tracemalloc.start()
-        Separator(Forgetful(each_frame_alone), segment_seconds=4).separate_file(path, tmp_path / "out")
+        separate_file(Separator(Forgetful(each_frame_alone), segment_seconds=4), path, tmp_path / "out")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.15 * peaks[0]
@@ -348,7 +349,7 @@ def test_reading_computing_and_writing_each_have_a_thread(song, tmp_path, monkey
             yield block
 
     monkeypatch.setattr(AudioSource, "blocks", read)
-    Separator(StubEngine(mask), **SHORT).separate_file(song(), tmp_path / "out")
+    separate_file(Separator(StubEngine(mask), **SHORT), song(), tmp_path / "out")
     assert len({threads["engine"], threads["reader"], threading.current_thread()}) == 3
 
 
@@ -423,12 +424,12 @@ def test_a_callback_that_gives_false_cancels_and_nothing_is_left(song, tmp_path,
 
     with Separator(engine, **SHORT) as separator:
         with pytest.raises(Cancelled, match="cancelled after 2"):
-            separator.separate_file(path, tmp_path / "out", progress=stop_in_the_middle)
+            separate_file(separator, path, tmp_path / "out", progress=stop_in_the_middle)
         assert not (tmp_path / "out").exists()
         assert {total for _, total in calls} == {7.5} and 2 <= calls[-1][0] < 3
         with pytest.raises(Cancelled):
             separator.separate(noise(60_000), RATE, progress=lambda done, total: False)
-        assert separator.separate_file(path, tmp_path / "out").files["vocals"].is_file()
+        assert separate_file(separator, path, tmp_path / "out").files["vocals"].is_file()
 
 
 def test_many_files_give_a_record_each_and_one_that_fails_is_among_them(song, tmp_path):
@@ -438,11 +439,13 @@ def test_many_files_give_a_record_each_and_one_that_fails_is_among_them(song, tm
     (tmp_path / "music" / "c.wav").write_bytes(b"")
     watched = []
     with Separator(StubEngine(each_frame_alone), **SHORT) as separator:
-        records = list(
-            separator.separate_files(
-                [tmp_path / "music"], tmp_path / "out", progress=lambda path, done, total: watched.append(path.name)
-            )
+        files = separate_files(
+            separator,
+            [tmp_path / "music"],
+            tmp_path / "out",
+            progress=lambda path, done, total: watched.append(path.name),
         )
+        records = list(files)
     assert {Path(record.input).name: record.status for record in records} == {
         "a.wav": "done",
         "b.flac": "done",
@@ -451,7 +454,7 @@ def test_many_files_give_a_record_each_and_one_that_fails_is_among_them(song, tm
     assert set(watched) == {"a.wav", "b.flac"}
     assert (tmp_path / "out/album/b/vocals.wav").is_file()
     with pytest.raises(AudioError, match="a folder; expected a file"):
-        separator.separate_file(tmp_path / "music", tmp_path / "out")
+        separate_file(separator, tmp_path / "music", tmp_path / "out")
 
 
 def test_an_error_nobody_expected_fails_one_song_in_one_line(song, command, tmp_path, monkeypatch):
@@ -484,9 +487,9 @@ def test_what_a_callback_raises_is_not_blamed_on_the_song(song, tmp_path):
 
     with Separator(StubEngine(each_frame_alone), **SHORT) as separator:
         with pytest.raises(ValueError, match="the window was closed"):
-            list(separator.separate_files([song()], tmp_path / "out", progress=fails))
+            list(separate_files(separator, [song()], tmp_path / "out", progress=fails))
         with pytest.raises(Cancelled):
-            list(separator.separate_files([song()], tmp_path / "out", progress=lambda *_: np.False_))
+            list(separate_files(separator, [song()], tmp_path / "out", progress=lambda *_: np.False_))
     assert not (tmp_path / "out").exists()
 
 

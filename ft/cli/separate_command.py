@@ -30,7 +30,7 @@ from ft.separate.separator import Separator, model_name
 from ft.songs.inputs import STDIN, Song, find_songs
 from ft.songs.jobs import Work, copy_song, read_jobs, work_of
 from ft.songs.report import EXIT_FAILED, SongRecord, Summary, printable, sum_line
-from ft.songs.run import each_song, separate_song, separate_to_pipe
+from ft.songs.run import new_record, open_song, recorded, separate_song, separate_to_pipe
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,11 @@ def _records(request: Request, models: Sequence[str] | None, work: Work) -> Iter
     if work.songs:
         with Separator(models, request.options) as separator:
             separate = functools.partial(_separate, request, separator, BatchProgress(len(work.songs)))
-            yield from each_song(work.songs, separate, lambda song: separator.record(song.path))
+            for song in work.songs:
+                yield recorded(song, separate, functools.partial(new_record, separator))
     copy = functools.partial(copy_song, options=request.options)
-    yield from each_song(work.copies, copy, lambda song: SongRecord(input=song.path))
+    for song in work.copies:
+        yield recorded(song, copy, lambda song: SongRecord(input=song.path))
 
 
 class _Report:
@@ -211,7 +213,7 @@ def _work(request: Request, models: Sequence[str] | None) -> Work:
 
 
 def _separate(request: Request, separator: Separator, batch: BatchProgress, song: Song) -> SongRecord:
-    opener = functools.partial(_open_stdin, request) if song.path == STDIN else None
+    opener = functools.partial(_open_stdin, request) if song.path == STDIN else open_song
     batch.begin()
     with seconds_bar(song.path.name, quiet=request.quiet, batch=batch) as progress:
         if request.to_pipe:
@@ -223,8 +225,8 @@ def _separate(request: Request, separator: Separator, batch: BatchProgress, song
         return separate_song(separator, song, progress, opener)
 
 
-def _open_stdin(request: Request, song: Song) -> AudioSource:
-    options, raw = request.options, None
+def _open_stdin(request: Request, song: Song, options: SeparateOptions) -> AudioSource:
+    raw = None
     stream = _binary(sys.stdin, "input")
     if request.rate is not None:
         assert request.raw is not None and request.channels is not None

@@ -6,10 +6,9 @@ mixture whatever the network and the resampling do.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,19 +21,15 @@ from numpy.typing import NDArray
 from engines import load_engine, plan_window, read_config
 from engines.base import Engine
 from engines.runner import Runner, open_runner
-from ft.audio.formats import StemFormat, check_bitrate, format_notes
-from ft.audio.open import open_source
-from ft.audio.source import BLOCK_SAMPLES, MAX_CHANNELS, AudioInfo, AudioSource
+from ft.audio.formats import check_bitrate
+from ft.audio.source import BLOCK_SAMPLES, MAX_CHANNELS
 from ft.config import ModelConfig
 from ft.errors import AudioError, ConfigError
 from ft.files import DEFAULT_MODEL
 from ft.options import SeparateOptions
-from ft.progress import Progress
+from ft.progress import Progress, tell, watched
 from ft.separate.front import OF_SONG, Level
 from ft.separate.stream import ModelStream, SongStream, copies
-from ft.songs.inputs import Song, find_songs
-from ft.songs.report import SongRecord
-from ft.songs.run import each_song, separate_song, tell, watched
 from ft.windows import WindowPlan, window_grids
 
 logger = logging.getLogger(__name__)
@@ -75,7 +70,6 @@ class Separator:
         self._models = list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
         if not self._models:
             raise ConfigError("no model; expected at least one")
-        self._told: set[str] = set()
         self._closing = ExitStack()
         with self._closing:
             self._configs = configs = [self._config_of(model) for model in self._models]
@@ -176,7 +170,7 @@ class Separator:
         if mixture.ndim != 2 or not 1 <= mixture.shape[0] <= MAX_CHANNELS or mixture.shape[1] == 0:
             raise AudioError(f"mixture of shape {mixture.shape}; expected (channels, samples) of 1 or 2 channels")
         seconds = mixture.shape[1] / sample_rate if sample_rate > 0 else None
-        levels = self.levels(_watched(_cut(mixture), progress, "mixture", seconds), sample_rate)
+        levels = self.levels(watched(_cut(mixture), progress, "mixture", seconds), sample_rate)
         stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.all_stems}
         done = 0
         for block in self.stream(_cut(mixture), sample_rate, levels):
@@ -200,13 +194,6 @@ class Separator:
         last = deque(zip(*running, strict=True), maxlen=1)  # in step, so that no block waits for long
         found = iter(last.pop() if last else (None,) * len(wanted))
         return tuple(next(found) if model in wanted else None for model in models)
-
-    def levels_of_song(self, source: AudioSource, progress: Progress | None = None) -> tuple[Level | None, ...]:
-        """Gives the levels of a file, which is read for it; none of a pipe, which can be read once only."""
-        if not source.repeatable:
-            return (None,) * len(self._models)
-        info = source.info
-        return self.levels(_watched(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
 
     def stream(
         self,
@@ -232,82 +219,10 @@ class Separator:
         """
         return self._song().stems(blocks, sample_rate, levels or (None,) * len(self._models), eager)
 
-    def separate_file(
-        self, path: str | Path, output_dir: str | Path = "separated", *, progress: Progress | None = None
-    ) -> SongRecord:
-        """Writes the stems of one file below `output_dir`, where the template of the options says.
-
-        Wav and flac keep the sample rate, channels and length of the input.
-
-        Args:
-            progress: called with the seconds of audio done and those there are; where it gives back False this stops.
-        Raises:
-            AudioError: the file cannot be read, or the stems cannot be written; none of them is there then.
-            Cancelled: `progress` asked to stop; nothing is there then.
-            EngineError: the engine failed, or its device was lost at an earlier file; nothing is written then.
-        """
-        if Path(path).is_dir():
-            raise AudioError(f"{path}: a folder; expected a file. `separate_files` takes folders")
-        (song,) = self.find_songs([path], output_dir)
-        return separate_song(self, song, progress)
-
-    def separate_files(
-        self,
-        paths: str | Path | Sequence[str | Path],
-        output_dir: str | Path = "separated",
-        *,
-        progress: Callable[[Path, float, float | None], object] | None = None,
-    ) -> Iterator[SongRecord]:
-        """The record of every file, and of every audio file in a folder, once it is written, left out or has failed.
-
-        Args:
-            progress: as for `separate_file`, with the path before the seconds.
-        Raises:
-            AudioError: before anything is read: nothing found, or two inputs that would get one name.
-            Cancelled: `progress` asked to stop; the files of the songs before are there.
-        """
-        songs = self.find_songs(paths, output_dir)
-
-        def separate(song: Song) -> SongRecord:
-            watch = watched(None if progress is None else functools.partial(progress, song.path))
-            return separate_song(self, song, watch)
-
-        return each_song(songs, separate, lambda song: self.record(song.path))
-
-    def find_songs(self, paths: str | Path | Sequence[str | Path], output_dir: str | Path) -> list[Song]:
-        """The inputs with their output files, as `ft.songs.inputs` finds and names them. Raises AudioError."""
-        paths = [paths] if isinstance(paths, str | Path) else paths
-        return find_songs(
-            [Path(path) for path in paths], Path(output_dir), self.config.all_stems, self.options, self.model
-        )
-
-    def open_song(self, song: Song) -> AudioSource:
-        """What the options let be read of a song; its owner closes it. Raises AudioError."""
-        options = self.options
-        return open_source(
-            song.path,
-            track=options.track,
-            start=options.start,
-            duration=options.duration,
-            allow_truncated=options.allow_truncated,
-        )
-
     def ready(self) -> None:
         """Goes on with another engine where a device was lost. Raises DeviceLost where none is allowed."""
         for runner in self._runners:
             runner.ready()
-
-    def record(self, path: Path) -> SongRecord:
-        """A record of a song of which nothing is known yet but what separates it."""
-        info = self.engine.describe()
-        return SongRecord(input=path, engine=info.name, device=info.device, precision=info.precision, model=self.model)
-
-    def tell_notes(self, format: StemFormat, info: AudioInfo) -> None:
-        """Says what a format cannot hold of its input, once for all songs of which the same is true."""
-        for note in format_notes(format, self.options, info):
-            if note not in self._told:
-                self._told.add(note)
-                logger.warning("%s: %s", info.path, note)
 
 
 def model_name(model: Model | None) -> str:
@@ -324,12 +239,3 @@ def model_name(model: Model | None) -> str:
 def _cut(mixture: Array) -> Iterator[Array]:
     for start in range(0, mixture.shape[1], BLOCK_SAMPLES):
         yield mixture[:, start : start + BLOCK_SAMPLES]
-
-
-def _watched(
-    blocks: Iterable[Array], progress: Progress | None, path: Path | str, total: float | None
-) -> Iterator[Array]:
-    """The blocks of a pass that only looks, which may be cancelled too."""
-    for block in blocks:
-        tell(progress, path, 0.0, total)
-        yield block

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import AudioConfig
+from ft.config import ModelConfig
 from ft.errors import AudioError, ConfigError
 from ft.plots import DECIBELS, MASK, decibels, mean_power, save_panels
 from ft.songs.parts import Claim, part_name, remove, remove_parts
@@ -70,7 +70,7 @@ class Pictures:
     Left without `commit`, nothing remains; what a killed process left goes when pictures are begun in the same folder.
     """
 
-    def __init__(self, files: Mapping[str, Path], audio: AudioConfig) -> None:
+    def __init__(self, files: Mapping[str, Path], audio: ModelConfig) -> None:
         """
         Args:
             files: of each picture, by `mask` or the name of a stem.

@@ -5,22 +5,24 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio.formats import StemFormat, stem_format
-from ft.audio.open import audio_info
-from ft.audio.source import AudioSource
+from ft.audio.formats import StemFormat, format_notes, stem_format
+from ft.audio.open import audio_info, open_source
+from ft.audio.source import AudioInfo, AudioSource
 from ft.audio.tags import read_tags
 from ft.errors import AudioError, Cancelled, FtError, one_line
 from ft.interruption import held_back
-from ft.progress import Progress
-from ft.songs.inputs import STDIN, Song, to_do
+from ft.options import SeparateOptions
+from ft.progress import Progress, tell, watched
+from ft.songs.inputs import STDIN, Song, find_songs, to_do
 from ft.songs.marks import marking
 from ft.songs.parts import remove_parts
 from ft.songs.pictures import Pictures
@@ -30,6 +32,7 @@ from ft.songs.writer import StemWriter
 
 if TYPE_CHECKING:
     from ft.separate import Separator
+    from ft.separate.front import Level
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +41,111 @@ Array = NDArray[np.float32]
 _SAME_SECONDS = 0.2
 """What the lengths of a song and of stems in a lossy format, or in a video's container, may differ by."""
 
-Opener = Callable[[Song], AudioSource]
+Opener = Callable[[Song, SeparateOptions], AudioSource]
+
+_told: WeakKeyDictionary[Separator, set[str]] = WeakKeyDictionary()
+"""What was said of each separator's songs, and is not said again."""
+
+
+def separate_file(
+    separator: Separator, path: str | Path, output_dir: str | Path = "separated", *, progress: Progress | None = None
+) -> SongRecord:
+    """Writes the stems of one file below `output_dir`, where the template of the options says.
+
+    Wav and flac keep the sample rate, channels and length of the input.
+
+    Args:
+        progress: called with the seconds of audio done and those there are; where it gives back False this stops.
+    Raises:
+        AudioError: the file cannot be read, or the stems cannot be written; none of them is there then.
+        Cancelled: `progress` asked to stop; nothing is there then.
+        EngineError: the engine failed, or its device was lost at an earlier file; nothing is written then.
+    """
+    if Path(path).is_dir():
+        raise AudioError(f"{path}: a folder; expected a file. `separate_files` takes folders")
+    (song,) = _found(separator, [path], output_dir)
+    return separate_song(separator, song, progress)
+
+
+def separate_files(
+    separator: Separator,
+    paths: str | Path | Sequence[str | Path],
+    output_dir: str | Path = "separated",
+    *,
+    progress: Callable[[Path, float, float | None], object] | None = None,
+) -> Iterator[SongRecord]:
+    """Gives the record of every file, and of every audio file in a folder, once it is written, left out or has failed.
+
+    Args:
+        progress: as for `separate_file`, with the path before the seconds.
+    Raises:
+        AudioError: before anything is read: nothing found, or two inputs that would get one name.
+        Cancelled: `progress` asked to stop; the files of the songs before are there.
+    """
+    songs = _found(separator, [paths] if isinstance(paths, str | Path) else paths, output_dir)
+
+    def separate(song: Song) -> SongRecord:
+        return separate_song(separator, song, progress and _set_apart(functools.partial(progress, song.path)))
+
+    return (recorded(song, separate, functools.partial(new_record, separator)) for song in songs)
+
+
+def _found(separator: Separator, paths: Sequence[str | Path], output_dir: str | Path) -> list[Song]:
+    stems, options = separator.config.all_stems, separator.options
+    return find_songs([Path(path) for path in paths], Path(output_dir), stems, options, separator.model)
+
+
+def open_song(song: Song, options: SeparateOptions) -> AudioSource:
+    """Opens what the options let be read of a song; its owner closes it. Raises AudioError."""
+    return open_source(
+        song.path,
+        track=options.track,
+        start=options.start,
+        duration=options.duration,
+        allow_truncated=options.allow_truncated,
+    )
+
+
+def new_record(separator: Separator, song: Song) -> SongRecord:
+    """Makes the record of a song of which nothing is known yet but what separates it."""
+    info = separator.engine.describe()
+    return SongRecord(
+        input=song.path, engine=info.name, device=info.device, precision=info.precision, model=separator.model
+    )
+
+
+def recorded(song: Song, work: Callable[[Song], SongRecord], new: Callable[[Song], SongRecord]) -> SongRecord:
+    """Gives the record of a song, of one that fails too, so that it does not keep others from being done.
+
+    Args:
+        work: does the song.
+        new: gives the record of a song of which nothing is known, for the error to be put in.
+    Raises:
+        Cancelled: the song's progress asked to stop.
+        Exception: what a callback of the progress raised, which is not the song's fault.
+    """
+    start = time.perf_counter()
+    try:
+        record = work(song)
+    except Cancelled:
+        raise
+    except _ProgressFailed as error:
+        raise (error.__cause__ or error) from None
+    except FtError as error:
+        logger.debug("traceback", exc_info=True)
+        text = str(error)  # of an engine, which knows of no song
+        text = text if text.startswith(str(song.path)) else f"{song.path}: {text}"
+        record = new(song).changed(status="failed", error=text)
+    except Exception as error:  # one song of thousands must not end the others, whatever it met
+        logger.debug("traceback", exc_info=True)
+        what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
+        text = f"{song.path}: failed unexpectedly ({what}); -v shows where"
+        record = new(song).changed(status="failed", error=text)
+    return record if record.wall_seconds is not None else record.changed(wall_seconds=time.perf_counter() - start)
 
 
 def separate_song(
-    separator: Separator, song: Song, progress: Progress | None = None, opener: Opener | None = None
+    separator: Separator, song: Song, progress: Progress | None = None, opener: Opener = open_song
 ) -> SongRecord:
     """Writes the files of one song, all of them or none.
 
@@ -56,18 +159,18 @@ def separate_song(
     """
     start = time.perf_counter()
     options = separator.options
-    skipped = separator.record(song.path).changed(status="skipped", files=song.files, images=song.images)
+    record = new_record(separator, song).changed(files=song.files, images=song.images)
     wanted = to_do(song, options)
     remove_parts(song.outputs)  # of runs that were killed
     if not wanted:
-        _check_length(separator, song)
-        return skipped
+        _check_length(song, options)
+        return record.changed(status="skipped")
     separator.ready()
     with ExitStack() as stack:
-        source = stack.enter_context((opener or separator.open_song)(song))
+        source = stack.enter_context(opener(song, options))
         info = source.info
         format = stem_format(options, info)
-        separator.tell_notes(format, info)
+        _tell_notes(separator, format, info)
         logger.debug("%s: read by %s; stems as %s", info, type(source).__name__, format)
         tags = read_tags(song.path) if song.path != STDIN else None
         with held_back():
@@ -75,34 +178,16 @@ def separate_song(
             writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
             pictures = stack.enter_context(Pictures(song.images, separator.config.audio)) if song.images else None
         if not to_do(song, options):  # another run did it meanwhile
-            return skipped
-        peak = separator.peak_of_song(source, progress)
-        logger.debug("%s: loudest bin %s, found in %.1f s", song.path, peak, time.perf_counter() - start)
-        done = 0
-        for stems in separator.stream(source.blocks(), info.sample_rate, peak, pictures=pictures):
-            writer.write(stems)
-            done += next(iter(stems.values())).shape[1]
-            tell(progress, song.path, done / info.sample_rate, info.seconds)
-        if done == 0:
-            raise AudioError(f"{song.path}: holds no samples; expected at least one")
-        check = functools.partial(tell, progress, song.path, done / info.sample_rate, info.seconds)
+            return record.changed(status="skipped")
+        seconds = _separate(separator, source, writer.write, progress, pictures=pictures)
+        check = functools.partial(tell, progress, song.path, seconds, info.seconds)
         if pictures is not None:
             pictures.finish(check)
         writer.commit(check)
         if pictures is not None:
             pictures.commit()
     warnings = [*source.warnings, *writer.warnings, *_gain_warning(song, writer.gain, format)]
-    for warning in warnings:
-        logger.warning(warning)
-    return separator.record(song.path).changed(
-        files=song.files,
-        images=song.images,
-        audio_seconds=done / info.sample_rate,
-        offset_seconds=info.offset,
-        wall_seconds=time.perf_counter() - start,
-        gain=writer.gain,
-        warnings=tuple(warnings),
-    )
+    return _done(record, info, seconds, start, warnings).changed(gain=writer.gain)
 
 
 def separate_to_pipe(
@@ -112,7 +197,7 @@ def separate_to_pipe(
     stem: str,
     encoding: Literal["f32le", "s16le"] | None,
     progress: Progress | None = None,
-    opener: Opener | None = None,
+    opener: Opener = open_song,
 ) -> SongRecord:
     """Writes one stem to a stream as it is made; an integer format clamps there, since no gain can be known before.
 
@@ -124,102 +209,98 @@ def separate_to_pipe(
     """
     start = time.perf_counter()
     separator.ready()
-    done = 0
-    with (opener or separator.open_song)(song) as source:
+    with opener(song, separator.options) as source:
         info = source.info
-        peak = separator.peak_of_song(source, progress)
         kind = encoding or separator.options.bit_depth or info.bit_depth
         pipe = StemPipe(stream, stem, info.channels, info.sample_rate, kind)
-        for stems in separator.stream(source.blocks(), info.sample_rate, peak, eager=True):
-            pipe.write(stems)
-            done += stems[stem].shape[1]
-            tell(progress, song.path, done / info.sample_rate, info.seconds)
-        if done == 0:
-            raise AudioError(f"{song.path}: holds no samples; expected at least one")
+        seconds = _separate(separator, source, pipe.write, progress, eager=True)
     warnings = list(source.warnings)
     if pipe.clipped:
         kept = "--raw f32le" if encoding else "--bit-depth float"
         warnings.append(f"{song.path}: {pipe.clipped} samples of {stem} were clipped; {kept} keeps them")
+    return _done(new_record(separator, song), info, seconds, start, warnings).changed(clipped=pipe.clipped)
+
+
+def _separate(
+    separator: Separator,
+    source: AudioSource,
+    write: Callable[[Mapping[str, Array]], None],
+    progress: Progress | None,
+    **how: Any,
+) -> float:
+    """Gives the stems of an open song to `write`, block by block; returns its seconds."""
+    info, samples = source.info, 0
+    levels = levels_of_song(separator, source, progress)
+    for stems in separator.stream(source.blocks(), info.sample_rate, levels, **how):
+        write(stems)
+        samples += next(iter(stems.values())).shape[1]
+        tell(progress, info.path, samples / info.sample_rate, info.seconds)
+    if samples == 0:
+        raise AudioError(f"{info.path}: holds no samples; expected at least one")
+    return samples / info.sample_rate
+
+
+def levels_of_song(
+    separator: Separator, source: AudioSource, progress: Progress | None = None
+) -> tuple[Level | None, ...] | None:
+    """Finds `Separator.levels` by reading the song; None of a pipe, which can be read once only."""
+    if not source.repeatable:
+        return None
+    info, start = source.info, time.perf_counter()
+    levels = separator.levels(watched(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
+    logger.debug("%s: %s, found in %.1f s", info.path, levels, time.perf_counter() - start)
+    return levels
+
+
+def _done(record: SongRecord, info: AudioInfo, seconds: float, start: float, warnings: Sequence[str]) -> SongRecord:
+    """The record of a song that was done, whose warnings are told."""
     for warning in warnings:
         logger.warning(warning)
-    return separator.record(song.path).changed(
-        audio_seconds=done / info.sample_rate,
+    return record.changed(
+        audio_seconds=seconds,
         offset_seconds=info.offset,
         wall_seconds=time.perf_counter() - start,
-        clipped=pipe.clipped,
         warnings=tuple(warnings),
     )
 
 
-def each_song(
-    songs: Iterable[Song], separate: Callable[[Song], SongRecord], failed: Callable[[Song], SongRecord]
-) -> Iterator[SongRecord]:
-    """The record of every song; one that fails does not keep the others from being done.
-
-    Args:
-        separate: what does one song.
-        failed: gives the record of a song of which nothing is known, for `error` to be put in.
-    """
-    for song in songs:
-        start = time.perf_counter()
-        try:
-            record = separate(song)
-        except Cancelled:
-            raise
-        except FtError as error:
-            logger.debug("traceback", exc_info=True)
-            text = str(error)  # of an engine, which knows of no song
-            text = text if text.startswith(str(song.path)) else f"{song.path}: {text}"
-            record = failed(song).changed(status="failed", error=text)
-        except WatchFailed as error:
-            raise (error.__cause__ or error) from None
-        except Exception as error:  # one song of thousands must not end the others, whatever it met
-            logger.debug("traceback", exc_info=True)
-            what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-            record = failed(song).changed(
-                status="failed", error=f"{song.path}: failed unexpectedly ({what}); -v shows where"
-            )
-        yield record if record.wall_seconds is not None else record.changed(wall_seconds=time.perf_counter() - start)
+def _tell_notes(separator: Separator, format: StemFormat, info: AudioInfo) -> None:
+    """Says what a format cannot hold of its input, once for all songs of which the same is true."""
+    told = _told.setdefault(separator, set())
+    for note in format_notes(format, separator.options, info):
+        if note not in told:
+            told.add(note)
+            logger.warning("%s: %s", info.path, note)
 
 
-class WatchFailed(Exception):
+class _ProgressFailed(Exception):
     """What a caller's callback raised, which is not the song's fault; its `__cause__` has it."""
 
 
-def watched(progress: Progress | None) -> Progress | None:
+def _set_apart(progress: Progress) -> Progress:
     """The callback, with what it raises set apart from what a song meets."""
-    if progress is None:
-        return None
 
     def call(done: float, total: float | None) -> object:
         try:
             return progress(done, total)
         except Exception as error:
-            raise WatchFailed from error
+            raise _ProgressFailed from error
 
     return call
 
 
-def tell(progress: Progress | None, path: Path | str, done: float, total: float | None) -> None:
-    """Tells of the progress. Raises Cancelled where that asks to stop."""
-    if progress is not None:
-        answer = progress(done, total)
-        if isinstance(answer, bool | np.bool_) and not answer:
-            raise Cancelled(f"{path}: cancelled after {done:.1f} s of audio")
-
-
-def _check_length(separator: Separator, song: Song) -> None:
+def _check_length(song: Song, options: SeparateOptions) -> None:
     """Raises AudioError where the stems that are there last longer or shorter than the song: they are of another."""
     if song.path == STDIN:
         return
     lengths: dict[Path, float | None] = {}
-    with suppress(AudioError), separator.open_song(song) as source:
+    with suppress(AudioError), open_song(song, options) as source:
         expected = source.info.seconds
         lengths = {file: audio_info(file).seconds for file in song.files.values()}
     for file, found in lengths.items():
         if expected is None or found is None or abs(found - expected) <= _SAME_SECONDS:
             continue
-        with suppress(AudioError), separator.open_song(song) as source:  # what a container promises may have gaps
+        with suppress(AudioError), open_song(song, options) as source:  # what a container promises may have gaps
             expected = sum(block.shape[1] for block in source.blocks()) / source.info.sample_rate
         if abs(found - expected) > _SAME_SECONDS:
             raise AudioError(
