@@ -159,9 +159,10 @@ class WindowsRunner(SongRunner):
     """The engine of `ft separate` on the windows of a song, and nothing else."""
 
     def open(self) -> Found:
+        from ft.separate.song_stream import SongStream
+
         from engines.runner import Runner
         from ft.audio.open import audio_info, read_blocks
-        from ft.separate.song_stream import SongStream
         from ft.separate.stream import Analysis
         from ft.windows import cut_windows
 

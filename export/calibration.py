@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.base import Array, Engine, EngineInfo
+from engines.base import Array, Engine, EngineInfo, Inputs
 from ft.audio.open import read_audio
-from ft.config import ModelConfig
+from ft.config import IO, ModelConfig
 from ft.data.scan import audio_files
 from ft.errors import AudioError, DataError, ExportError
 from ft.separate import Separator
@@ -25,33 +25,42 @@ WINDOWS = 12
 class Calibration:
     """Inputs of a network, window by window, and where they come from."""
 
-    inputs: list[Array]
-    """(batch, channels, bins, frames) each."""
+    inputs: list[Inputs]
+    """Arrays by name, as an engine takes them."""
     files: list[str]
     seconds: float
     """Of all windows, contexts included."""
 
 
-class _Listener(Engine):
-    """Keeps what it is given, and answers with a mask of zeros."""
+class RecordingEngine(Engine):
+    """Keeps what it is given and what another engine makes of it; without one it answers with zeros."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, engine: Engine | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.heard: list[Array] = []
+        self.config, self.engine = config, engine
+        self.inputs: list[Inputs] = []
+        self.results: list[Array] = []
 
     def describe(self) -> EngineInfo:
+        if self.engine is not None:
+            return self.engine.describe()
         return EngineInfo("none", "none", "cpu", "fp32", self.config)
 
     def _load(self) -> None:
-        pass
+        if self.engine is not None:
+            self.engine.open()
 
     def _unload(self) -> None:
-        pass
+        if self.engine is not None:
+            self.engine.close()
 
-    def _infer(self, batch: Array) -> Array:
-        self.heard.append(batch)
-        return np.zeros_like(batch)
+    def _infer(self, inputs: Inputs) -> Array:
+        info = self.describe()
+        zeros = np.zeros(info.gives.sized(*info.size(inputs)), np.float32)
+        result = zeros if self.engine is None else self.engine.run(inputs)
+        self.inputs.append(inputs)
+        self.results.append(result)
+        return result
 
 
 def calibration_files(folder: Path) -> list[Path]:
@@ -71,7 +80,7 @@ def calibration_windows(folder: Path, config: ModelConfig, count: int = WINDOWS)
     files = calibration_files(folder)
     step = max(len(files) / count, 1.0)
     chosen = [files[int(index * step)] for index in range(min(len(files), count))]
-    inputs: list[Array] = []
+    inputs: list[Inputs] = []
     heard: list[str] = []
     for index, file in enumerate(chosen):
         windows = _windows(file, config)
@@ -82,17 +91,18 @@ def calibration_windows(folder: Path, config: ModelConfig, count: int = WINDOWS)
             heard.append(file.relative_to(folder).as_posix())
     if not inputs:
         raise ExportError(f"{folder}: none of its {len(files)} audio files holds sound; int8 needs some to calibrate")
-    seconds = sum(window.shape[-1] for window in inputs) * config.audio.hop_length / config.audio.sample_rate
+    size = sum(array.shape[-1] for window in inputs for array in window.values())
+    seconds = size / config.size(IO[0], 1) / config.frame_rate
     return Calibration(inputs, heard, seconds)
 
 
-def _windows(file: Path, config: ModelConfig) -> list[Array]:
+def _windows(file: Path, config: ModelConfig) -> list[Inputs]:
     """The windows of one song, without silent ones."""
-    listener = _Listener(config)
+    recording = RecordingEngine(config)
     try:
         mixture, sample_rate = read_audio(file)
-        Separator(listener).separate(mixture, sample_rate)
+        Separator(recording).separate(mixture, sample_rate)
     except AudioError as error:
         logger.warning("%s; left out of the calibration", error)
         return []
-    return [window for window in listener.heard if window.any()]
+    return [window for window in recording.inputs if any(array.any() for array in window.values())]

@@ -1,164 +1,163 @@
-"""What a file of lower precision must show before it gets its name.
+"""What an exported file must show before it gets its name, whatever the network and the precision.
 
-Against the network in float32: the signal-to-noise ratio of the mask over the example song, how much SDR its stems
-lose, and that every value is finite at four shapes. Each graph runs in the engines that compute its precision; fp16 and
-bf16 also run in PyTorch, rounded behind every operation, since an engine on a CPU may compute wider than the file says
-and so hide an overflow. The worst figure counts.
+In float32 the graph must equal PyTorch at four shapes. Lower precisions are judged against float32: the signal-to-noise
+ratio of what the network gives over the example song, how much SDR the stems lose, and that every value is finite at
+four shapes. Each graph runs in the engines that compute its precision; fp16 and bf16 also run in PyTorch, rounded
+behind every operation, since an engine on a CPU may compute wider than the file says and so hide an overflow. The worst
+figure counts. A graph with transforms inside must also give the stems that the ordinary way gives.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from engines import load_engine
-from engines.base import Array, Engine, EngineInfo
+from engines.base import Array, Engine, Inputs
+from engines.pytorch import NetworkEngine
+from export.calibration import RecordingEngine
 from export.example import Song
-from export.graph import MaskNetwork
-from export.half import DTYPES
-from export.limits import Limits
-from export.verify import SHAPES, synthetic_magnitude
-from ft.config import ModelConfig
+from export.graph import DTYPES, lowered
+from export.limits import EQUAL, STEMS_SNR_DB, Limits
+from ft.config import IO, ModelConfig
 from ft.errors import EngineError, ExportError
 from ft.metrics import sdr
-from ft.models.frame_transformer import FrameTransformer
+from ft.models.network import SeparationNetwork
+from ft.models.signal import Signal
 from ft.separate import Separator
-
-logger = logging.getLogger(__name__)
+from ft.stems import recipe
 
 MOST_DB = 200.0
-"""Where two masks do not differ; JSON has no infinity."""
+"""Where two results do not differ; JSON has no infinity."""
+SHAPES = {"usual": (1, 256), "odd": (3, 61), "smallest": (1, 1), "large": (2, 512)}
+"""Batch and frames of each comparison, where the network takes any number of frames."""
 
 
-class NetworkEngine(Engine):
-    """A network that is in memory, computing in a precision of PyTorch's."""
+def compare(
+    path: Path,
+    model: SeparationNetwork,
+    config: ModelConfig,
+    precision: str,
+    io: str,
+    limits: Limits | None = None,
+    song: Song | None = None,
+) -> dict[str, Any]:
+    """Runs the graph at `path` beside PyTorch.
 
-    def __init__(self, model: FrameTransformer, config: ModelConfig, precision: str = "fp32") -> None:
-        super().__init__()
-        self.network = MaskNetwork.of(model, config, native=False, dtype=DTYPES[precision])
-        self.info = EngineInfo("torch", config.name, "cpu", precision, config, version=torch.__version__)
-
-    def describe(self) -> EngineInfo:
-        return self.info
-
-    def _load(self) -> None:
-        pass
-
-    def _unload(self) -> None:
-        pass
-
-    def _infer(self, batch: Array) -> Array:
-        with torch.inference_mode(), _WideProducts():
-            mask: Array = self.network(torch.tensor(batch)).numpy()
-        return mask
-
-
-class _WideProducts(TorchFunctionMode):
-    """Products of fp16 matrices are summed in float32 and rounded once, as tensor cores do it.
-
-    PyTorch's own take 15 times as long on a CPU.
+    Args:
+        model: the network in float32.
+        limits, song: of lower precisions, what they may lose on which song.
+    Returns:
+        The figures for `ft_gate`: `relative_l2` of a graph in float32; `snr_db` and `sdr_loss_db` of others;
+        `stems_snr_db` of one with transforms inside; each with its limit, and `finite`, `shapes` and `engines`.
+    Raises:
+        ExportError: a figure is beyond its limit, which is named, or no engine here can run the file.
     """
+    figures: dict[str, Any] = {}
+    try:
+        if limits is not None and song is not None:
+            figures = judge(path if io == IO[0] else None, model, config, precision, limits, song)
+        elif io == IO[0]:
+            figures = _equality(path, model, config)
+        if io != IO[0]:
+            least = STEMS_SNR_DB if limits is None else limits.snr_db
+            figures |= _stems(path, model, config, precision, least)
+    except EngineError as error:
+        raise ExportError(f"{precision}: {error}; nothing was written") from error
+    return figures
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.matmul and args[0].dtype == torch.float16:
-            return torch.matmul(args[0].float(), args[1].float()).half()
-        return func(*args, **(kwargs or {}))
 
-
-class _Listening(Engine):
-    """Another engine, whose masks are kept."""
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__()
-        self.engine = engine
-        self.masks: list[Array] = []
-
-    def describe(self) -> EngineInfo:
-        return replace(self.engine.describe(), reason="")
-
-    def _load(self) -> None:
-        self.engine.open()
-
-    def _unload(self) -> None:
-        self.engine.close()
-
-    def _infer(self, batch: Array) -> Array:
-        mask = self.engine.run(batch)
-        self.masks.append(mask)
-        return mask
+def _equality(path: Path, model: SeparationNetwork, config: ModelConfig) -> dict[str, Any]:
+    shapes: dict[tuple[int, ...], float] = {}
+    with load_engine(path, runtime="onnxruntime", device="cpu") as engine, NetworkEngine(model, config) as network:
+        info = engine.describe()
+        for name, inputs in synthetic_inputs(config).items():
+            (given,) = inputs.values()
+            distance = relative_l2(engine.run(inputs), network.run(inputs))
+            if not distance <= EQUAL:
+                raise ExportError(
+                    f"at the {name} shape {given.shape} the graph differs from PyTorch by {distance:.2g} "
+                    f"(relative L2), at most {EQUAL:.2g} is allowed; nothing was written"
+                )
+            shapes[given.shape] = distance
+    worst = max(shapes.values())
+    return {
+        "relative_l2": worst,
+        "relative_l2_limit": EQUAL,
+        "finite": True,
+        "shapes": [{"shape": list(shape), "relative_l2": distance} for shape, distance in shapes.items()],
+        "engines": {f"{info.name} {info.version} {info.device}": {"relative_l2": worst}},
+    }
 
 
 def judge(
-    path: Path | None, model: FrameTransformer, config: ModelConfig, precision: str, limits: Limits, song: Song
+    path: Path | None, model: SeparationNetwork, config: ModelConfig, precision: str, limits: Limits, song: Song
 ) -> dict[str, Any]:
-    """Runs the graph at `path` and says how good it is.
+    """Runs the graph at `path` over a song and says how good it is.
 
     Args:
-        path: None for a graph of another kind, whose network is then judged in PyTorch alone.
-        model: The network in float32.
-        song: Whose stems are separated with both.
+        path: None for a graph with transforms inside, whose network is then judged in PyTorch alone.
     Returns:
-        `mask_snr_db` and `sdr_loss_db`, the worst of all engines, their limits, `finite`, both figures of each engine
-        under `engines`, and under `shapes` the ratio at each shape, for which there is no limit: a single frame, say,
-        is nothing that int8 was calibrated for.
+        `snr_db` and `sdr_loss_db`, the worst of all engines, their limits, `finite`, both figures of each engine under
+        `engines`, and under `shapes` the ratio at each shape, for which there is no limit: a single frame, say, is
+        nothing that int8 was calibrated for.
     Raises:
         ExportError: a figure is beyond its limit; the message gives it.
+        EngineError: an engine failed.
     """
     expected = _run(NetworkEngine(model, config), song)
-    figures, runs = {}, []
     engines = _engines(path, model, config, precision)
     if path and all(isinstance(engine, NetworkEngine) for engine in engines):
         raise ExportError(
             f"{precision}: no engine here can run the file and so check it; pip install 'frame-transformer[openvino]'"
         )
-    for engine in engines:
-        try:
-            found = _run(engine, song)
-            runs.append(found)
-            figures[found.engine] = _compare(found, expected, song)
-        except EngineError as error:
-            raise ExportError(f"{precision}: {error}; nothing was written") from error
-    snr = min(figure["mask_snr_db"] for figure in figures.values())
+    runs = [_run(engine, song) for engine in engines]
+    figures = {run.engine: _figures(run, expected, song) for run in runs}
+    snr = min(figure["snr_db"] for figure in figures.values())
     loss = max(figure["sdr_loss_db"] for figure in figures.values())
-    if not snr >= limits.mask_snr_db:
+    if not snr >= limits.snr_db:
         raise ExportError(
-            f"{precision}: the mask has {snr:.1f} dB of signal to noise against fp32, at least {limits.mask_snr_db:g} "
-            "are wanted (--mask-snr); nothing was written"
+            f"{precision}: the network's output has {snr:.1f} dB of signal to noise against fp32, at least "
+            f"{limits.snr_db:g} are wanted (`mask_snr`); nothing was written"
         )
     if not loss <= limits.sdr_loss_db:
         raise ExportError(
             f"{precision}: the example loses {loss:.3f} dB of SDR against fp32, at most {limits.sdr_loss_db:g} are "
-            "allowed (--sdr-loss); nothing was written"
+            "allowed (`sdr_loss`); nothing was written"
         )
+    shapes = [
+        {"shape": list(target.shape), "snr_db": round(min(signal_to_noise(run.shapes[n], target) for run in runs), 2)}
+        for n, target in expected.shapes.items()
+    ]
     return {
-        "mask_snr_db": snr,
-        "mask_snr_limit_db": limits.mask_snr_db,
+        "snr_db": snr,
+        "snr_limit_db": limits.snr_db,
         "sdr_loss_db": loss,
         "sdr_loss_limit_db": limits.sdr_loss_db,
         "finite": True,
-        "shapes": _shapes(runs, expected),
+        "shapes": shapes,
         "engines": figures,
     }
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What an engine made of the example and of the four shapes."""
+    """What an engine made of the example and of the shapes."""
 
     engine: str
-    masks: list[Array]
+    results: list[Array]
     stems: dict[str, Array]
     shapes: dict[str, Array]
 
 
-def _engines(path: Path | None, model: FrameTransformer, config: ModelConfig, precision: str) -> list[Engine]:
+def _engines(path: Path | None, model: SeparationNetwork, config: ModelConfig, precision: str) -> list[Engine]:
     """Those that compute in this precision here; bf16 has no kernels in ONNX Runtime on a CPU."""
     engines: list[Engine] = []
     if path and precision != "bf16":
@@ -166,37 +165,118 @@ def _engines(path: Path | None, model: FrameTransformer, config: ModelConfig, pr
     if path and precision != "fp16" and importlib.util.find_spec("openvino") is not None:
         engines.append(load_engine(path, runtime="openvino", device="cpu"))
     if precision in DTYPES:
-        engines.append(NetworkEngine(model, config, precision))
+        network = lowered(model, config, DTYPES[precision], native=False)
+        engines.append(NetworkEngine(_WithWideProducts(network), config, precision=precision))
     return engines
 
 
+class _WithWideProducts:
+    """A network whose products of fp16 matrices are summed in float32 and rounded once, as tensor cores do it.
+
+    PyTorch's own take 15 times as long on a CPU.
+    """
+
+    def __init__(self, network: SeparationNetwork) -> None:
+        self._network = network
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with _WideProducts():
+            return self._network(x)
+
+
+class _WideProducts(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.matmul and args[0].dtype == torch.float16:
+            return torch.matmul(args[0].float(), args[1].float()).half()
+        return func(*args, **(kwargs or {}))
+
+
 def _run(engine: Engine, song: Song) -> _Run:
-    with _Listening(engine) as listening:
-        info = listening.describe()
-        stems = Separator(listening).separate(song.mixture, song.sample_rate)
-        masks, shapes = listening.masks, {}
-        for name, shape in SHAPES.items():
-            shapes[name] = engine.run(synthetic_magnitude(info.config, *shape))
-    return _Run(f"{info.name} {info.version} {info.device}", masks, stems, shapes)
+    with engine, RecordingEngine(engine.describe().config, engine) as recording:
+        info = recording.describe()
+        stems = Separator(recording).separate(song.mixture, song.sample_rate)
+        shapes = {name: engine.run(inputs) for name, inputs in synthetic_inputs(info.config).items()}
+        return _Run(f"{info.name} {info.version} {info.device}", recording.results, stems, shapes)
 
 
-def _compare(found: _Run, expected: _Run, song: Song) -> dict[str, float]:
-    masks = (np.concatenate([mask.ravel() for mask in run.masks]) for run in (found, expected))
-    losses = [sdr(expected.stems[name], true) - sdr(found.stems[name], true) for name, true in song.stems.items()]
-    return {"mask_snr_db": round(signal_to_noise(*masks), 2), "sdr_loss_db": round(max(losses), 4)}
+def _figures(found: _Run, expected: _Run, song: Song) -> dict[str, float]:
+    values = (np.concatenate([result.ravel() for result in run.results]) for run in (found, expected))
+    losses = [0.0]
+    for name, true in song.stems.items():
+        known = list(expected.stems)
+        if signs := {name: 1} if name in known else recipe(name, known):
+            sums = [sum(sign * run.stems[stem] for stem, sign in signs.items()) for run in (expected, found)]
+            losses.append(sdr(sums[0], true) - sdr(sums[1], true))
+    return {"snr_db": round(signal_to_noise(*values), 2), "sdr_loss_db": round(max(losses[1:] or losses), 4)}
 
 
-def _shapes(runs: list[_Run], expected: _Run) -> list[dict[str, Any]]:
-    """The worst ratio of all engines at each shape."""
-    found = []
-    for name, target in expected.shapes.items():
-        ratio = min(signal_to_noise(run.shapes[name], target) for run in runs)
-        found.append({"shape": list(target.shape), "mask_snr_db": round(ratio, 2)})
+def _stems(path: Path, model: SeparationNetwork, config: ModelConfig, precision: str, least: float) -> dict[str, Any]:
+    """The stems of a graph with transforms inside beside those of the ordinary way, song by song in one window."""
+    worst, seconds = float("inf"), []
+    ordinary = Separator(NetworkEngine(model, config), segment_seconds=SHAPES["large"][1])
+    with ordinary, load_engine(path, runtime="onnxruntime", device="cpu") as engine:
+        whole = Separator(engine, segment_seconds=SHAPES["large"][1])
+        info = engine.describe()
+        for index, (name, (_, frames)) in enumerate(SHAPES.items()):
+            samples = max(frames - 1, 1) * config.front.hop_length
+            song = synthetic_song(samples, config, index)
+            found, expected = (each.separate(song, config.sample_rate) for each in (whole, ordinary))
+            ratio = min(sdr(found[stem], expected[stem]) for stem in config.all_stems)
+            if not ratio >= least:
+                raise ExportError(
+                    f"{precision}: at the {name} length of {samples} samples a stem of the graph has {ratio:.1f} dB of "
+                    f"signal to noise against the ordinary way, at least {least:g} are wanted; nothing was written"
+                )
+            worst = min(worst, ratio)
+            seconds.append(samples)
+    return {
+        "engine": f"{info.name} {info.version}",
+        "stems_snr_db": round(worst, 1),
+        "stems_snr_limit_db": least,
+        "finite": True,
+        "samples": seconds,
+    }
+
+
+def synthetic_inputs(config: ModelConfig) -> dict[str, Inputs]:
+    """Gives what a network reads of songs such as it meets, at each of `SHAPES`; the same at every call."""
+    (spec,) = config.reads
+    signal = Signal(config)
+    found: dict[str, Inputs] = {}
+    for name, (batch, frames) in SHAPES.items():
+        if config.segment.frames is not None:
+            frames = config.segment.frames
+        frames = -(-frames // config.segment.multiple) * config.segment.multiple
+        songs = np.stack([synthetic_song(config.front.samples(frames), config, index) for index in range(batch)])
+        mixture = signal.transformed(torch.from_numpy(songs))
+        found[name] = {spec.name: signal.inputs(mixture, signal.level(mixture)).numpy()}
     return found
 
 
+def synthetic_song(samples: int, config: ModelConfig, seed: int) -> Array:
+    """Gives (channels, samples): a sung voice with vibrato and pauses, a chord and a beat that differ by channel."""
+    random = np.random.default_rng(seed)
+    time = np.arange(samples) / config.sample_rate
+    pitch = random.uniform(110, 440)
+    vibrato = 0.3 * np.sin(2 * np.pi * 5.5 * time)
+    voice = sum(np.sin(k * (2 * np.pi * pitch * time + vibrato)) / k for k in range(1, 13))
+    sung = (np.sin(2 * np.pi * 0.4 * time + random.uniform(0, 6)) > -0.5).astype(float)
+    beat = random.standard_normal(time.size) * np.exp(-30 * (time % 0.5))
+    song = []
+    for _ in range(config.channels):
+        chord = sum(np.sin(2 * np.pi * pitch / 2 * step * time + random.uniform(0, 6)) for step in (1, 1.26, 1.5))
+        song.append(voice * sung + random.uniform(0.1, 0.5) * chord + random.uniform(0.1, 0.5) * beat)
+    return (0.1 * np.stack(song)).astype(np.float32)
+
+
+def relative_l2(estimate: Array, target: Array) -> float:
+    """Gives the norm of the difference over the norm of `target`, in float64."""
+    difference = float(np.linalg.norm(estimate.astype(np.float64) - target))
+    return difference / max(float(np.linalg.norm(target.astype(np.float64))), 1e-30)
+
+
 def signal_to_noise(estimate: Array, target: Array) -> float:
-    """Decibels of the energy of `target` over that of the difference; at most `MOST_DB`.
+    """Gives the decibels of the energy of `target` over that of the difference; at most `MOST_DB`.
 
     >>> round(signal_to_noise(np.array([1.0, 1.1]), np.array([1.0, 1.0])), 1)
     23.0

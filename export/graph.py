@@ -1,7 +1,8 @@
 """The ONNX graph of a network: traced by PyTorch, then tidied.
 
-Input `magnitude` and output `mask`, both (batch, channels, bins, frames) of float32 in 0..1; batch and frames are free.
-From opset 23 on, attention and rotary embedding are one native node each; below, they are spelt out for older runtimes.
+Input and output are those of `ModelConfig.reads` and `gives`, in float32; their batch and, where the network takes any
+number, their frames are free. From opset 23 on, attention and rotary embedding are one native node each; below, they
+are spelt out for older runtimes.
 """
 
 from __future__ import annotations
@@ -11,80 +12,87 @@ import gc
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from export.half import halve
 from export.limits import NATIVE_OPSET
-from ft.checkpoint import is_unused
-from ft.config import ModelConfig
+from ft.checkpoint import TRANSPOSED
+from ft.config import ModelConfig, TensorSpec
 from ft.errors import ExportError, one_line
-from ft.models.frame_transformer import FrameTransformer, RotaryEmbedding
+from ft.models import make_network
+from ft.models.network import SeparationNetwork
+from ft.models.signal import Runnable
 
 if TYPE_CHECKING:
     import onnx_ir
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FORBIDDEN = frozenset({"Einsum", "Tile"})
 TRANSFORMS = ("stft", "istft")
 """Modules whose nodes have names that begin so; they compute in float32 in every precision."""
+PRODUCTS = ("MatMul", "Gemm")
+SOME_FRAMES = 19
+"""Frames of no meaning that are traced with, so that no axis is taken for a constant."""
 
 
-class MaskNetwork(FrameTransformer):
-    """What an engine runs: the network with the scaling before it and the sigmoid behind it.
+def lowered(model: SeparationNetwork, config: ModelConfig, dtype: torch.dtype, native: bool) -> SeparationNetwork:
+    """Gives a network of the same weights, not copied where they stay, in the form that is traced.
 
-    Of a network in half precision (`export.half`), what comes in and what goes out stay in float32.
+    Args:
+        dtype: what it computes in. What comes in and what goes out stay in float32, and so do the weights of its
+            `keeps_float32`: the angles of a rotary embedding, say, where a position of several hundred frames times a
+            frequency would lose the digits that matter. Statistics of a LayerNormalization node are float32 by its
+            definition (`stash_type`).
+        native: whether its `twins` are put in, as from opset 23 on.
+    Raises:
+        ExportError: a weight is beyond the largest value of `dtype`.
     """
-
-    @classmethod
-    def of(cls, model: FrameTransformer, config: ModelConfig, native: bool, dtype: torch.dtype = torch.float32) -> Self:
-        """The same weights, not copied, in the module that is traced; `native` as from opset 23."""
-        with torch.device("meta"):
-            network = cls(config.network)
-        network.load_state_dict(model.state_dict(), assign=True)
-        halve(network, dtype)
-        if native:
-            for module in network.modules():
-                if type(module) is RotaryEmbedding:
-                    module.__class__ = NativeRotaryEmbedding
-        return network.eval()
-
-    def forward(self, magnitude: Tensor) -> Tensor:
-        """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1."""
-        logits = super().forward(self.scale_input(magnitude).to(self.out.dtype))
-        return torch.sigmoid(logits.float())
-
-
-class NativeRotaryEmbedding(RotaryEmbedding):
-    """Rotary embedding that becomes one RotaryEmbedding node (ONNX opset 23)."""
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        pairs = self.freqs.shape[0]
-        if pairs == 0:
-            return x
-        batch, frames = x.shape[0], x.shape[2]
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        # The operator looks the angles up by position; without positions it wants one copy of them for each item.
-        position = torch.arange(frames).expand(batch, frames)
-        return torch.onnx.ops.rotary_embedding(x, cos, sin, position, interleaved=True, rotary_embedding_dim=2 * pairs)
+    with torch.device("meta"):
+        network = make_network(config)
+    network.load_state_dict(model.state_dict(), assign=True)
+    limit = torch.finfo(dtype).max
+    for path, module in network.named_modules():
+        if native and type(module) in network.twins:
+            module.__class__ = network.twins[type(module)]
+        if dtype == torch.float32 or isinstance(module, network.keeps_float32):
+            continue
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if not weight.abs().max() <= limit:
+                kind = str(dtype).removeprefix("torch.")
+                raise ExportError(f"{path}.{name} has values beyond {limit:g}, the largest that {kind} holds")
+            setattr(module, name, torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+    return network.eval()
 
 
 def build_graph(
-    model: FrameTransformer, config: ModelConfig, opset: int, dtype: torch.dtype = torch.float32
+    model: SeparationNetwork, config: ModelConfig, opset: int, dtype: torch.dtype = torch.float32
 ) -> onnx_ir.Model:
     """Traces `model` and tidies the graph; initializers have the names of the weights.
 
     Args:
-        dtype: What the network computes in; input and output are float32 in any case.
+        dtype: what the network computes in; input and output are float32 in any case.
     Raises:
         ExportError: PyTorch cannot export the network, or the graph holds a node of `FORBIDDEN`.
     """
-    network = MaskNetwork.of(model, config, native=opset >= NATIVE_OPSET, dtype=dtype)
-    # Traced with a batch of 2 and a number of frames of no meaning, so that no axis is taken for a constant.
-    example = torch.rand(2, config.audio.channels, config.audio.bins, 19)
-    dynamic = {0: torch.export.Dim("batch", min=1), 3: torch.export.Dim("frames", min=1)}
-    return trace(network, {"magnitude": example}, "mask", (dynamic,), opset)
+    network = Runnable(lowered(model, config, dtype, opset >= NATIVE_OPSET), config.output)
+    (spec,) = config.reads
+    example = torch.rand(spec.sized(2, _some_size(spec)))
+    return trace(network.eval(), {spec.name: example}, config.gives.name, (free_axes(spec),), opset)
+
+
+def free_axes(spec: TensorSpec) -> dict[int, Any]:
+    """Gives the free axes of a tensor as `torch.export` takes them."""
+    axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    if (name := spec.shape[-1]) in ("frames", "samples"):
+        free = torch.export.Dim(str(name) if spec.multiple == 1 else "hops", min=max(spec.least // spec.multiple, 1))
+        axes[len(spec.shape) - 1] = free if spec.multiple == 1 else spec.multiple * free
+    return axes
+
+
+def _some_size(spec: TensorSpec) -> int:
+    return spec.least - spec.least % spec.multiple + SOME_FRAMES * spec.multiple
 
 
 def trace(
@@ -123,6 +131,11 @@ def trace(
     assert program is not None
     graph = program.model
     _tidy(graph)
+    for name in list(graph.graph.initializers):
+        if name.startswith("network."):  # where `Runnable` has it
+            value = graph.graph.initializers.pop(name)
+            value.name = name.removeprefix("network.")
+            graph.graph.register_initializer(value)
     found = {node.op_type for node in graph.graph}
     if found & FORBIDDEN:
         raise ExportError(f"the graph holds {', '.join(sorted(found & FORBIDDEN))}, which engines run badly")
@@ -197,11 +210,11 @@ def _tidy(model: onnx_ir.Model) -> None:
     passes.ClearMetadataAndDocStringPass()(model)
 
 
-def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Model) -> dict[str, str]:
-    """Weights that are in the graph under another name: weight -> initializer.
+def weight_names(model: SeparationNetwork, graph: onnx_ir.Model) -> dict[str, str]:
+    """Gives the weights that are in the graph under another name: weight -> initializer.
 
-    The exporter keeps one initializer of several that are equal, and folds a reshaped rotary frequency into a new one;
-    the values and their order are the same.
+    The exporter keeps one initializer of several that are equal, and folds what is reshaped or transposed into a new
+    one; the values are the same, in their order or, of a matrix, in that of its transpose.
 
     Raises:
         ExportError: a weight that the network applies is not in the graph.
@@ -214,16 +227,34 @@ def weight_names(model: FrameTransformer, config: ModelConfig, graph: onnx_ir.Mo
     for name, weight in model.state_dict().items():
         if name in initializers:
             continue
-        values = weight.float().numpy().ravel()
+        orders = {"": weight.float().numpy().ravel()}
+        if weight.ndim == 2:
+            orders[TRANSPOSED] = weight.T.float().numpy().ravel()
         for candidate in by_size.get(weight.numel(), []):
             array = initializers[candidate].const_value.numpy()  # type: ignore[union-attr]
-            if array.dtype.kind not in "biu" and (array.ravel() == values.astype(array.dtype)).all():
-                names[name] = candidate
+            if array.dtype.kind in "biu":
+                continue
+            flat = array.ravel()
+            same = [mark for mark, values in orders.items() if (flat == values.astype(array.dtype)).all()]
+            if same:
+                names[name] = f"{candidate}{same[0]}"
                 break
         else:
-            if not is_unused(name, tuple(weight.shape), config):
+            if not model.is_unused(name):
                 raise ExportError(f"the graph does not hold the weight {name}")
     return names
+
+
+def product_matrices(model: onnx_ir.Model) -> set[str]:
+    """Gives the initializers that something is multiplied by from the right: the network's large matrices."""
+    initializers = model.graph.initializers
+    found = set()
+    for node in model.graph:
+        if node.op_type in PRODUCTS and not (node.name or "").startswith(TRANSFORMS):
+            matrix = node.inputs[1]
+            if matrix is not None and matrix.name in initializers:
+                found.add(str(matrix.name))
+    return found
 
 
 def store_in_half(model: onnx_ir.Model, names: set[str]) -> None:

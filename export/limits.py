@@ -12,19 +12,23 @@ NATIVE_OPSET, OLDEST_OPSET = 23, 20
 class Limits:
     """What is let through, both in decibels."""
 
-    mask_snr_db: float
-    """At least: energy of the float32 mask over that of the error."""
+    snr_db: float
+    """At least: energy of what the network gives in float32 over that of the error."""
     sdr_loss_db: float
     """At most: by how much the SDR of a stem of the example falls."""
 
 
+EQUAL = 5e-6
+"""Largest relative L2 distance of float32 from PyTorch; another order of adding gives about 1e-6."""
+STEMS_SNR_DB = 80.0
+"""Decibels that each stem of a float32 graph with transforms inside has at least; about 120 are usual."""
 LIMITS = {"fp16": Limits(45.0, 0.02), "bf16": Limits(30.0, 0.1), "int8": Limits(25.0, 0.2)}
 
 
-def limits_of(precision: str, mask_snr_db: float | None = None, sdr_loss_db: float | None = None) -> Limits:
+def limits_of(precision: str, snr_db: float | None = None, sdr_loss_db: float | None = None) -> Limits:
     """The usual limits of a precision, with those that are given in their place."""
     usual = LIMITS[precision]
     return Limits(
-        usual.mask_snr_db if mask_snr_db is None else mask_snr_db,
+        usual.snr_db if snr_db is None else snr_db,
         usual.sdr_loss_db if sdr_loss_db is None else sdr_loss_db,
     )

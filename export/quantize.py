@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from engines.base import Array
+from engines.base import Inputs
 from export.calibration import Calibration
+from export.graph import PRODUCTS
 from export.to_onnx import LARGEST_FILE
 from ft.errors import ExportError, one_line
 
@@ -33,13 +34,12 @@ def quantize(source: Path, output: Path, matrices: set[str], calibration: Calibr
 
     data = source.with_name(f"{source.name}.data")
     graph = onnx.load(source, load_external_data=False).graph
-    nodes = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
+    nodes = [node.name for node in graph.node if node.op_type in PRODUCTS and node.input[1] in matrices]
     windows = iter(calibration.inputs)
 
     class Songs(CalibrationDataReader):
-        def get_next(self) -> dict[str, Array] | None:
-            window = next(windows, None)
-            return None if window is None else {"magnitude": window}
+        def get_next(self) -> Inputs | None:
+            return next(windows, None)
 
     root = logging.getLogger()
     level = root.level
@@ -50,12 +50,12 @@ def quantize(source: Path, output: Path, matrices: set[str], calibration: Calibr
             output,
             Songs(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=list(PRODUCTS),
             nodes_to_quantize=nodes,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             reduce_range=True,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+            extra_options={"OpTypesToExcludeOutputQuantization": list(PRODUCTS)},
             use_external_data_format=data.exists() and data.stat().st_size // BYTES_SAVED > LARGEST_FILE,
         )
     except Exception as error:  # of onnx, protobuf and onnxruntime, without a common base

@@ -1,11 +1,12 @@
 """Checkpoint to ONNX file, compared with PyTorch before the file gets its name.
 
 Metadata of the file, all text: `ft_config` (JSON, the whole configuration), `ft_format`, `ft_version`, `ft_io`
-(`magnitude`: magnitudes in, a mask out; `waveform`: waveforms in, stems out), `ft_context` (JSON, of the latter: what
-`export.waveform` says), `ft_parameters` (their number), `ft_precision` (`fp32`, `fp16`, `bf16`, `int8`, or
+(`network`: what the network alone reads and gives; `waveform`: waveforms in, stems out), `ft_context` (JSON, of the
+latter: what `export.waveform` says), `ft_parameters` (their number), `ft_precision` (`fp32`, `fp16`, `bf16`, `int8`, or
 `fp32 (fp16 weights)` where weights are stored in half the space), `ft_gate` (JSON, how the file compared),
 `ft_calibration` (JSON, the songs of an int8 file), `ft_weights` (JSON, weight -> initializer where the names differ;
-the initializer may have another shape), `sample_rate` (Hz), `stems` (names with commas between) and `license`.
+the initializer may have another shape, or, with ^T behind its name, hold the transpose), `sample_rate` (Hz), `stems`
+(names with commas between) and `license`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from engines.base import Io
 from export.calibration import Calibration, calibration_files, calibration_windows
 from export.example import read_example
-from export.limits import NATIVE_OPSET, OLDEST_OPSET
+from export.limits import NATIVE_OPSET, OLDEST_OPSET, limits_of
 from ft import __version__
 from ft.checkpoint import (
     CALIBRATION_KEY,
@@ -37,13 +37,14 @@ from ft.checkpoint import (
     load_model,
     read_metadata,
 )
-from ft.config import ModelConfig
+from ft.config import IO, ModelConfig
 from ft.errors import ExportError
 from ft.files import PART_SUFFIX, check_writable, example_folder, model_path, move_into_place
+from ft.models import completed
 from ft.onnx_metadata import append_onnx_metadata
 
 if TYPE_CHECKING:
-    from ft.models.frame_transformer import FrameTransformer
+    from ft.models.network import SeparationNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def export_onnx(
     source: str | Path,
     output: str | Path,
     *,
-    io: Io = "magnitude",
+    io: str = IO[0],
     precision: str = "fp32",
     opset: int = 23,
     weights: str = "fp32",
@@ -97,10 +98,10 @@ def export_onnx(
     Args:
         source: What `ft.checkpoint.load_model` takes.
         output: The `.onnx` file.
-        io: `magnitude` for a graph of the network alone, `waveform` for one with the transforms (`export.waveform`).
+        io: `network` for a graph of the network alone, `waveform` for one with the transforms (`export.waveform`).
         precision: fp32, or what the network computes in: fp16, bf16 or int8; input and output are float32 always.
         opset: 23 has native Attention and RotaryEmbedding nodes; 20 is for older runtimes.
-        weights: For fp32 only: `fp16` rounds the position-wise matrices and stores them in half the space; the
+        weights: For fp32 only: `fp16` rounds the large matrices and stores them in half the space; the
             arithmetic stays float32, and the comparison is with the rounded network.
         calibrate: Folder of songs that int8 finds its ranges by; None takes the example song.
         mask_snr_db: What the mask of a lower precision must reach; None takes that of `export.limits.LIMITS`.
@@ -124,8 +125,6 @@ def export_onnx(
             raise ExportError(f"{file}: exists; use another name or --force")
     check_writable(output)
     config = load_config(source)
-    if config.network.mask == "complex":
-        raise ExportError(f"{source}: its mask is complex, which no engine runs; expected model.mask: magnitude")
     song = read_example(example) if precision != "fp32" else None
     if precision == "int8":
         calibration_files(calibrate or example_folder())
@@ -134,9 +133,8 @@ def export_onnx(
         import onnxruntime  # noqa: F401  # asked for now, not after minutes of tracing
         import onnxscript  # noqa: F401
 
-        from export.compare import compare_masks, compare_waveforms
-        from export.graph import build_graph, store_in_half, weight_names
-        from export.half import DTYPES
+        from export.gate import compare
+        from export.graph import DTYPES, build_graph, product_matrices, store_in_half, weight_names
         from export.types import check_types
         from export.waveform import build_waveform_graph, context
     except ImportError as error:
@@ -149,25 +147,24 @@ def export_onnx(
         logger.info("export: %s (%d of %d)", step, steps.index(step) + 1, len(steps))
 
     model = load_model(source)
-    matrices = {name for name, _ in model.named_parameters() if name.endswith(".weight_pw")}
     if weights == "fp16":
-        round_to_half(model, matrices)
+        round_to_half(model, set(model.matrices()))
     songs = None
     if precision == "int8":
         begin("calibrating")
         songs = calibration_windows(calibrate or example_folder(), config)
     lowered = _lowered(source)
     begin("tracing")
-    build = build_waveform_graph if io == "waveform" else build_graph
+    build = build_graph if io == IO[0] else build_waveform_graph
     graph = build(model, config, opset, DTYPES.get(precision, DTYPES["fp32"]))
-    names = weight_names(model, config, graph)
+    names, matrices = weight_names(model, graph), product_matrices(graph)
     if weights == "fp16":
         store_in_half(graph, matrices)
     stored = precision
     if precision == "fp32":
         stored = f"fp32 ({lowered} weights)" if lowered else STORED[weights]
     graph.metadata_props.update(metadata(model, config, names, stored, io))
-    if io == "waveform":
+    if io != IO[0]:
         graph.metadata_props[CONTEXT_KEY] = json.dumps(context(config))
     nodes = Counter(node.op_type for node in graph.graph)
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
@@ -186,8 +183,8 @@ def export_onnx(
         else:
             check_types(part, precision)
         begin("comparing")
-        compare = compare_waveforms if io == "waveform" else compare_masks
-        gate = compare(part, model, config, precision, (mask_snr_db, sdr_loss_db), song)
+        limits = None if precision == "fp32" else limits_of(precision, mask_snr_db, sdr_loss_db)
+        gate = compare(part, model, config, precision, io, limits, song)
         if lowered:
             gate["source_precision"] = lowered
         if songs is not None and Path(calibrate or example_folder()).samefile(example or example_folder()):
@@ -217,16 +214,16 @@ def _lowered(source: str | Path) -> str:
 
 
 def _check(
-    output: Path, io: Io, precision: str, opset: int, weights: str, calibrate: Path | None, judged: Sequence[str]
+    output: Path, io: str, precision: str, opset: int, weights: str, calibrate: Path | None, judged: Sequence[str]
 ) -> None:
     """Raises ExportError for arguments that do not go together."""
     if output.suffix.lower() != ".onnx":
         raise ExportError(f"{output}: expected a name that ends in .onnx")
     if precision not in PRECISIONS:
         raise ExportError(f"precision {precision}; expected {', '.join(PRECISIONS)}")
-    if io not in get_args(Io):
-        raise ExportError(f"io {io}; expected {' or '.join(get_args(Io))}")
-    if io == "waveform" and precision not in ("fp32", "fp16"):
+    if io not in IO:
+        raise ExportError(f"`io` {io}; expected {' or '.join(IO)}")
+    if io != IO[0] and precision not in ("fp32", "fp16"):
         raise ExportError(
             f"{precision}: a graph of the whole chain computes in fp32 or fp16; leave --io away or take --fp16"
         )
@@ -253,29 +250,29 @@ def _quantize(source: Path, part: Path, matrices: set[str], songs: Calibration) 
 
 
 def metadata(
-    model: FrameTransformer, config: ModelConfig, names: dict[str, str], precision: str, io: Io
+    model: SeparationNetwork, config: ModelConfig, names: dict[str, str], precision: str, io: str
 ) -> dict[str, str]:
     """What an exported file says of itself; the module's docstring lists the keys."""
     return {
-        CONFIG_KEY: json.dumps(config.to_dict()),
+        CONFIG_KEY: json.dumps(completed(config).to_dict()),
         "ft_format": str(FORMAT),
         "ft_version": __version__,
         IO_KEY: io,
         "ft_parameters": str(count(model)),
         "ft_precision": precision,
         WEIGHTS_KEY: json.dumps(names),
-        "sample_rate": str(config.audio.sample_rate),
-        "stems": ",".join(config.stems),
+        "sample_rate": str(config.sample_rate),
+        "stems": ",".join(config.all_stems),
         "license": config.license,
     }
 
 
-def count(model: FrameTransformer) -> int:
+def count(model: SeparationNetwork) -> int:
     """Number of trainable values."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def round_to_half(model: FrameTransformer, names: set[str]) -> None:
+def round_to_half(model: SeparationNetwork, names: set[str]) -> None:
     """Rounds the named weights to values that fp16 holds, in place.
 
     Raises:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.base import Io
 from engines.plan import SUFFIX, manifest_path
 from engines.plan_cache import cache_folder
 from engines.tensorrt_build import BuiltPlan, Model, check_targets, plan_from_onnx, read_model, window_frames
@@ -21,7 +20,7 @@ from engines.tensorrt_network import TYPES
 from export.limits import limits_of
 from export.to_onnx import export_onnx
 from ft.checkpoint import load_config
-from ft.config import ModelConfig
+from ft.config import IO, ModelConfig
 from ft.errors import ConfigError, ExportError
 from ft.files import check_writable, model_path
 
@@ -32,7 +31,7 @@ def build_plan(
     *,
     kind: str,
     precision: str | None = None,
-    io: Io | None = None,
+    io: str | None = None,
     targets: Sequence[str] = (),
     batch: int = 1,
     segment_seconds: float | None = None,
@@ -51,7 +50,7 @@ def build_plan(
         output: The `.plan` file.
         kind: `full` or `rtx`.
         precision: fp16, bf16 or fp32. None keeps that of an ONNX file, and is fp32 for a checkpoint.
-        io: `magnitude` or `waveform`. None keeps that of an ONNX file, and is `magnitude` for a checkpoint.
+        io: `network` or `waveform`. None keeps that of an ONNX file, and is `network` for a checkpoint.
         targets: Compute capabilities of `rtx` plans, e.g. sm86; none for a usual set.
         batch: Windows of a stereo song that run at once.
         segment_seconds: Of one window; None for what `ft separate` takes.
@@ -112,7 +111,7 @@ def build_plan(
         export_onnx(
             source,
             onnx,
-            io=io or "magnitude",
+            io=io or IO[0],
             precision=precision or "fp32",
             mask_snr_db=mask_snr_db,
             sdr_loss_db=sdr_loss_db,
@@ -127,7 +126,7 @@ def _check_gate(model: Model, mask_snr_db: float | None, sdr_loss_db: float | No
     Raises:
         ExportError: it says nothing, or the file lost more than is allowed.
     """
-    precision, waveform = model.precision.split()[0], model.io == "waveform"
+    precision, waveform = model.precision.split()[0], model.io != IO[0]
     gate = model.gate if isinstance(model.gate, dict) else {}
 
     def figure(name: str) -> float:
@@ -149,11 +148,12 @@ def _check_gate(model: Model, mask_snr_db: float | None, sdr_loss_db: float | No
             raise ExportError(f"{model.path}: its ft_gate says that it does not equal PyTorch; nothing was built")
         return
     allowed = limits_of(precision, mask_snr_db, sdr_loss_db)
-    for part in ("mask", "stems") if waveform else ("mask",):
-        if not (ratio := figure(f"{part}_snr_db")) >= allowed.mask_snr_db:
+    own = "snr_db" if "snr_db" in gate else "mask_snr_db"  # as the first format has it
+    for name, what in ((own, "output"), ("stems_snr_db", "stems")) if waveform else ((own, "output"),):
+        if not (ratio := figure(name)) >= allowed.snr_db:
             raise ExportError(
-                f"{model.path}: its {part} had {ratio:.1f} dB of signal to noise against fp32 when it was exported, "
-                f"at least {allowed.mask_snr_db:g} are wanted (--mask-snr); nothing was built"
+                f"{model.path}: its {what} had {ratio:.1f} dB of signal to noise against fp32 when it was exported, "
+                f"at least {allowed.snr_db:g} are wanted (`mask_snr`); nothing was built"
             )
     if not (loss := figure("sdr_loss_db")) <= allowed.sdr_loss_db:
         raise ExportError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ft.errors import ExportError
 
-PRODUCTS = ("MatMul", "Conv", "Attention")
+PRODUCTS = ("MatMul", "Gemm", "Conv", "Attention")
 TRANSFORMS = ("stft", "istft")
 """Beginnings of the names of nodes that stay in float32 in every file."""
 

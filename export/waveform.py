@@ -48,7 +48,7 @@ so that this part of the inverse is the windowed frame itself times that number.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -56,13 +56,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.graph import MaskNetwork, trace
+from export.graph import SOME_FRAMES, free_axes, lowered, trace
 from export.limits import NATIVE_OPSET
-from ft.config import AudioConfig, ModelConfig
+from ft.config import IO, ModelConfig, Spectrogram
 from ft.dsp import hann_window
-from ft.models.frame_transformer import FrameTransformer
-from ft.separate.waveform import SMALLEST_WEIGHT
-from ft.windows import CONTEXT_SECONDS, OVERLAP, WindowPlan, usual_segment_seconds
+from ft.errors import ExportError
+from ft.models.network import SeparationNetwork
+from ft.models.signal import EDGE_WEIGHT, Runnable
+from ft.windows import WindowPlan
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -77,7 +78,7 @@ class Frames(nn.Module):
     even: Tensor
     odd: Tensor
 
-    def __init__(self, audio: AudioConfig) -> None:
+    def __init__(self, audio: Spectrogram) -> None:
         super().__init__()
         self.hop, self.half_frame = audio.hop_length, audio.n_fft // 2
         self.parts = audio.covered // audio.hop_length
@@ -96,13 +97,13 @@ class Stft(Frames):
     even_above: Tensor
     odd_above: Tensor
 
-    def __init__(self, audio: AudioConfig) -> None:
+    def __init__(self, audio: Spectrogram) -> None:
         super().__init__(audio)
-        bins = np.arange(audio.bins)
+        bins = np.arange(audio.used_bins)
         self.register_buffer("even", _forward(audio.n_fft, bins[::2]), persistent=False)
         self.register_buffer("odd", _forward(audio.n_fft, bins[1::2]), persistent=False)
         # Where each window has its own scale, that is the peak of all bins.
-        above = np.arange(audio.bins, self.half_frame + 1) if audio.normalize == "window" else bins[:0]
+        above = np.arange(len(bins), self.half_frame + 1) if audio.scale == "window-peak" else bins[:0]
         self.register_buffer("even_above", _forward(audio.n_fft, above[above % 2 == 0]), persistent=False)
         self.register_buffer("odd_above", _forward(audio.n_fft, above[above % 2 == 1]), persistent=False)
 
@@ -137,9 +138,9 @@ class Istft(Frames):
 
     square: Tensor
 
-    def __init__(self, audio: AudioConfig) -> None:
+    def __init__(self, audio: Spectrogram) -> None:
         super().__init__(audio)
-        bins = np.arange(audio.bins)
+        bins = np.arange(audio.used_bins)
         self.register_buffer("even", _inverse(audio.n_fft, bins[::2]), persistent=False)
         self.register_buffer("odd", _inverse(audio.n_fft, bins[1::2]), persistent=False)
         square = np.zeros((self.parts, self.hop), np.float32)
@@ -164,25 +165,20 @@ class Istft(Frames):
         return (total / self._weight(count)).flatten(-2)
 
     def _weight(self, count: int) -> Tensor:
-        """(hops, hop): the sum of the squared windows of so many frames, but not less than `SMALLEST_WEIGHT`."""
+        """(hops, hop): the sum of the squared windows of so many frames, but not less than `EDGE_WEIGHT`."""
         frame = torch.arange(count + self.parts - 1).unsqueeze(1) - torch.arange(self.parts)
         covers = ((frame >= 0) & (frame < count)).float()
-        return (covers @ self.square).clamp(min=SMALLEST_WEIGHT)
+        return (covers @ self.square).clamp(min=EDGE_WEIGHT)
 
 
-class WaveformNetwork(MaskNetwork):
-    """The network between both transforms; its weights have the names they have in the mask network."""
+class WaveformNetwork(Runnable):
+    """The network between both transforms."""
 
-    stft: Stft
-    istft: Istft
-    model_config: ModelConfig
-
-    @classmethod
-    def of(cls, model: FrameTransformer, config: ModelConfig, native: bool, dtype: torch.dtype = torch.float32) -> Self:
-        network = super().of(model, config, native, dtype)
-        network.stft, network.istft = Stft(config.audio), Istft(config.audio)
-        network.model_config = config
-        return network
+    def __init__(self, network: SeparationNetwork, config: ModelConfig) -> None:
+        super().__init__(network, config.output)
+        assert isinstance(config.front, Spectrogram)
+        self.stft, self.istft = Stft(config.front), Istft(config.front)
+        self.config = config
 
     def forward(self, waveform: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
         """Stems (batch, stems, channels, samples) of `waveform` (batch, channels, samples) and `scale` (batch,)."""
@@ -190,61 +186,71 @@ class WaveformNetwork(MaskNetwork):
         peak = torch.where(scale > 0, scale, peak).clamp(min=_TINY)
         magnitude = (magnitude / peak.reshape(-1, 1, 1, 1)).clamp(max=1)
         mask = super().forward(magnitude.transpose(2, 3)).transpose(2, 3)
-        vocals = self._left_right(self.istft(*self._vocals(mask, even, odd, frames)))
-        stems = {"vocals": vocals, "instrumental": waveform - vocals}
-        return torch.stack([stems[stem] for stem in self.model_config.stems], dim=1)
+        stem = self._left_right(self.istft(*self._masked(mask, even, odd, frames)))
+        return torch.stack([stem, waveform - stem], dim=1)
 
     def _mid_side(self, waveform: Tensor) -> Tensor:
-        if self.model_config.audio.stereo == "left-right":
+        if not self.config.is_mid_side:
             return waveform
         left, right = waveform[:, :1], waveform[:, 1:]
         return torch.cat((left + right, left - right), dim=1) * 0.5
 
     def _left_right(self, waveform: Tensor) -> Tensor:
-        if self.model_config.audio.stereo == "left-right":
+        if not self.config.is_mid_side:
             return waveform
         mid, side = waveform[:, :1], waveform[:, 1:]
         return torch.cat((mid + side, mid - side), dim=1)
 
-    def _vocals(self, mask: Tensor, even: Tensor, odd: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The spectrum of the vocals in two parts: the network's bins, and what lies above them in the frames.
+    def _masked(self, mask: Tensor, even: Tensor, odd: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The spectrum of the stem in two parts: the network's bins, and what lies above them in the frames.
 
         With one number r for the mask of all bins above, the masked frame is r times the whole frame and, at the
-        network's bins, the difference of their mask to r. The rules are those of `ft.separate.stream.vocals_mask`.
+        network's bins, the difference of their mask to r (`ft.separate.back.stem_spectra`).
         """
-        audio = self.model_config.audio
-        keeps_vocals = self.model_config.mask_stem == "vocals"
-        low, rest = mask if keeps_vocals else 1 - mask, None
-        if audio.extend_mask:
-            above = low[..., -audio.extend_mask :].mean(dim=-1, keepdim=True)
+        output = self.config.output
+        low, rest = mask if output.of == "stems" else 1 - mask, None
+        if output.above == "stem":
+            low, rest = low - 1, frames
+        elif output.above != "rest":
+            above = low[..., -output.above :].mean(dim=-1, keepdim=True)
             low, rest = low - above, frames * above
-        elif not keeps_vocals and audio.bins == audio.n_fft // 2:
-            low, rest = -mask, frames
         pairs = low.unflatten(-1, (-1, 2))
         return _scaled(even, pairs[..., 0]), _scaled(odd, pairs[..., 1]), rest
 
 
+def check_whole(config: ModelConfig) -> None:
+    """Raises ExportError where the transforms of a model cannot be put into its graph."""
+    front = config.front
+    is_simple = isinstance(front, Spectrogram) and front.values == "magnitude" and not front.win_length
+    is_even = isinstance(front, Spectrogram) and front.used_bins % 2 == 0
+    if not (is_simple and is_even and config.output.kind == "mask" and len(config.stems) == 1 and config.rest):
+        raise ExportError(
+            f"{config.name}: `io` waveform is for one real mask of two stems, over an even number of bins; leave it out"
+        )
+
+
 def build_waveform_graph(
-    model: FrameTransformer, config: ModelConfig, opset: int, dtype: torch.dtype = torch.float32
+    model: SeparationNetwork, config: ModelConfig, opset: int, dtype: torch.dtype = torch.float32
 ) -> onnx_ir.Model:
-    """The graph described above; initializers have the names of the weights, and `stft.*` and `istft.*`.
+    """Builds the graph described above; initializers have the names of the weights, and `stft.*` and `istft.*`.
 
     Nodes of the transforms have names that begin with `stft` and `istft`.
 
     Args:
-        dtype: What the network computes in; the transforms are float32 in any case.
+        dtype: what the network computes in; the transforms are float32 in any case.
     Raises:
-        ExportError: as `export.graph.build_graph`.
+        ExportError: as `export.graph.build_graph`, or a model that is no mask of two stems.
     """
     import onnx_ir as ir
 
-    network = WaveformNetwork.of(model, config, native=opset >= NATIVE_OPSET, dtype=dtype)
-    audio = config.audio
-    waveform = torch.rand(2, audio.channels, audio.samples(19))
-    hops = torch.export.Dim("hops", min=audio.samples(1) // audio.hop_length)
-    batch = torch.export.Dim("batch", min=1)
-    inputs = {"waveform": waveform, "scale": torch.ones(2)}
-    graph = trace(network, inputs, "stems", ({0: batch, 2: audio.hop_length * hops}, {0: batch}), opset)
+    check_whole(config)
+    network = WaveformNetwork(lowered(model, config, dtype, opset >= NATIVE_OPSET), config)
+    reads, gives = config.tensors(IO[1])
+    size = config.size(IO[1], SOME_FRAMES)
+    batch = free_axes(reads[0])[0]
+    inputs = {spec.name: torch.rand(spec.sized(2, size)) for spec in reads}
+    axes = tuple({**free_axes(spec), 0: batch} for spec in reads)
+    graph = trace(network.eval(), inputs, gives.name, axes, opset)
     for value in (*graph.graph.inputs, *graph.graph.outputs):
         assert value.shape is not None
         if len(value.shape) > 1:
@@ -253,19 +259,19 @@ def build_waveform_graph(
 
 
 def context(config: ModelConfig) -> dict[str, int]:
-    """The metadata `ft_context`, for windows as `ft separate` cuts them where nothing else is asked for."""
-    audio = config.audio
-    rate = audio.sample_rate / audio.hop_length
-    plan = WindowPlan.from_seconds(usual_segment_seconds(config), CONTEXT_SECONDS, OVERLAP, rate)
-    transform = audio.covered - audio.hop_length
+    """Gives the metadata `ft_context`, for windows as `ft separate` cuts them where nothing else is asked for."""
+    front = config.front
+    assert isinstance(front, Spectrogram)
+    plan = WindowPlan.of(config.segment, config.frame_rate)
+    transform = front.covered - front.hop_length
     return {
-        "alignment": audio.hop_length,
-        "smallest": audio.samples(1),
-        "window": audio.samples(plan.frames),
+        "alignment": front.hop_length,
+        "smallest": front.covered,
+        "window": config.size(IO[1], plan.frames),
         "transform": transform,
-        "recommended": transform + plan.context * audio.hop_length,
-        "fade": plan.fade * audio.hop_length,
-        "reflect": audio.n_fft // 2,
+        "recommended": transform + plan.left * front.hop_length,
+        "fade": plan.fade * front.hop_length,
+        "reflect": front.n_fft // 2,
     }
 
 

@@ -36,6 +36,8 @@ GATE_KEY = "ft_gate"
 CALIBRATION_KEY = "ft_calibration"
 IO_KEY = "ft_io"
 CONTEXT_KEY = "ft_context"
+TRANSPOSED = "^T"
+"""Ends the name of an initializer that holds the transpose of a weight, under `WEIGHTS_KEY`."""
 LONGEST_HEADER = 100_000_000
 """Bytes; what the safetensors format itself allows."""
 NEEDS_TORCH = "needs torch: pip install 'frame-transformer[train]'"
@@ -311,7 +313,7 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     state = {}
     for name, shape in expected.items():
-        held = names.get(name, name)
+        held, turned = names.get(name, name).removesuffix(TRANSPOSED), names.get(name, name).endswith(TRANSPOSED)
         if held in initializers:
             array = _values(path, initializers, held)
         elif f"{held}_quantized" in initializers:
@@ -321,7 +323,8 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
             array = None
         if array is not None:
             if name in names and array.size == math.prod(shape):
-                array = array.reshape(shape)  # the exporter stores some of them flat or with an axis of 1 added
+                # The exporter stores some of them flat, with an axis of 1 added, or turned.
+                array = array.reshape(shape[::-1]).T if turned else array.reshape(shape)
             state[name] = torch.from_numpy(array.copy())
         elif network.is_unused(name):
             state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
