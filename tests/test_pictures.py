@@ -11,23 +11,21 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft.config import AudioConfig
 from ft.dsp import stft
 from ft.errors import AudioError, Cancelled, ConfigError
 from ft.songs import pictures
 from ft.songs.pictures import Columns, Pictures, remove_parts
 
 NAMES = ("mask", "vocals", "instrumental")
-AUDIO = AudioConfig(n_fft=512, hop_length=256, bins=256)
+RATE = 44100
 
 
 @pytest.fixture(scope="module")
-def frames(example) -> tuple[np.ndarray, np.ndarray]:
-    """A mask and a spectrogram (channels, frames, bins) of the example song."""
-    mixture = soundfile.read(example / "mixture.flac", frames=100_000, dtype="float32", always_2d=True)[0].T
-    spec = stft(mixture, 512, 256).swapaxes(1, 2)
-    mask = np.random.default_rng(0).uniform(0, 1, spec.shape).astype(np.float32)
-    return mask, spec
+def song(example) -> dict[str, np.ndarray]:
+    """The beginning of the example's mixture and stems (channels, samples)."""
+    names = ("mixture", "vocals", "instrumental")
+    files = {name: soundfile.read(example / f"{name}.flac", frames=100_000, dtype="float32")[0] for name in names}
+    return {name: sound.T for name, sound in files.items()}
 
 
 def read(path) -> np.ndarray:
@@ -37,34 +35,68 @@ def read(path) -> np.ndarray:
 
 
 def pictures_of(folder, *names) -> Pictures:
-    return Pictures({name: folder / f"{name}.png" for name in names}, AUDIO)
+    return Pictures({name: folder / f"{name}.png" for name in names}, RATE)
 
 
-def drawn(folder, mask, spec, names=("mask",), sizes=()) -> Pictures:
-    """Pictures of frames that come in blocks of these sizes."""
+def add(made: Pictures, mixture: np.ndarray, sizes=(), **stems: np.ndarray) -> None:
+    """Gives the stems in blocks of these sizes, of a mixture that came in blocks of others."""
+    for _ in made.heard([mixture[:, :1000], mixture[:, 1000:]]):
+        pass
+    start = 0
+    for size in (*sizes, mixture.shape[1]):
+        made.add({name: stem[:, start : start + size] for name, stem in stems.items()})
+        start += size
+
+
+def drawn(folder, song, names=("mask",)) -> Pictures:
     with pictures_of(folder, *names) as made:
-        start = 0
-        for size in (*sizes, mask.shape[1]):
-            made.add(mask[:, start : start + size], spec[:, start : start + size])
-            start += size
+        add(made, **song)
+        made.finish()
         made.commit()
     return made
 
 
+def power(sound: np.ndarray) -> np.ndarray:
+    """(frames, bins)."""
+    return np.mean(np.abs(stft(sound, 2048, 1024).astype(complex)) ** 2, axis=0).T
+
+
 @pytest.mark.parametrize("channels", [1, 2])
-def test_all_stems_are_in_decibels_below_the_peak_of_the_mixture(frames, channels, tmp_path):
-    mask, spec = (values[:channels] for values in frames)
+def test_all_stems_are_in_decibels_below_the_peak_of_the_mixture(song, channels, tmp_path):
+    song = {name: sound[:channels] for name, sound in song.items()}
     with pictures_of(tmp_path, *NAMES) as made:
-        for part in (slice(0, 1), slice(1, 101), slice(101, 101), slice(101, None)):
-            made.add(mask[:, part], spec[:, part])
-        found = {name: made.values(name) for name in NAMES}
-    np.testing.assert_allclose(found["mask"], mask.mean(axis=0), atol=1e-6)
-    power = {"mixture": spec, "vocals": spec * (1 - mask), "instrumental": spec * mask}
-    power = {name: np.mean(np.abs(values.astype(complex)) ** 2, axis=0) for name, values in power.items()}
+        add(made, sizes=(1, 5000, 0), **song)
+        made.finish()
     for name in ("vocals", "instrumental"):
-        expected = 10 * np.log10(power[name] / power["mixture"].max())
-        np.testing.assert_allclose(found[name], np.clip(expected, -80, 0), atol=1e-3)
-        assert found[name].min() == -80 and -40 < found[name].max() < 0
+        expected = np.clip(10 * np.log10(power(song[name]) / power(song["mixture"]).max() + 1e-30), -80, 0)
+        found = made.panels(name)[name]
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        assert found.min() == -80 and -40 < found.max() <= 0
+
+
+def test_a_mask_is_the_share_of_the_instrumental_in_each_bin(song, tmp_path):
+    """0.25 of a mixture, and no more than 1 where it is louder."""
+    mixture = song["mixture"]
+    for share, expected in ((0.25, 0.25), (3.0, 1.0), (0.0, 0.0)):
+        with pictures_of(tmp_path, "mask") as made:
+            add(made, mixture, vocals=(1 - np.float32(share)) * mixture, instrumental=np.float32(share) * mixture)
+            made.finish()
+        (mask,) = made.panels("mask").values()
+        heard = power(mixture) > 1e-6
+        np.testing.assert_allclose(mask[heard], expected, atol=1e-4)
+        assert mask.max() <= 1
+
+
+def test_a_model_of_any_stems_has_a_picture_of_each_and_masks_of_all_in_one(song, tmp_path):
+    mixture = song["mixture"]
+    stems = {"drums": np.float32(0.5) * mixture, "bass": np.float32(0.3) * mixture, "rest": np.float32(0.2) * mixture}
+    with pictures_of(tmp_path, "mask", *stems) as made:
+        add(made, mixture, **stems)
+        made.finish()
+        made.commit()
+    assert list(made.panels("mask")) == ["mask of the drums", "mask of the bass", "mask of the rest"]
+    sizes = {name: read(path).shape[:2] for name, path in made.files.items()}
+    assert sizes["mask"][0] == pytest.approx(3 * sizes["drums"][0], rel=0.01) and len({*sizes.values()}) == 2
 
 
 @given(sizes=st.lists(st.integers(0, 30), max_size=8))
@@ -73,7 +105,8 @@ def test_columns_are_the_means_of_as_many_frames_as_let_the_song_fit(sizes):
     frames = np.random.default_rng(0).uniform(0, 1, (sum(sizes), 3)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "COLUMNS", 8)
-        columns = Columns(3)
+        patch.setattr(pictures, "N_FFT", 4)
+        columns = Columns()
         for size, end in zip(sizes, np.cumsum(sizes), strict=True):
             columns.add(frames[end - size : end])
         found, each = columns.means(), columns.frames_per_column
@@ -82,50 +115,54 @@ def test_columns_are_the_means_of_as_many_frames_as_let_the_song_fit(sizes):
     np.testing.assert_allclose(found, np.reshape(expected, (-1, 3)), rtol=1e-5)
 
 
-def test_a_picture_is_of_one_size_and_its_axis_as_long_as_the_song(frames, tmp_path, monkeypatch):
+def test_a_picture_is_of_one_size_and_its_axis_as_long_as_the_song(song, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "COLUMNS", 64)
     lengths = []
     save = pictures.save_panels
     monkeypatch.setattr(pictures, "save_panels", lambda *args: (lengths.append(args[2]), save(*args)))
-    mask, spec = frames
-    sizes = {read(drawn(tmp_path, mask[:, :count], spec[:, :count]).files["mask"]).shape for count in (9, 391)}
+    parts = [{name: sound[:, :count] for name, sound in song.items()} for count in (9000, 100_000)]
+    sizes = {read(drawn(tmp_path, part).files["mask"]).shape for part in parts}
     assert len(sizes) == 1
-    assert lengths == pytest.approx([9 * 256 / 44100, 391 * 256 / 44100])
+    assert lengths == pytest.approx([10 * 1024 / RATE, 99 * 1024 / RATE])
 
 
 def test_low_frequencies_are_at_the_bottom_and_the_beginning_is_on_the_left(tmp_path):
-    """A mask that is 1 below 350 Hz in the first quarter of the song, beside one that is 0."""
-    mask = np.zeros((2, 400, 257), np.float32)
-    spec = mask.astype(np.complex64)
-    dark = read(drawn(tmp_path / "dark", mask, spec).files["mask"])
-    mask[:, :100, :4] = 1
-    bright = np.argwhere((read(drawn(tmp_path / "bright", mask, spec).files["mask"]) - dark).min(axis=2) > 128)
-    height, width, _ = dark.shape
-    assert len(bright) > 0.05 * height * width
+    """An instrumental that is all there is of a low tone in the first quarter, beside one that is nothing."""
+    tone = 0.5 * np.sin(2 * np.pi * 100 / RATE * np.arange(100_000, dtype=np.float32))[None]
+    noise = 0.02 * np.random.default_rng(0).standard_normal((1, 100_000)).astype(np.float32)
+    first = tone * np.pad(np.hanning(25_000), (0, 75_000)).astype(np.float32)
+    images = []
+    for share in (0, 1):
+        song = {"mixture": first + noise, "vocals": first * (1 - share) + noise, "instrumental": first * share}
+        images.append(read(drawn(tmp_path / str(share), song).files["mask"]))
+    bright = np.argwhere((images[1] - images[0]).min(axis=2) > 128)
+    height, width, _ = images[0].shape
+    assert len(bright) > 0.02 * height * width
     assert (bright.min(axis=0) > (height / 2, 0)).all() and (bright.max(axis=0) < (height, width / 3)).all()
 
 
 def test_silence_is_black(tmp_path):
-    silence = np.zeros((2, 10, 257), np.float32)
-    with pictures_of(tmp_path, "vocals") as made:
-        made.add(silence, silence.astype(np.complex64))
-        assert (made.values("vocals") == -80).all()
+    silence = np.zeros((2, 20_000), np.float32)
+    with pictures_of(tmp_path, "mask", "vocals") as made:
+        add(made, silence, vocals=silence, instrumental=silence)
+        assert (made.panels("vocals")["vocals"] == -80).all()
+        assert (made.panels("mask")["mask of the instrumental"] == 0).all()
 
 
-def test_what_is_not_committed_leaves_nothing(frames, tmp_path):
+def test_what_is_not_committed_leaves_nothing(song, tmp_path):
     folder = tmp_path / "new" / "song"
     with pictures_of(folder, "mask") as made:
-        made.add(*frames)
+        add(made, **song)
         assert [path for path in folder.iterdir() if path.suffix == ".part"]
         assert not list(folder.glob("*.png"))
     assert not list(tmp_path.iterdir())
 
 
-def test_finished_pictures_only_lack_their_names(frames, tmp_path):
+def test_finished_pictures_only_lack_their_names(song, tmp_path):
     path = tmp_path / "mask.png"
     path.write_text("of an earlier run")
     with pictures_of(tmp_path, "mask") as made:
-        made.add(*frames)
+        add(made, **song)
         made.finish()
         (part,) = (each for each in tmp_path.iterdir() if each != path)
         drawn_before = part.read_bytes()
@@ -135,11 +172,9 @@ def test_finished_pictures_only_lack_their_names(frames, tmp_path):
 
 
 KILLED = """
-import os, sys, pathlib, numpy
-from ft.config import AudioConfig
+import os, sys, pathlib
 from ft.songs.pictures import Pictures
-made = Pictures({"mask": pathlib.Path(sys.argv[1])}, AudioConfig(n_fft=64, hop_length=32, bins=32)).__enter__()
-made.add(numpy.ones((2, 9, 33), numpy.float32), numpy.ones((2, 9, 33), numpy.complex64))
+made = Pictures({"mask": pathlib.Path(sys.argv[1])}, 44100).__enter__()
 os._exit(9)
 """
 
@@ -157,14 +192,14 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(frames, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing(song, tmp_path):
     path = tmp_path / "song" / "mask.png"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with (
         pytest.raises(AudioError, match=f"^{path}: cannot write the picture: File too large$"),
         pictures_of(path.parent, "mask") as made,
     ):
-        made.add(*frames)
+        add(made, **song)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
             made.finish()
@@ -173,10 +208,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(frames, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_whose_place_is_a_folder_is_an_error(frames, tmp_path):
+def test_a_picture_whose_place_is_a_folder_is_an_error(song, tmp_path):
     (tmp_path / "mask.png" / "inside").mkdir(parents=True)
     with pytest.raises(AudioError, match=r"mask\.png: cannot write the picture: Is a directory"):
-        drawn(tmp_path, *frames)
+        drawn(tmp_path, song)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
@@ -186,25 +221,25 @@ def test_without_matplotlib_the_message_is_the_line_that_installs_it(monkeypatch
         pictures_of(tmp_path, "mask")
 
 
-def test_pictures_that_another_run_is_drawing_are_left_to_it(frames, tmp_path):
-    alone = drawn(tmp_path / "alone", *frames)
+def test_pictures_that_another_run_is_drawing_are_left_to_it(song, tmp_path):
+    alone = drawn(tmp_path / "alone", song)
     folder = tmp_path / "song"
-    mask, spec = frames
     with pictures_of(folder, "mask") as made:
-        for part in (slice(0, 200), slice(200, None)):
-            made.add(mask[:, part], spec[:, part])
+        for part in (slice(0, 2000), slice(2000, None)):
+            add(made, **{name: sound[:, part] for name, sound in song.items()})
             with (
                 pytest.raises(AudioError, match=r"mask\.png: another run is writing it; wait for it"),
                 pictures_of(folder, *NAMES),
             ):
                 pass
             remove_parts(made.files.values())  # which leaves alone what is in use
+        made.finish()
         made.commit()
     assert [path.name for path in folder.iterdir()] == ["mask.png"]
     assert (folder / "mask.png").read_bytes() == alone.files["mask"].read_bytes()
 
 
-def test_drawing_can_be_stopped(frames, tmp_path):
+def test_drawing_can_be_stopped(song, tmp_path):
     """Before any picture, and nothing is left then."""
 
     def stops() -> None:
@@ -216,13 +251,13 @@ def test_drawing_can_be_stopped(frames, tmp_path):
     for limit in (1, 2):
         calls = 0
         with pytest.raises(Cancelled), pictures_of(tmp_path / "new", *NAMES) as made:
-            made.add(*frames)
+            add(made, **song)
             made.finish(stops)
         assert calls == limit and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("is_placed", [False, True])
-def test_a_name_that_cannot_be_given_leaves_no_picture(frames, tmp_path, monkeypatch, is_placed):
+def test_a_name_that_cannot_be_given_leaves_no_picture(song, tmp_path, monkeypatch, is_placed):
     """Of the second, before it has its name or after."""
     place, placed = pictures.Claim.place, []
 
@@ -236,5 +271,5 @@ def test_a_name_that_cannot_be_given_leaves_no_picture(frames, tmp_path, monkeyp
 
     monkeypatch.setattr(pictures.Claim, "place", fails)
     with pytest.raises(AudioError, match="Input/output error"):
-        drawn(tmp_path / "new", *frames, ["mask", "vocals"])
+        drawn(tmp_path / "new", song, ["mask", "vocals"])
     assert len(placed) == 1 + is_placed and not list(tmp_path.iterdir())

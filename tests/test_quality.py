@@ -1,10 +1,9 @@
-"""What raises the quality: several grids, the original's windows, postprocess, several models, and pictures."""
+"""What raises the quality: several grids, the original's windows, postprocess and several models."""
 
 import dataclasses
 import re
 import weakref
 from collections import deque
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from ft.options import SeparateOptions
 from ft.separate import Separator, song_stream
 from ft.separate.masks import GridMean
 from ft.separate.song_stream import SongStream
-from ft.songs.pictures import Pictures
 from ft.windows import WindowPlan, cut_windows, window_grids
 
 RATE = 8000
@@ -306,7 +304,6 @@ def test_models_that_read_other_spectrograms_are_refused(audio, text):
         ({"tta": True}, "--tta"),
         ({"windows": "original"}, "--windows original"),
         ({"postprocess": True}, "--postprocess"),
-        ({"images": True}, "--images"),
     ],
 )
 def test_what_needs_masks_is_refused_for_models_that_give_none(options, name):
@@ -365,21 +362,3 @@ def test_eager_stems_are_the_same_as_others():
             parts = [part["vocals"] for part in song.stems([mixture], RATE, eager=eager)]
             found.append(np.concatenate(parts, axis=1))
         np.testing.assert_allclose(found[1], found[0], atol=1e-6)
-
-
-@pytest.mark.parametrize("options", [SeparateOptions(), SeparateOptions(tta=True), SeparateOptions(postprocess=True)])
-def test_pictures_hold_every_frame_of_the_song_as_it_was_separated(options, tmp_path: Path):
-    mixture = noise(20_000)
-    config = stub_config("instrumental")
-    engine = StubEngine(constant(0.25), config)
-    engine.open()
-    with Pictures({name: tmp_path / f"{name}.png" for name in ("mask", "vocals")}, config.audio) as pictures:
-        song = SongStream([Runner(engine, 1)], WindowPlan(60, 6, 4), options)
-        list(song.stems([mixture], RATE, pictures=pictures))
-        mask, vocals = (pictures.values(name) for name in ("mask", "vocals"))
-    frames = stft(mixture, N_FFT, HOP).shape[2]
-    assert mask.shape == vocals.shape == (frames, 33)
-    # A quiet quarter for the whole song is what the postprocess takes out, but for the fade at the end.
-    inner = slice(5, frames - 40)
-    np.testing.assert_allclose(mask[inner, :32], 1 if options.postprocess else 0.25, atol=1e-6)
-    np.testing.assert_allclose(mask[inner, 32], 1 if options.postprocess else 0, atol=1e-6)  # with the vocals

@@ -159,22 +159,6 @@ def test_a_training_spectrum_goes_back_to_its_waveform(stereo, hop_length):
     assert back.abs().max() < 2 * waveform.abs().max()
 
 
-def test_pictures_show_left_and_right(tmp_path):
-    from ft.separate.stream import Analysis, Synthesis
-
-    config = stub_config(**MID_SIDE)
-    analysis = Analysis(config, RATE)
-    analysis.channels = 2
-    song = noise(3200)
-    spec = song_spectrum(song, config.audio)
-    synthesis = Synthesis.__new__(Synthesis)
-    synthesis.config, synthesis._mid_side = config, True
-    mask, drawn = synthesis._pictured(spec, np.ones(spec.shape, np.float32))
-    plain = song_spectrum(song, AudioConfig(n_fft=64, hop_length=32, bins=32))
-    np.testing.assert_allclose(drawn, plain, atol=1e-5)
-    assert mask.max() == 0
-
-
 def test_one_channel_has_no_middle():
     with pytest.raises(ConfigError, match="mid-side"):
         stub_config(channels=1, stereo="mid-side")

@@ -20,6 +20,7 @@ FORBIDDEN = {
     "ft/config.py": ("ft.models", "ft.checkpoint", "ft.training", "ft.data", "engines", "export", "bench"),
     "ft/models/": ("ft.checkpoint", "ft.training", "ft.data", "ft.separate.separator", "engines", "export", "bench"),
     "ft/checkpoint.py": ("ft.training", "ft.data", "ft.separate.separator", "engines", "export", "bench"),
+    "ft/separate/": ("ft.songs", "ft.evaluation"),
     "ft/separate/separator.py": ("ft.training", "ft.data", "ft.models", "ft.checkpoint", "export", "bench"),
     "ft/metrics/": ("ft.training", "ft.data", "ft.separate.separator", "ft.evaluation"),
     "ft/data/": ("ft.training", "ft.evaluation"),

@@ -1,13 +1,15 @@
 """Pictures of a song's mask and of the spectrograms of its stems, in PNG: seconds to the right, frequency upwards.
 
-All stems are in dB below the peak of the mixture; the mask is that of the instrumental, 0..1. Both are the mean of the
-channels. A picture is of one size for a song of any length, and so is what is kept for it: in a longer song each column
-is the mean of more frames.
+They are made of the sound of the mixture and of the stems, at the song's rate, whatever the model reads. All stems are
+in dB below the peak of the mixture. A mask is the magnitude of a stem over that of the mixture, 0..1: the
+instrumental's, or where a model has none that of each stem. Both are the mean of the channels. A picture is of one size
+for a song of any length, and so is what is kept for it: in a longer song each column is the mean of more frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +19,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import ModelConfig
+from ft.dsp import StreamingStft, magnitude
 from ft.errors import AudioError, ConfigError
-from ft.plots import DECIBELS, MASK, decibels, mean_power, save_panels
+from ft.plots import DECIBELS, HOP_LENGTH, MASK, N_FFT, decibels, mean_power, save_panels
 from ft.songs.parts import Claim, part_name, remove, remove_parts
 
 __all__ = ["Pictures", "remove_parts"]
@@ -30,17 +32,17 @@ Spec = NDArray[np.complex64]
 COLUMNS = 2048
 """At most; there are half as many at least of a song of more frames. An even number."""
 _MASK = "mask"
-_TITLES = {_MASK: "mask of the instrumental"}
 _HEIGHT = 4.0
+_TINY = np.finfo(np.float32).tiny
 
 
 class Columns:
     """The means of so many frames each that a song of any length has `COLUMNS` columns at most."""
 
-    def __init__(self, bins: int) -> None:
+    def __init__(self) -> None:
         self.frames = 0
         self.frames_per_column = 1
-        self._sums = np.zeros((COLUMNS, bins), np.float32)
+        self._sums = np.zeros((COLUMNS, N_FFT // 2 + 1), np.float32)
 
     def add(self, frames: Array) -> None:
         """The next frames (frames, bins)."""
@@ -70,23 +72,27 @@ class Pictures:
     Left without `commit`, nothing remains; what a killed process left goes when pictures are begun in the same folder.
     """
 
-    def __init__(self, files: Mapping[str, Path], audio: ModelConfig) -> None:
+    def __init__(self, files: Mapping[str, Path], sample_rate: int) -> None:
         """
         Args:
             files: of each picture, by `mask` or the name of a stem.
-            audio: of the spectra.
+            sample_rate: of the song, in Hz.
         Raises:
             ConfigError: matplotlib is not installed.
         """
         if find_spec("matplotlib") is None:
-            raise ConfigError("--images: pictures need matplotlib: pip install 'frame-transformer[plots]'")
+            raise ConfigError("`images`: pictures need matplotlib: pip install 'frame-transformer[plots]'")
         self.files = dict(files)
-        self.audio = audio
-        self._columns = {name: Columns(audio.n_fft // 2 + 1) for name in files}
+        self._rate = sample_rate
         self._peak = 0.0
         """The power of the mixture where that is highest."""
+        self._stft: StreamingStft | None = None
+        """Of the mixture and all stems, one behind the other."""
+        self._heard: deque[Array] = deque()
+        self._mixture: Array
+        self._stems: dict[str, Columns] = {}
+        self._masks: dict[str, Columns] = {}
         self._claims: dict[str, Claim] = {}
-        self._drawn: set[str] = set()
 
     def __enter__(self) -> Self:
         """Claims the pictures. Raises AudioError where another run is drawing one of them, or it cannot be made."""
@@ -105,25 +111,40 @@ class Pictures:
     ) -> None:
         self.close()
 
-    def add(self, mask: Array, spec: Spec) -> None:
-        """The next frames of a song.
+    def heard(self, blocks: Iterable[Array]) -> Iterator[Array]:
+        """Gives the blocks of the mixture (channels, samples), and keeps each until the stems of it are added."""
+        for block in blocks:
+            self._heard.append(block)
+            yield block
 
-        Args:
-            mask: of the instrumental (channels, frames, bins), 0..1.
-            spec: the mixture's spectrogram of the same shape.
-        """
-        self._peak = max(self._peak, float(mean_power(spec).max(initial=0)))
-        for name, columns in self._columns.items():
-            if name == _MASK:
-                values: Array = mask.mean(axis=0)
-            else:
-                values = mean_power(spec * (mask if name == "instrumental" else 1 - mask))
-            columns.add(values)
+    def add(self, stems: Mapping[str, Array]) -> None:
+        """Draws the next block (channels, samples) of every stem, after what `heard` gave of the mixture."""
+        if self._stft is None:
+            self._stems = {name: Columns() for name in stems}
+            masked = [name for name in stems if name == "instrumental"] or stems
+            self._masks = {name: Columns() for name in masked}
+            self._mixture = self._heard.popleft()
+            self._stft = StreamingStft((1 + len(stems)) * len(self._mixture), N_FFT, HOP_LENGTH)
+        count = next(iter(stems.values())).shape[1]
+        while self._mixture.shape[1] < count:
+            self._mixture = np.concatenate((self._mixture, self._heard.popleft()), axis=1)
+        mixture, self._mixture = self._mixture[:, :count], self._mixture[:, count:]
+        self._add(self._stft.push(np.concatenate((mixture, *(stems[name] for name in self._stems)))))
 
-    def values(self, name: str) -> Array:
-        """What a picture shows: (columns, bins), in dB or, of the mask, 0..1."""
-        means = self._columns[name].means()
-        return means if name == _MASK else decibels(means, self._peak)
+    def _add(self, spec: Spec) -> None:
+        mixture, *stems = np.split(spec, 1 + len(self._stems))
+        self._peak = max(self._peak, float(mean_power(mixture).max(initial=0)))
+        whole = np.maximum(magnitude(mixture), _TINY)
+        for (name, columns), stem in zip(self._stems.items(), stems, strict=True):
+            columns.add(mean_power(stem))
+            if name in self._masks:
+                self._masks[name].add(np.minimum(magnitude(stem) / whole, 1).mean(axis=0))
+
+    def panels(self, picture: str) -> dict[str, Array]:
+        """What a picture shows, by titles: (columns, bins), in dB or, of masks, 0..1."""
+        if picture == _MASK:
+            return {f"mask of the {name}": columns.means() for name, columns in self._masks.items()}
+        return {picture: decibels(self._stems[picture].means(), self._peak)}
 
     def finish(self, check: Callable[[], None] | None = None) -> None:
         """Draws the pictures, so that they only lack their names. Raises AudioError.
@@ -131,25 +152,22 @@ class Pictures:
         Args:
             check: called before each; what it raises ends this.
         """
+        assert self._stft is not None
+        self._add(self._stft.finish())
+        seconds = next(iter(self._stems.values())).frames * HOP_LENGTH / self._rate
         for name, claim in self._claims.items():
-            if name in self._drawn:
-                continue
             if check is not None:
                 check()
-            rate, scale = self.audio.sample_rate, MASK if name == _MASK else DECIBELS
-            seconds = self._columns[name].frames * self.audio.hop_length / rate
-            panels = {_TITLES.get(name, name): self.values(name)}
+            scale = MASK if name == _MASK else DECIBELS
             with _told(self.files[name]):
-                save_panels(claim.part, panels, seconds, rate / self.audio.n_fft, scale, _HEIGHT)
-            self._drawn.add(name)
+                save_panels(claim.part, self.panels(name), seconds, self._rate / N_FFT, scale, _HEIGHT)
 
-    def commit(self, check: Callable[[], None] | None = None) -> None:
-        """Finishes and gives all pictures their names.
+    def commit(self) -> None:
+        """Gives all pictures their names, once they are finished.
 
         Raises:
             AudioError: a picture cannot be written; none of these is there then.
         """
-        self.finish(check)
         for name, claim in self._claims.items():
             with _told(self.files[name]):
                 claim.place()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -176,10 +176,10 @@ def separate_song(
         with held_back():
             stack.enter_context(marking(song))
             writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
-            pictures = stack.enter_context(Pictures(song.images, separator.config.audio)) if song.images else None
+            pictures = stack.enter_context(Pictures(song.images, info.sample_rate)) if song.images else None
         if not to_do(song, options):  # another run did it meanwhile
             return record.changed(status="skipped")
-        seconds = _separate(separator, source, writer.write, progress, pictures=pictures)
+        seconds = _separate(separator, source, writer.write, progress, pictures)
         check = functools.partial(tell, progress, song.path, seconds, info.seconds)
         if pictures is not None:
             pictures.finish(check)
@@ -226,13 +226,17 @@ def _separate(
     source: AudioSource,
     write: Callable[[Mapping[str, Array]], None],
     progress: Progress | None,
-    **how: Any,
+    pictures: Pictures | None = None,
+    eager: bool = False,
 ) -> float:
     """Gives the stems of an open song to `write`, block by block; returns its seconds."""
     info, samples = source.info, 0
     levels = levels_of_song(separator, source, progress)
-    for stems in separator.stream(source.blocks(), info.sample_rate, levels, **how):
+    blocks = source.blocks() if pictures is None else pictures.heard(source.blocks())
+    for stems in separator.stream(blocks, info.sample_rate, levels, eager=eager):
         write(stems)
+        if pictures is not None:
+            pictures.add(stems)
         samples += next(iter(stems.values())).shape[1]
         tell(progress, info.path, samples / info.sample_rate, info.seconds)
     if samples == 0:
