@@ -30,7 +30,7 @@ OTHER_RATE = 48000
 def run_bench(
     sources: Sequence[str],
     *,
-    engines: str = "all",
+    runtimes: str = "all",
     batches: str = "1,4,16",
     frames: int = 256,
     rounds: int = 10,
@@ -43,7 +43,7 @@ def run_bench(
     Args:
         sources: model files; `default-fp32` and `default-int8` are the shipped ones, taken where there are none. One in
             low precision needs its fp32 one beside it.
-        engines: `all`, or names with commas between them.
+        runtimes: `all`, or names with commas between them.
         batches: numbers with commas between them.
         frames: of a window.
         rounds: in each of which every row runs once.
@@ -59,7 +59,7 @@ def run_bench(
     if rounds < 1 or frames < 1:
         raise ConfigError(f"rounds {rounds}, frames {frames}; expected 1 or more of each")
     sources = list(dict.fromkeys(sources)) or [FP32_MODEL, INT8_MODEL]
-    names, sizes = check_engines(engines), check_batches(batches)
+    names, sizes = check_engines(runtimes), check_batches(batches)
     if cores is not None:
         use_cores(cores)
     models = [read_model(source) for source in sources]

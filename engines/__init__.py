@@ -10,12 +10,13 @@ from engines.devices import find_gpus, parse_device
 from engines.machine import int8_products
 from ft.errors import CheckpointError, EngineError
 from ft.files import DEFAULT_MODEL, FP32_MODEL, INT8_MODEL, model_path
+from ft.options import Runtime, words_of
 
 if TYPE_CHECKING:
     from engines.base import Engine
     from ft.config import ModelConfig
 
-RUNTIMES = ("auto", "onnxruntime", "openvino", "torch", "tensorrt")
+RUNTIMES = words_of(Runtime)
 SUFFIXES = {
     ".onnx": ("onnxruntime", "openvino", "torch", "tensorrt"),
     ".safetensors": ("torch",),

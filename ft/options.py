@@ -4,16 +4,19 @@ line makes its flags of it (`ft/cli/flags.py`).
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import string
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ft.errors import ConfigError
 
 Format = Literal["wav", "flac", "ogg", "opus", "mp3"]
 BitDepth = Literal["16", "24", "float"]
+Runtime = Literal["auto", "onnxruntime", "openvino", "torch", "tensorrt"]
 
 LOSSLESS = ("wav", "flac")
 TEMPLATE = "{song}/{stem}.{ext}"
@@ -23,18 +26,11 @@ _MOST_SECONDS = 600.0
 TEMPLATE_NAMES = ("folder", "song", "stem", "model", "ext", "input_ext")
 
 
-def _option(
-    default: Any,
-    help: str,
-    group: str,
-    *,
-    choices: tuple[str, ...] = (),
-    metavar: str | None = None,
-    shown: str | None = None,
-) -> Any:
-    """A field with what its flag needs: its help, the group it stands in, and how its default is described."""
-    metadata = {"help": help, "group": group, "choices": choices, "metavar": metavar, "shown": shown}
-    return field(default=default, metadata=metadata)
+def _option(default: Any, help: str, group: str, metavar: str | None = None, shown: str | None = None) -> Any:
+    """Makes a field with what its flag needs: help, the group it stands in, and words for a default that is None."""
+    if default is not None and not isinstance(default, bool):
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+    return field(default=default, metadata={"help": help, "group": group, "metavar": metavar, "shown": shown})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,92 +43,62 @@ class SeparateOptions:
         ConfigError: a value out of range, or two that contradict each other.
     """
 
-    format: Format = _option(
-        "wav", "Of the stems.", "Output", choices=("wav", "flac", "ogg", "opus", "mp3"), shown="wav"
-    )
+    format: Format = _option("wav", "Of the stems.", "Output")
     bit_depth: BitDepth | None = _option(
-        None,
-        "Of wav and flac.",
-        "Output",
-        choices=("16", "24", "float"),
-        shown="the input's; 16 for compressed inputs, at most 24 in flac",
+        None, "Of wav and flac.", "Output", shown="the input's; 16 for compressed inputs, at most 24 in flac"
     )
-    bitrate: int | None = _option(
-        None, "Of ogg, opus and mp3.", "Output", metavar="KBIT", shown="ogg 192, opus 160, mp3 256"
-    )
+    bitrate: int | None = _option(None, "Of ogg, opus and mp3.", "Output", "KBIT", "ogg 192, opus 160, mp3 256")
     stem: str | None = _option(None, "Write this one only, vocals or instrumental.", "Output", shown="all of the model")
     name_template: str = _option(
         TEMPLATE,
         "Of each file below the output folder, of {folder}, {song}, {stem}, {model}, {ext} and {input_ext}, the "
         "input's. Without {folder} it stands below the folders that the input had.",
         "Output",
-        metavar="TEXT",
-        shown=TEMPLATE,
+        "TEXT",
     )
     skip_existing: bool = _option(False, "Leave out inputs whose files are all there, as long as they are.", "Output")
     force: bool = _option(False, "Replace files that are there.", "Output")
     images: bool = _option(False, "Draw the mask and the spectrograms of the stems too (PNG).", "Output")
 
-    track: int | None = _option(None, "Which audio track of a video, from 1.", "Input", metavar="N", shown="1")
-    start: float = _option(0.0, "Leave out so many seconds at the beginning.", "Input", metavar="SECONDS", shown="0")
-    duration: float | None = _option(
-        None, "Separate so many seconds only.", "Input", metavar="SECONDS", shown="to the end"
-    )
+    track: int | None = _option(None, "Which audio track of a video, from 1.", "Input", "N", "1")
+    start: float = _option(0.0, "Leave out so many seconds at the beginning.", "Input", "SECONDS")
+    duration: float | None = _option(None, "Separate so many seconds only.", "Input", "SECONDS", "to the end")
     allow_truncated: bool = _option(False, "Separate what is there of a file that ends too early.", "Input")
 
     tta: bool = _option(False, "Mean of the masks of three window grids; three times the work.", "Quality")
     windows: Literal["blended", "original"] = _option(
-        "blended",
-        "original: exactly the crops and paddings of the original implementation.",
-        "Quality",
-        choices=("blended", "original"),
-        shown="blended",
+        "blended", "original: exactly the crops and paddings of the original implementation.", "Quality"
     )
     postprocess: bool = _option(
         False, "Silence the vocals where they are quiet for long, as the original implementation does.", "Quality"
     )
-    ensemble_by: Literal["mean", "median"] = _option(
-        "mean", "Of the masks of several models.", "Quality", choices=("mean", "median"), shown="mean"
-    )
+    ensemble_by: Literal["mean", "median"] = _option("mean", "Of the masks of several models.", "Quality")
 
-    device: str = _option("auto", "auto, cpu or cuda[:N].", "Engine", shown="auto")
-    runtime: Literal["auto", "onnxruntime", "openvino", "torch", "tensorrt"] = _option(
-        "auto",
-        "What runs the model.",
-        "Engine",
-        choices=("auto", "onnxruntime", "openvino", "torch", "tensorrt"),
-        shown="auto",
-    )
+    device: str = _option("auto", "auto, cpu or cuda[:N].", "Engine")
+    runtime: Runtime = _option("auto", "What runs the model.", "Engine")
     memory: Literal["cuda-python", "pycuda"] = _option(
-        "cuda-python",
-        "Who handles a GPU's memory for TensorRT.",
-        "Engine",
-        choices=("cuda-python", "pycuda"),
-        shown="cuda-python",
+        "cuda-python", "Who handles a GPU's memory for TensorRT.", "Engine"
     )
     segment_seconds: float | None = _option(
         None,
         "What runs through the network at once.",
         "Engine",
-        metavar="SECONDS",
-        shown="20, fewer for wide networks, or the plan's",
+        "SECONDS",
+        "20, fewer for wide networks, or the plan's",
     )
     context_seconds: float | None = _option(
-        None, "Of a segment on each side, computed and dropped.", "Engine", metavar="SECONDS", shown="1"
+        None, "Of a segment on each side, computed and dropped.", "Engine", "SECONDS", "1"
     )
     overlap: float | None = _option(
-        None, "Share of a segment's kept frames that cross-fades.", "Engine", metavar="SHARE", shown="0.05"
+        None, "Share of a segment's kept frames that cross-fades.", "Engine", "SHARE", "0.05"
     )
-    batch_size: int | None = _option(
-        None, "Segments that run at once.", "Engine", metavar="N", shown="1, or the plan's"
-    )
-    threads: int | None = _option(None, "Of the engine.", "Engine", metavar="N", shown="all usable cores")
+    batch_size: int | None = _option(None, "Segments that run at once.", "Engine", "N", "1, or the plan's")
+    threads: int | None = _option(None, "Of the engine.", "Engine", "N", "all usable cores")
 
     def __post_init__(self) -> None:
+        types = _types()
         for item in fields(self):
-            value = _plain(item, getattr(self, item.name))
-            object.__setattr__(self, item.name, value)
-            _check_type(item, value)
+            object.__setattr__(self, item.name, _checked(item.name, types[item.name], getattr(self, item.name)))
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
             raise ConfigError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
         self._check_output()
@@ -178,26 +144,39 @@ class SeparateOptions:
             raise ConfigError(f"--duration {self.duration:g}: expected seconds above 0")
 
 
-def _plain(item: Field[Any], value: Any) -> Any:
-    """The value as the command line would give it: numbers of NumPy as Python's, words of a choice in small letters."""
+@functools.cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(SeparateOptions)
+
+
+def _checked(name: str, kind: Any, value: Any) -> Any:
+    """Gives a value as the command line would: numbers of NumPy as Python's, words of a choice in small letters.
+
+    Raises:
+        ConfigError: it is not of this kind.
+    """
     value = value.item() if getattr(value, "ndim", None) == 0 else value
-    has_no_case = item.metadata["choices"] or item.name in ("stem", "device")
-    return value.lower() if has_no_case and isinstance(value, str) else value
+    words = words_of(kind)
+    if isinstance(value, str) and (words or name in ("stem", "device")):
+        value = value.lower()
+    kinds = get_args(kind) or (kind,)
+    if value is None and NoneType in kinds:
+        return None
+    if words and value not in words:
+        raise ConfigError(f"{flag(name)} {value}: expected {', '.join(words)}")
+    allowed = (str,) if words else (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+        raise ConfigError(f"{flag(name)} {value!r}: expected {kinds[0].__name__}")
+    return value
 
 
-def _check_type(item: Field[Any], value: Any) -> None:
-    """Raises ConfigError where a field does not hold what its annotation or its choices say."""
-    choices, default = item.metadata["choices"], item.default
-    if value is None and default is None:
-        return
-    if choices:
-        if value not in choices:
-            raise ConfigError(f"{flag(item.name)} {value}: expected {', '.join(choices)}")
-        return
-    annotation = str(item.type).removesuffix(" | None")
-    kinds: tuple[type, ...] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[annotation]
-    if not isinstance(value, kinds) or (annotation != "bool" and isinstance(value, bool)):
-        raise ConfigError(f"{flag(item.name)} {value!r}: expected {annotation}")
+def words_of(kind: Any) -> tuple[str, ...]:
+    """Gives the words that a type allows, which is a `Literal`, or one or None; none for any other type.
+
+    >>> words_of(BitDepth | None), words_of(int)
+    (('16', '24', 'float'), ())
+    """
+    return tuple(word for each in (kind, *get_args(kind)) if get_origin(each) is Literal for word in get_args(each))
 
 
 def flag(name: str) -> str:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ft.cli.data_prepare import prepare
+from ft.cli.flags import AS_JSON, PATH, SET
 
-_FOLDER = click.Path(path_type=Path)
+_OUTPUT = click.option("-o", "--output", required=True, type=PATH, help="Folder to write to.")
+_MAX_DELAY = click.option(
+    "--max-delay", default=5.0, show_default=True, type=click.FloatRange(0.5, 60), help="Seconds that are searched."
+)
+_RESIDUAL_DB = click.option(
+    "--residual-db",
+    default=-15.0,
+    show_default=True,
+    help="Highest level, where the mixture is most alike the instrumental, of what is left when that is subtracted.",
+)
 
 
 @click.group()
@@ -18,10 +30,10 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=_FOLDER)
-@click.option("--train", multiple=True, type=_FOLDER, metavar="FOLDER", help="Folder to train on; repeatable.")
-@click.option("--validation", multiple=True, type=_FOLDER, metavar="FOLDER", help="To validate on; repeatable.")
-@click.option("--test", multiple=True, type=_FOLDER, metavar="FOLDER", help="To test on; repeatable.")
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=PATH)
+@click.option("--train", multiple=True, type=PATH, metavar="FOLDER", help="Folder to train on; repeatable.")
+@click.option("--validation", multiple=True, type=PATH, metavar="FOLDER", help="To validate on; repeatable.")
+@click.option("--test", multiple=True, type=PATH, metavar="FOLDER", help="To test on; repeatable.")
 @click.option("--config", metavar="CONFIG", help="The folders of this configuration (a YAML file or a preset).")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key of CONFIG.")
 @click.option("--screen", is_flag=True, help="Listen for vocals in instrumentals, with a model.")
@@ -52,21 +64,18 @@ def data() -> None:
 @click.option(
     "--clean",
     multiple=True,
-    type=_FOLDER,
+    type=PATH,
     metavar="FOLDER",
     help="One of those that are checked whose music has no vocals for certain; repeatable. What the model takes for "
     "vocals in 19 of 20 of its tracks raises --vocals-db.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that read. [default: usable cores]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 @click.option("--exclude-file", type=click.Path(path_type=Path), metavar="FILE", help="List there what to leave out.")
 @click.pass_obj
 def check(
     settings: dict,
     folders: tuple[Path, ...],
-    train: tuple[Path, ...],
-    validation: tuple[Path, ...],
-    test: tuple[Path, ...],
     config: str | None,
     assignments: tuple[str, ...],
     screen: bool,
@@ -77,6 +86,7 @@ def check(
     jobs: int | None,
     as_json: bool,
     exclude_file: Path | None,
+    **splits: tuple[Path, ...],
 ) -> None:
     """Read a library, and say what would spoil training or evaluation on it.
 
@@ -95,9 +105,8 @@ def check(
     from ft.workers import usable_cores
 
     roots = [Root(path) for path in folders]
-    roots += [Root(path, "train") for path in train]
-    roots += [Root(path, "validation") for path in validation]
-    roots += [Root(path, "test") for path in test]
+    for split in ("train", "validation", "test"):
+        roots += [Root(path, split) for path in splits[split]]
     if config is not None:
         from ft.settings import load_yaml, override
         from ft.train_config import train_config_from_yaml
@@ -130,4 +139,100 @@ def check(
         sys.exit(1)
 
 
-data.add_command(prepare)
+@data.group()
+def prepare() -> None:
+    """Align pairs, cut patches and cache examples, for training."""
+
+
+@prepare.command()
+@click.argument("folder", type=PATH)
+@_OUTPUT
+@_MAX_DELAY
+@_RESIDUAL_DB
+@click.pass_obj
+def align(settings: dict, **chosen: Any) -> None:
+    """Bring the mixtures and instrumentals in FOLDER to the same samples.
+
+    FOLDER holds mixtures/ and instruments/, whose files belong together in the order of their names, or a folder for
+    each song with mixture.* and instrumental.*. Each pair becomes OUTPUT/song/ with mixture.wav, instrumental.wav and
+    vocals.wav, their difference. Pairs that do not fit are named and not written; the exit code is 1 then.
+    """
+    from ft.data.prepare import align_folder
+
+    _end(align_folder(**chosen, tell=_tell(settings)))
+
+
+@prepare.command()
+@click.argument("folder", type=PATH)
+@_OUTPUT
+@click.option(
+    "--kind",
+    default="instrumentals",
+    show_default=True,
+    type=click.Choice(["instrumentals", "pairs", "vocals", "mixes", "validation"]),
+    help="What FOLDER holds; pairs and validation are aligned first.",
+)
+@click.option("--frames", "size", default=2048, show_default=True, type=click.IntRange(1), help="Of a patch.")
+@click.option(
+    "--offset", default=0, show_default=True, type=click.IntRange(min=0), help="Frames shared with each neighbour."
+)
+@_MAX_DELAY
+@_RESIDUAL_DB
+@click.pass_obj
+def patches(settings: dict, **chosen: Any) -> None:
+    """Cut the songs in FOLDER into patch files (.npz), as the original's training takes them.
+
+    They can be named as train.instrumentals, train.vocals and train.pairs here too. Patches that are there are kept.
+    --max-delay and --residual-db are for the kinds that are aligned, as in ft data prepare align.
+    """
+    from ft.data.prepare import write_patches
+
+    _end(write_patches(**chosen, tell=_tell(settings)))
+
+
+@prepare.command()
+@click.argument("config")
+@_OUTPUT
+@SET
+@click.option(
+    "--examples", required=True, type=click.IntRange(min=1), help="How many; rounded up to whole files of 64."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Of an example. [default: of the longest stage]"
+)
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@click.pass_obj
+def cache(settings: dict, config: str, output: Path, assignments: tuple[str, ...], **chosen: Any) -> None:
+    """Make finished training examples as CONFIG (a YAML file or a preset) says, for `train.cache`.
+
+    What an interrupted run has made is kept; a higher number of --examples adds some. Longer examples give more crops.
+    """
+    from ft.config import model_config_from_yaml
+    from ft.data.scan import check_sources
+    from ft.files import check_writable
+    from ft.progress import share_bar
+    from ft.settings import load_yaml, override
+    from ft.train_config import train_config_from_yaml
+
+    values = override(load_yaml(config), assignments)
+    model, train = model_config_from_yaml(values, config), train_config_from_yaml(values, config)
+    check_sources(replace(train, cache=None))
+    check_writable(output / "examples")
+    from ft.data.cache_build import build_cache  # torch, once nothing is wrong
+
+    with share_bar(output.name, settings["quiet"]) as progress:
+        manifest = build_cache(model, train, output, **chosen, progress=progress)
+    length = manifest.samples / model.audio.sample_rate
+    click.echo(f"{output}: {manifest.examples} examples of {length:.2f} s; take them with --set train.cache={output}")
+
+
+def _tell(settings: dict) -> Callable[[str], object]:
+    return (lambda text: None) if settings["quiet"] else click.echo
+
+
+def _end(bad: list[str]) -> None:
+    """Names what was left out."""
+    for line in bad:
+        click.echo(f"ft: {line}", err=True)
+    if bad:
+        sys.exit(1)

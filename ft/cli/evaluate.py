@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ft.cli.flags import DEVICE, PATH, choice
 from ft.errors import FtError
+from ft.options import Runtime, words_of
 
 if TYPE_CHECKING:
     from ft.evaluation.evaluate import Evaluation
@@ -18,12 +20,12 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("songs", nargs=-1, required=True, type=PATH)
 @click.option(
     "-m",
     "--model",
     "--engine",
-    "engines",
+    "models",
     multiple=True,
     metavar="MODEL",
     help="A model as for ft separate; repeatable, a row each. [default: default-fp32, the shipped model]",
@@ -31,7 +33,7 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--estimates",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Stems that something else wrote, as DIR/<song>/vocals.wav or DIR/<song>_(Vocals).wav; repeatable.",
 )
@@ -57,36 +59,23 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     metavar="LIST",
     help="Those wanted of silence, mixture, repet-sim, ideal-ratio-mask and ideal-phase-mask.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@DEVICE
 @click.option(
-    "--runtime",
-    type=click.Choice(["auto", "onnxruntime", "openvino", "torch", "tensorrt"], case_sensitive=False),
-    default="auto",
-    show_default=True,
-    help="What runs the models.",
+    "--runtime", type=choice(*words_of(Runtime)), default="auto", show_default=True, help="What runs the models."
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write all figures and definitions there.",
-)
+@click.option("--json", "json_file", type=_OUTPUT, help="Write all figures and definitions there.")
 @click.option("--plot", "plot_file", type=_OUTPUT, help="Draw them there (PNG).")
 @click.pass_obj
 def evaluate(
     settings: dict,
     songs: tuple[Path, ...],
-    engines: tuple[str, ...],
-    estimates: tuple[Path, ...],
-    length_tolerance: int,
     metrics: str,
     stems: str,
     no_baselines: bool,
     baselines: str | None,
-    device: str,
-    runtime: str,
     json_file: Path | None,
     plot_file: Path | None,
+    **chosen: Any,
 ) -> None:
     """Score models, other tools' stems and baselines on SONGS whose true stems are known.
 
@@ -104,21 +93,17 @@ def evaluate(
 
     if no_baselines and baselines is not None:
         raise click.UsageError("--no-baselines and --baselines contradict each other")
-    if length_tolerance and not estimates:
+    if chosen["length_tolerance"] and not chosen["estimates"]:
         raise click.UsageError("--length-tolerance is for --estimates")
-    if estimates and not engines and (device, runtime) != ("auto", "auto"):
+    if chosen["estimates"] and not chosen["models"] and (chosen["device"], chosen["runtime"]) != ("auto", "auto"):
         raise click.UsageError("--device and --runtime are for models; name one with --model beside --estimates")
     if json_file is not None and json_file == plot_file:
         raise click.UsageError("--json and --plot name one file")
     options = EvaluateOptions(
-        engines=engines,
-        estimates=estimates,
-        length_tolerance=length_tolerance,
         metrics=check_metrics(metrics),
         stems=_listed(stems),
         baselines=() if no_baselines else BASELINES if baselines is None else _listed(baselines),
-        device=device,
-        runtime=runtime,
+        **chosen,
     )
     if plot_file is not None:
         import matplotlib  # noqa: F401  (missing, it is named before the work)

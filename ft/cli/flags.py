@@ -1,17 +1,18 @@
-"""Flags made of the fields of a dataclass, and a command whose help shows them in groups."""
+"""Flags that several commands have, flags made of the fields of a dataclass, and a help that shows them in groups."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import Field, fields
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 from click.core import ParameterSource
 
-from ft.options import flag
+from ft.options import flag, words_of
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -19,6 +20,19 @@ GROUPS = ("Input", "Output", "Quality", "Engine", "Other")
 OTHER = GROUPS[-1]
 HELP_COLUMN = 32
 MAX_WIDTH = 110
+
+
+def choice(*words: str) -> click.Choice:
+    """Takes one of some words, in any case."""
+    return click.Choice(words, case_sensitive=False)
+
+
+PATH = click.Path(path_type=Path)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+SET = click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key, e.g. train.seed=1."
+)
 
 
 class GroupedOption(click.Option):
@@ -127,8 +141,8 @@ def grouped_option(*flags: str, group: str = OTHER, **settings: Any) -> Callable
 def options_of(kind: type[Any]) -> Callable[[Decorated], Decorated]:
     """Gives a command one flag for each field of a dataclass, and what was given as the argument `options`.
 
-    A field's metadata says what its flag needs: `help`, `group`, `choices`, `metavar`, and in `shown` its default in
-    words. Only what was given is passed to `kind`, whose own defaults hold for the rest.
+    A field's metadata says what its flag needs: `help`, `group`, `metavar`, and in `shown` its default in words. Only
+    what was given is passed to `kind`, whose own defaults hold for the rest.
 
     Raises:
         ConfigError: by the command, where `kind` raises it for what was given.
@@ -162,8 +176,8 @@ def _option(item: Field[Any], annotation: Any) -> Callable[[Decorated], Decorate
     text = said["help"] if said["shown"] is None else f"{said['help']} [default: {said['shown']}]"
     settings: dict[str, Any] = {"help": text, "group": said["group"], "metavar": said["metavar"]}
     types = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not NoneType]
-    if said["choices"]:
-        settings["type"] = click.Choice(said["choices"], case_sensitive=False)
+    if words := words_of(annotation):
+        settings["type"] = choice(*words)
     elif types == [bool]:
         settings |= {"is_flag": True, "default": False}
     else:

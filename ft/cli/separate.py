@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
-from ft.cli.flags import GroupedCommand, grouped_option, options_of
+from ft.cli.flags import PATH, GroupedCommand, choice, grouped_option, options_of
 from ft.cli.verbosity import set_verbosity
 from ft.options import SeparateOptions
 
@@ -40,18 +40,16 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
 @grouped_option(
     "--json", is_flag=True, help="Print a line of JSON for each input and one of all, not the files.", group="Output"
 )
-@grouped_option(
-    "--jobs-file", type=click.Path(path_type=Path), help="JSON of what goes where, no INPUT.", group="Input"
-)
+@grouped_option("--jobs-file", type=PATH, help="JSON of what goes where, no INPUT.", group="Input")
 @grouped_option(
     "--raw",
-    type=click.Choice(["f32le", "s16le"], case_sensitive=False),
+    type=choice("f32le", "s16le"),
     help="Pipes hold bare samples, not WAV: standard input with --rate, and -o -.",
     group="Input",
 )
 @grouped_option(
     "--raw-output",
-    type=click.Choice(["f32le", "s16le", "wav"], case_sensitive=False),
+    type=choice("f32le", "s16le", "wav"),
     help="Of -o -. [default: as --raw]",
     group="Output",
 )
@@ -81,20 +79,13 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
 @click.pass_obj
 def separate(
     settings: dict,
-    inputs: tuple[Path, ...],
-    output: Path,
-    json: bool,
-    jobs_file: Path | None,
-    raw: Literal["f32le", "s16le"] | None,
-    raw_output: Literal["f32le", "s16le", "wav"] | None,
-    rate: int | None,
-    channels: int | None,
     model: str | None,
     ensemble: tuple[str, ...],
     tensorrt: bool,
     options: SeparateOptions,
     verbose: bool,
     quiet: bool,
+    **asked: Any,
 ) -> None:
     """Separate songs into vocals and instrumental.
 
@@ -106,7 +97,7 @@ def separate(
     if verbose or quiet:
         set_verbosity(verbose, quiet)
     source = click.get_current_context().get_parameter_source("output")
-    if jobs_file is not None and source is not click.core.ParameterSource.DEFAULT:
+    if asked["jobs_file"] is not None and source is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("-o and --jobs-file contradict each other: jobs say where their files go")
     if model is not None and ensemble:
         raise click.UsageError("--model and --ensemble contradict each other")
@@ -115,20 +106,5 @@ def separate(
             raise click.UsageError(f"--tensorrt and --runtime {options.runtime} contradict each other")
         options = replace(options, runtime="tensorrt")
     models = ensemble or ((model,) if model is not None else ())
-    code = run_request(
-        Request(
-            inputs=inputs,
-            output=output,
-            options=options,
-            models=models,
-            jobs_file=jobs_file,
-            raw=raw,
-            raw_output=raw_output,
-            rate=rate,
-            channels=channels,
-            json=json,
-            quiet=quiet or settings["quiet"],
-        )
-    )
-    if code:
+    if code := run_request(Request(options=options, models=models, quiet=quiet or settings["quiet"], **asked)):
         sys.exit(code)

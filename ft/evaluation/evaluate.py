@@ -51,7 +51,7 @@ class EvaluateOptions:
         ConfigError: an unknown baseline, metric or stem, or a negative tolerance.
     """
 
-    engines: Sequence[str] = ()
+    models: Sequence[str] = ()
     """Models, one row each; the shipped one in float32 where there are no estimates either."""
     estimates: Sequence[Path] = ()
     """Folders of stems that something else wrote, one row each."""
@@ -289,7 +289,7 @@ def _opened(options: EvaluateOptions, songs: Sequence[SongFolder]) -> Iterator[l
         if not folder.is_dir():
             raise AudioError(f"--estimates {folder}: no such folder; expected one with a folder of stems for each song")
         _check_estimates(folder, songs)
-    models = list(options.engines) or ([] if options.estimates else [FP32_MODEL])
+    models = list(options.models) or ([] if options.estimates else [FP32_MODEL])
     names = _distinct([str(model) for model in models], [str(folder) for folder in options.estimates])
     with ExitStack() as stack:
         rows: list[Row] = []

@@ -143,7 +143,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "platform": platform.platform(),
         },
         "options": {
-            "engines": [str(engine) for engine in options.engines],
+            "engines": [str(model) for model in options.models],
             "estimates": [str(folder) for folder in options.estimates],
             "metrics": list(options.metrics),
             "stems": list(options.stems),
