@@ -55,7 +55,7 @@ def run_bench(
         CheckpointError: no such model.
     """
     if baseline and not Path(baseline).is_file():
-        raise ConfigError(f"--baseline {baseline}: no such file; expected a Python file of a plain implementation")
+        raise ConfigError(f"`baseline` {baseline}: no such file; expected a Python file of a plain implementation")
     if rounds < 1 or frames < 1:
         raise ConfigError(f"rounds {rounds}, frames {frames}; expected 1 or more of each")
     sources = list(dict.fromkeys(sources)) or [FP32_MODEL, INT8_MODEL]

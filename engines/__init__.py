@@ -68,10 +68,10 @@ def load_engine(
     chosen, reason = (runtime, "asked for") if runtime != "auto" else _choose(path, wanted)
     if chosen == "tensorrt":
         if wanted == "cpu":
-            raise EngineError(f"{path}: TensorRT runs on NVIDIA GPUs only; use --device auto, or an .onnx on the CPU")
+            raise EngineError(f"{path}: TensorRT runs on NVIDIA GPUs only; use `device` auto, or an .onnx on the CPU")
         gpus = find_gpus()
         if not gpus.found and suffix == ".onnx":
-            raise EngineError(f"{path}: TensorRT needs an NVIDIA GPU: {gpus.reason}; use another --runtime")
+            raise EngineError(f"{path}: TensorRT needs an NVIDIA GPU: {gpus.reason}; use another `runtime`")
         from engines.tensorrt import TensorrtEngine
 
         if suffix == ".onnx":

@@ -153,7 +153,7 @@ def choose_device(wanted: str, problem: Callable[[Gpu], str | None]) -> Device:
         raise EngineError(f"device {wanted}: {gpu.name} cannot be used: {why_not}")
     if name == "cuda":
         missing = f"there are {len(gpus.found)} GPUs, counted from 0" if gpus.found else gpus.reason
-        raise EngineError(f"device {wanted}: {missing}; use --device cpu")
+        raise EngineError(f"device {wanted}: {missing}; use `device` cpu")
     if gpus.broken:
         return instead_of_gpu(gpus.reason)
     logger.debug("%s", gpus.reason)

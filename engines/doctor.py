@@ -289,7 +289,7 @@ def _tensorrt(engine: str, kind: str, gpus: Gpus) -> Check:
     if not _has("cuda.bindings"):
         findings.append(Finding("cuda-python, which handles device memory, is not installed", INSTALL["cuda-python"]))
         if _has("pycuda"):
-            findings.append(Finding("pycuda is installed, and is taken with --memory pycuda", fatal=False))
+            findings.append(Finding("pycuda is installed, and is taken with `memory` pycuda", fatal=False))
     return Check(engine, version, tuple(findings))
 
 

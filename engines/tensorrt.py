@@ -122,7 +122,7 @@ class TensorrtEngine(Engine):
     def _smaller(self, manifest: PlanManifest) -> str:
         """What to do where there is no memory for the plan."""
         if self.model.parent == plans_folder():  # built for what was asked for
-            return "use a smaller --batch-size or --segment-seconds"
+            return "use a smaller `batch_size` or `segment_seconds`"
         changes: dict[str, Any] = {"batch": manifest.batch // 2}
         if manifest.batch == 1:
             changes = {"segment_seconds": manifest.frames / manifest.config.frame_rate / 2}

@@ -190,11 +190,11 @@ def check_targets(module: ModuleType, kind: str, targets: Sequence[str], device:
         try:
             gpu = gpu_of(device)
         except EngineError as error:
-            raise EngineError(f"{error}; use --tensorrt rtx, or build on the machine with the GPU") from error
+            raise EngineError(f"{error}; use `tensorrt` rtx, or build on the machine with the GPU") from error
         if wrong := [target for target in targets if target != target_of(gpu)]:
             raise ExportError(
                 f"target {wrong[0]}: TensorRT builds for the GPU that is here, {gpu} ({target_of(gpu)}); "
-                "leave --target out, or use --tensorrt rtx"
+                "leave `target` out, or use `tensorrt` rtx"
             )
         return gpu
     known = [name.lower() for name in module.ComputeCapability.__members__ if name.startswith("SM")]

@@ -70,7 +70,7 @@ def gpu_of(device: str) -> Gpu:
     """The GPU that `device` (auto, cuda or cuda:N) means. Raises EngineError where there is none."""
     name, number = parse_device(device)
     if name == "cpu":
-        raise EngineError("TensorRT runs on NVIDIA GPUs only; use --device auto")
+        raise EngineError("TensorRT runs on NVIDIA GPUs only; use `device` auto")
     gpus = find_gpus()
     if number < len(gpus.found):
         return gpus.found[number]

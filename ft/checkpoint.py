@@ -88,7 +88,7 @@ def check_output(path: Path, force: bool) -> None:
     if path.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{path}: expected a name that ends in .safetensors")
     if path.exists() and not force:
-        raise CheckpointError(f"{path}: exists; use another name or --force")
+        raise CheckpointError(f"{path}: exists; use another name or `force`")
     check_writable(path)
 
 

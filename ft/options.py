@@ -100,48 +100,48 @@ class SeparateOptions:
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item.name, types[item.name], getattr(self, item.name)))
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
-            raise ConfigError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
+            raise ConfigError(f"`device` {self.device}: expected auto, cpu, cuda or cuda:N")
         self._check_output()
         self._check_input()
         for name, most in _MOST.items():
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
-                raise ConfigError(f"{flag(name)} {value}: expected 1 to {most}")
+                raise ConfigError(f"`{name}` {value}: expected 1 to {most}")
         for name in ("segment_seconds", "context_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= _MOST_SECONDS:
-                raise ConfigError(f"{flag(name)} {value:g}: expected at most {_MOST_SECONDS:g}")
+                raise ConfigError(f"`{name}` {value:g}: expected at most {_MOST_SECONDS:g}")
         if self.windows == "original":
             for name in ("segment_seconds", "context_seconds", "overlap"):
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"{flag(name)}: the windows of the original implementation have fixed sizes")
+                    raise ConfigError(f"`{name}`: the windows of the original implementation have fixed sizes")
 
     def _check_output(self) -> None:
         if self.format == "flac" and self.bit_depth == "float":
-            raise ConfigError("--bit-depth float: flac holds integers only; expected 16 or 24, or --format wav")
+            raise ConfigError("`bit_depth` float: flac holds integers only; expected 16 or 24, or `format` wav")
         if self.format not in LOSSLESS and self.bit_depth is not None:
-            raise ConfigError(f"--bit-depth {self.bit_depth}: {self.format} has none; expected --bitrate")
+            raise ConfigError(f"`bit_depth` {self.bit_depth}: {self.format} has none; expected `bitrate`")
         if self.format in LOSSLESS and self.bitrate is not None:
-            raise ConfigError(f"--bitrate {self.bitrate}: {self.format} has none; expected --bit-depth")
+            raise ConfigError(f"`bitrate` {self.bitrate}: {self.format} has none; expected `bit_depth`")
         if self.skip_existing and self.force:
-            raise ConfigError("--skip-existing and --force contradict each other; expected one of them")
+            raise ConfigError("`skip_existing` and `force` contradict each other; expected one of them")
         try:
             names = [name for _, name, _, _ in string.Formatter().parse(self.name_template) if name is not None]
         except ValueError as error:
-            raise ConfigError(f"--name-template {self.name_template}: {error}") from error
+            raise ConfigError(f"`name_template` {self.name_template}: {error}") from error
         for name in names:
             if name not in TEMPLATE_NAMES:
                 known = ", ".join(f"{{{each}}}" for each in TEMPLATE_NAMES)
-                raise ConfigError(f"--name-template {self.name_template}: {{{name}}} is unknown; expected {known}")
+                raise ConfigError(f"`name_template` {self.name_template}: {{{name}}} is unknown; expected {known}")
         for name in ("song", "stem") if self.stem is None else ("song",):
             if name not in names:
-                raise ConfigError(f"--name-template {self.name_template}: {{{name}}} is missing; files would collide")
+                raise ConfigError(f"`name_template` {self.name_template}: {{{name}}} is missing; files would collide")
 
     def _check_input(self) -> None:
         if not 0 <= self.start < math.inf:
-            raise ConfigError(f"--start {self.start:g}: expected seconds, 0 or more")
+            raise ConfigError(f"`start` {self.start:g}: expected seconds, 0 or more")
         if self.duration is not None and not 0 < self.duration < math.inf:
-            raise ConfigError(f"--duration {self.duration:g}: expected seconds above 0")
+            raise ConfigError(f"`duration` {self.duration:g}: expected seconds above 0")
 
 
 @functools.cache
@@ -163,10 +163,10 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
     if value is None and NoneType in kinds:
         return None
     if words and value not in words:
-        raise ConfigError(f"{flag(name)} {value}: expected {', '.join(words)}")
+        raise ConfigError(f"`{name}` {value}: expected {', '.join(words)}")
     allowed = (str,) if words else (*kinds, int) if float in kinds else kinds
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
-        raise ConfigError(f"{flag(name)} {value!r}: expected {kinds[0].__name__}")
+        raise ConfigError(f"`{name}` {value!r}: expected {kinds[0].__name__}")
     return value
 
 
@@ -177,12 +177,3 @@ def words_of(kind: Any) -> tuple[str, ...]:
     (('16', '24', 'float'), ())
     """
     return tuple(word for each in (kind, *get_args(kind)) if get_origin(each) is Literal for word in get_args(each))
-
-
-def flag(name: str) -> str:
-    """The flag of a field.
-
-    >>> flag("bit_depth")
-    '--bit-depth'
-    """
-    return "--" + name.replace("_", "-")

@@ -43,7 +43,7 @@ def test_what_cannot_be_averaged_is_named(tmp_path):
     inverse = write(tmp_path / "c.safetensors", config=dataclasses.replace(tiny_config(), mask_stem="instrumental"))
     with pytest.raises(CheckpointError, match=r"c\.safetensors: its mask keeps instrumental, that of .* vocals"):
         average_models([first, inverse], output)
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: exists; use another name or --force"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: exists; use another name or `force`"):
         average_models([first, first], first)
     with pytest.raises(CheckpointError, match=r"mean\.onnx: expected a name that ends in \.safetensors"):
         average_models([first, first], tmp_path / "mean.onnx")

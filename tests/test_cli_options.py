@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import subprocess
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ft.cli.flags import GROUPS, SAME_MEANING, GroupedCommand, grouped_option, options_of
+from ft.cli import main
+from ft.cli.flags import GROUPS, SAME_MEANING, GroupedCommand, flag, grouped_option, options_of, with_flags
+from ft.cli.separate_command import Request, _Report
+from ft.cli.verbosity import set_verbosity
 from ft.errors import ConfigError
-from ft.options import SeparateOptions, flag
+from ft.options import SeparateOptions
+from ft.songs.report import SongRecord
 
 FIELDS = {item.name: item for item in fields(SeparateOptions)}
 OTHER_VALUES = {
@@ -112,7 +119,7 @@ def test_other_parameters_stay_as_they_are():
 
 
 def test_a_contradiction_is_the_projects_own_error():
-    with pytest.raises(ConfigError, match="--bit-depth float: flac") as error:
+    with pytest.raises(ConfigError, match="`bit_depth` float: flac") as error:
         CliRunner().invoke(command(), ["--format", "flac", "--bit-depth", "float"], catch_exceptions=False)
     assert error.value.exit_code == 2
 
@@ -181,7 +188,28 @@ def test_numbers_of_numpy_are_numbers_and_choices_have_no_case():
     )
     assert options == SeparateOptions(threads=2, start=1.5, force=True, format="mp3", stem="vocals", device="cuda:1")
     assert [type(value) for value in (options.threads, options.start, options.force)] == [int, float, bool]
-    with pytest.raises(ConfigError, match="--threads"):
+    with pytest.raises(ConfigError, match="`threads`"):
         SeparateOptions(threads=np.array([1, 2]))
-    with pytest.raises(ConfigError, match=r"--threads 2\.5"):
+    with pytest.raises(ConfigError, match=r"`threads` 2\.5"):
         SeparateOptions(threads=np.float64(2.5))
+
+
+def test_errors_name_options_and_the_command_line_their_flags(tmp_path):
+    with pytest.raises(ConfigError, match=r"^`skip_existing` and `force` contradict each other"):
+        SeparateOptions(skip_existing=True, force=True)
+    result = CliRunner().invoke(main, ["separate", "song.wav", "--skip-existing", "--force"])
+    assert result.stderr == "ft: --skip-existing and --force contradict each other; expected one of them\n"
+    (tmp_path / "state.safetensors").touch()
+    text = f"{tmp_path}: `resume`, `output` FOLDER, `rate`, `batch_size`; `with`"
+    assert with_flags(text, main.commands["train"]) == f"{tmp_path}: --resume, -o FOLDER, `rate`, --batch-size; `with`"
+
+
+def test_records_and_logs_name_flags(capsys):
+    set_verbosity(verbose=False, quiet=False)
+    logging.getLogger("ft.songs").warning("`bit_depth` float keeps the level")
+    report = _Report(Request(inputs=(), output=Path("out"), options=SeparateOptions(), json=True))
+    report.add(SongRecord(input="a.wav", status="failed", error="a.wav: `force` replaces it", warnings=("`track` 2",)))
+    printed = capsys.readouterr()
+    assert printed.err == "ft: --bit-depth float keeps the level\nft: a.wav: --force replaces it\n"
+    record = json.loads(printed.out)
+    assert (record["error"], record["warnings"]) == ("a.wav: --force replaces it", ["--track 2"])

@@ -188,7 +188,7 @@ def test_pycuda_does_not_stand_in_for_cuda_python_unless_it_is_asked_for(monkeyp
     check = doctor.check_tensorrt(ONE)
     missing, note = check.findings
     assert not check.usable and missing.fatal and missing.mend == "pip install 'cuda-python>=12.8'"
-    assert "--memory pycuda" in note.problem and not note.fatal
+    assert "`memory` pycuda" in note.problem and not note.fatal
 
 
 def test_tensorrt_is_usable_where_all_is_there(monkeypatch):

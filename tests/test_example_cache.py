@@ -293,7 +293,7 @@ def test_full_disks_and_second_runs_are_named(train, tmp_path, monkeypatch):
     for count in (COUNT, 1):  # a cache that was begun does not shrink
         with pytest.raises(DataError, match=f"has {COUNT} examples to get: make room, or choose another -o"):
             build_cache(MODEL, train, tmp_path, count, per_shard=PER_SHARD)
-    with pytest.raises(DataError, match="ask for fewer --examples"):
+    with pytest.raises(DataError, match="ask for fewer `examples`"):
         build_cache(MODEL, train, tmp_path, 10 * COUNT, per_shard=PER_SHARD)
 
 

@@ -239,7 +239,7 @@ def test_packages_are_downloaded_by_name(tmp_path, material, monkeypatch):
 
 def test_without_apt_get_it_says_what_to_do(tmp_path, material, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"no apt-get here.*--packages"):
+    with pytest.raises(DataError, match=r"no apt-get here.*`packages`"):
         build_library(tmp_path / "library", material.audio, jobs=1, sources=material.sources())
 
 

@@ -253,7 +253,7 @@ def test_no_memory_for_a_plan_that_was_built_for_this_run_gives_no_command(tmp_p
     path = plans_folder() / "model.plan"
     write_plan(path, b"an engine", manifest())
     cuda.fail["cudaHostAlloc"] = OUT_OF_MEMORY
-    with pytest.raises(OutOfDeviceMemory, match=r"; use a smaller --batch-size or --segment-seconds$"):
+    with pytest.raises(OutOfDeviceMemory, match=r"; use a smaller `batch_size` or `segment_seconds`$"):
         TensorrtEngine(path).open()
 
 

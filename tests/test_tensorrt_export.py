@@ -168,7 +168,7 @@ def test_the_full_tensorrt_without_a_gpu_says_what_else_there_is(tiny_half, tmp_
     module = types.SimpleNamespace(__version__="11.0.0.1", Runtime=object)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: Gpus(reason="no GPU found (no driver)"))
-    with pytest.raises(EngineError, match=r"^no GPU found \(no driver\); use --tensorrt rtx, or build on the machine"):
+    with pytest.raises(EngineError, match=r"^no GPU found \(no driver\); use `tensorrt` rtx, or build on the machine"):
         build_plan(tiny_half, tmp_path / "a.plan", kind="full")
 
 

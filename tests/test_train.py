@@ -249,7 +249,7 @@ def test_existing_run_is_not_overwritten(music, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings(music, max_steps=1)))
     train_from_yaml(str(path), output=tmp_path / "run", device="cpu", progress=False)
-    with pytest.raises(ConfigError, match="--resume"):
+    with pytest.raises(ConfigError, match="`resume`"):
         train_from_yaml(str(path), output=tmp_path / "run", device="cpu", progress=False)
 
 

@@ -13,6 +13,7 @@ from ft import __version__
 from ft.cli.bench import bench
 from ft.cli.data import data
 from ft.cli.evaluate import evaluate
+from ft.cli.flags import with_flags
 from ft.cli.models import average, doctor, export, import_weights, info
 from ft.cli.separate import separate
 from ft.cli.train import library, train
@@ -40,7 +41,8 @@ class _Group(click.Group):
         except FtError as error:
             if logging.getLogger("ft").isEnabledFor(logging.DEBUG):
                 logging.getLogger("ft").exception("traceback")
-            click.echo(f"ft: {printable(error)}", err=True)
+            command = self.commands.get(context.invoked_subcommand or "", self)
+            click.echo(f"ft: {printable(with_flags(str(error), command))}", err=True)
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("ft: interrupted", err=True)

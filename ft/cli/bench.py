@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ft.cli.flags import PATH
+from ft.cli.flags import PATH, with_flags
 
 
 @click.command()
@@ -50,7 +50,7 @@ def bench(models: tuple[str, ...], report_file: Path | None, plot_file: Path | N
         check_writable(file)
     report = run_bench(models, **chosen)
     for line in report_lines(report):
-        click.echo(line)
+        click.echo(with_flags(line))
     if report_file is not None:
         write_report(report_file, report)
         click.echo(report_file)

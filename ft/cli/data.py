@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ft.cli.flags import AS_JSON, PATH, SET
+from ft.cli.flags import AS_JSON, PATH, SET, with_flags
 
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH, help="Folder to write to.")
 _MAX_DELAY = click.option(
@@ -130,7 +130,7 @@ def check(
             with seconds_bar("screen", settings["quiet"]) as seconds:
                 screen_library(report, model, sample or None, seconds, vocals_db, clean)
     finally:
-        for line in [json_of(report)] if as_json else map(printable, as_text(report)):
+        for line in [json_of(report)] if as_json else map(with_flags, map(printable, as_text(report))):
             click.echo(line)
     if exclude_file is not None:
         count = write_exclude_file(exclude_file, report)
@@ -233,6 +233,6 @@ def _tell(settings: dict) -> Callable[[str], object]:
 def _end(bad: list[str]) -> None:
     """Names what was left out."""
     for line in bad:
-        click.echo(f"ft: {line}", err=True)
+        click.echo(f"ft: {with_flags(line)}", err=True)
     if bad:
         sys.exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ft.cli.flags import DEVICE, PATH, choice
+from ft.cli.flags import DEVICE, PATH, choice, with_flags
 from ft.errors import FtError
 from ft.options import Runtime, words_of
 
@@ -113,7 +113,7 @@ def evaluate(
     with share_bar("evaluate", settings["quiet"]) as progress:
         evaluation = run(songs, options, progress)
     for line in report_lines(evaluation):
-        click.echo(line)
+        click.echo(with_flags(line))
     if json_file is not None:
         _write(save_json, json_file, evaluation)
     if plot_file is not None and any(song.error is None for song in evaluation.songs):

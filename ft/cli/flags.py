@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
-from ft.options import flag, words_of
+from ft.options import SeparateOptions, words_of
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -20,6 +21,42 @@ GROUPS = ("Input", "Output", "Quality", "Engine", "Other")
 OTHER = GROUPS[-1]
 HELP_COLUMN = 32
 MAX_WIDTH = 110
+
+
+def flag(name: str) -> str:
+    """Gives the flag of an option.
+
+    >>> flag("bit_depth")
+    '--bit-depth'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def with_flags(text: str, command: click.Command | None = None) -> str:
+    """Writes the options of a command, or of the one that runs, as flags where a text has them in backticks.
+
+    Those of `SeparateOptions` are always known. Other words in backticks stay as they are.
+
+    >>> with_flags("`bit_depth` 24: mp3 has none; use `with`")
+    '--bit-depth 24: mp3 has none; use `with`'
+    """
+    if command is None and (context := click.get_current_context(silent=True)) is not None:
+        command = context.command
+    known = {flag(item.name) for item in fields(SeparateOptions)} | _flags(command)
+
+    def replaced(found: re.Match[str]) -> str:
+        if flag(found[1]) not in known:
+            return found[0]
+        return "-o" if found[1] == "output" else flag(found[1])
+
+    return re.sub(r"`(\w+)`", replaced, text)
+
+
+def _flags(command: click.Command | None) -> set[str]:
+    """All flags of a command, or of those of a group."""
+    if isinstance(command, click.Group):
+        return set().union(*map(_flags, command.commands.values()))
+    return {word for option in command.params for word in option.opts} if command is not None else set()
 
 
 def choice(*words: str) -> click.Choice:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from ft.cli.flags import AS_JSON, PATH, choice
+from ft.cli.flags import AS_JSON, PATH, choice, with_flags
 
 
 @click.command()
@@ -77,7 +77,7 @@ def doctor(settings: dict, as_json: bool, runtime: str | None) -> None:
     logging.getLogger("engines").setLevel(logging.ERROR)  # what it would say is part of what is printed
     with share_bar("doctor", settings["quiet"]) as progress:
         facts = examine(runtime, progress)
-    click.echo(json.dumps(facts, indent=2) if as_json else as_text(facts))
+    click.echo(with_flags(json.dumps(facts, indent=2) if as_json else as_text(facts)))
     if runtime is not None and not facts["engines"][runtime]["usable"]:
         sys.exit(1)
 

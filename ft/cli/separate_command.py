@@ -23,8 +23,9 @@ from engines import read_config
 from ft import interruption
 from ft.audio.pipe import RawFormat, open_pipe
 from ft.audio.source import AudioSource
+from ft.cli.flags import flag, with_flags
 from ft.errors import AudioError, ConfigError, FtError
-from ft.options import SeparateOptions, flag
+from ft.options import SeparateOptions
 from ft.progress import BatchProgress, seconds_bar
 from ft.separate.separator import Separator, model_name
 from ft.songs.inputs import STDIN, Song, find_songs
@@ -123,6 +124,8 @@ class _Report:
 
     def add(self, record: SongRecord, said: bool = False) -> None:
         """`said`: whether the error is told elsewhere."""
+        error = None if record.error is None else with_flags(record.error)
+        record = record.changed(error=error, warnings=tuple(map(with_flags, record.warnings)))
         self.summary.add(record)
         place = f"{self.summary.told} of {self.summary.inputs}: " if self.summary.inputs > 1 else ""
         if self.json:

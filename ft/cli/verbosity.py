@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from ft.cli.flags import with_flags
 from ft.songs.report import printable
 
 
@@ -11,7 +12,7 @@ class _OneLine(logging.Formatter):
     """Messages in one line, whatever the names of files hold; tracebacks keep theirs."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = printable(record.message)
+        record.message = printable(with_flags(record.message))
         return super().formatMessage(record)
 
 

@@ -120,7 +120,7 @@ def find_alignment(pair: Pair, max_delay: float = LONGEST_DELAY, residual_db: fl
     if left > residual_db:
         raise DataError(
             f"{pair.song}: {left:.0f} dB of the mixture are left where they are quietest, once the instrumental was "
-            f"subtracted; expected {residual_db:g} or less. Another mastering or take? --residual-db allows it"
+            f"subtracted; expected {residual_db:g} or less. Another mastering or take? `residual_db` allows it"
         )
     return Alignment(delay, gain, left)
 
@@ -174,7 +174,7 @@ def _delay(pair: Pair, longest: int) -> int:
     if abs(values[best]) < SHARPNESS * np.sqrt(np.mean(values**2)):
         raise DataError(
             f"{pair.song}: no delay of up to {longest / SAMPLE_RATE:g} s stands out; another song, another take or "
-            "speed, or a longer delay (--max-delay)"
+            "speed, or a longer delay (`max_delay`)"
         )
     return best - longest
 

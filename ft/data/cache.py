@@ -189,7 +189,7 @@ class CachedItems:
         if train.cache.remix and together:
             raise ConfigError(
                 f"train.augment.{together[0]} with train.cache: mixed anew, an instrumental would keep what another "
-                f"voice did to it; leave it out, or --set 'train.cache={{folder: {folder}, remix: false}}'"
+                f"voice did to it; leave it out, or `set` 'train.cache={{folder: {folder}, remix: false}}'"
             )
         self.manifest = read_manifest(folder)
         if (found := difference(self.manifest.made_from, made_from(config.audio, train))) is not None:
@@ -271,10 +271,10 @@ class CachedItems:
                 file.seek(self.shards[shard].offsets[name] + row * values.nbytes)
                 count = file.readinto(values.data.cast("B"))
         except OSError as error:
-            raise DataError(f"{path}: can no longer be read ({error.strerror}); restore it, then --resume") from error
+            raise DataError(f"{path}: can no longer be read ({error.strerror}); restore it, then `resume`") from error
         if count != values.nbytes or zlib.crc32(values.data) != self.facts[f"{name}_crc"][number]:
             raise DataError(
-                f"{path}: damaged in example {row}; remove it, run ft data prepare cache again, then --resume"
+                f"{path}: damaged in example {row}; remove it, run ft data prepare cache again, then `resume`"
             )
         waveform: Waveform = values[:, start : start + samples].astype(np.float32)
         waveform *= np.float32(self.facts[f"{name}_scale"][number] * gain)

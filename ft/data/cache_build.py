@@ -118,7 +118,7 @@ def _manifest(
         wanted = -(-(round(seconds * audio.sample_rate) - audio.n_fft) // audio.hop_length) + 1
         if wanted < frames:
             least = items.samples(frames) / audio.sample_rate
-            raise DataError(f"--seconds {seconds:g}: a stage has {frames} frames; expected at least {least:.2f}")
+            raise DataError(f"`seconds` {seconds:g}: a stage has {frames} frames; expected at least {least:.2f}")
         frames = wanted
     whole = -(-examples // per_shard) * per_shard
     made = made_from(audio, train)
@@ -164,7 +164,7 @@ def _check_room(folder: Path, manifest: Manifest, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         begun = (folder / MANIFEST).exists() and read_manifest(folder).examples >= manifest.examples
-        advice = "ask for fewer --examples"
+        advice = "ask for fewer `examples`"
         if begun:  # a cache does not shrink
             advice = f"the cache in it has {manifest.examples} examples to get: make room, or choose another -o"
         raise DataError(f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; {advice}")
@@ -187,7 +187,7 @@ def _written(
                 raise DataError(message)
             yield futures[future]
     except BrokenProcessPool as error:
-        raise DataError(f"{folder}: a process ended, perhaps for lack of memory; lower --jobs and go on") from error
+        raise DataError(f"{folder}: a process ended, perhaps for lack of memory; lower `jobs` and go on") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -343,7 +343,7 @@ def _measured(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, Measure 
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that reads was killed, perhaps for lack of memory; expected room for "
-                f"{jobs} of them. Take fewer with --jobs"
+                f"{jobs} of them. Take fewer with `jobs`"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

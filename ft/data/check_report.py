@@ -59,7 +59,7 @@ def as_text(report: Report) -> Iterator[str]:
             yield f"{title}: {len(lines)}"
             yield from (f"  {line}" for line in lines[:SHOWN])
             if len(lines) > SHOWN:
-                yield f"  and {len(lines) - SHOWN} more (--json lists all)"
+                yield f"  and {len(lines) - SHOWN} more (`json` lists all)"
     yield ""
     rate = report.seconds / max(report.wall_seconds, 1e-9)
     yield f"read {report.seconds / 3600:.2f} h in {report.wall_seconds:.0f} s, {rate:.0f} times real time"

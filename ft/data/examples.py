@@ -63,7 +63,7 @@ def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, chann
     try:
         waveform = _read(file, int(start * ratio), int(np.ceil(samples * ratio)))
     except (soundfile.SoundFileError, RuntimeError, AudioError, OSError) as error:
-        raise DataError(f"{file.path}: can no longer be read ({error}); restore it, then --resume") from error
+        raise DataError(f"{file.path}: can no longer be read ({error}); restore it, then `resume`") from error
     return _channels(augment.fit(_to_rate(waveform, file.sample_rate, sample_rate), samples), channels)
 
 

@@ -143,7 +143,7 @@ def read_patch(path: Path, array: Literal["X", "Y"]) -> Spec:
         with _opened(path) as file:
             spec: Spec = file[array].astype(np.complex64, copy=False)
     except _ERRORS as error:
-        raise DataError(f"{path}: {array} cannot be read ({one_line(error)}); restore it, then --resume") from error
+        raise DataError(f"{path}: {array} cannot be read ({one_line(error)}); restore it, then `resume`") from error
     return spec
 
 

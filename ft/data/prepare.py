@@ -156,7 +156,7 @@ def write_patches(
         DataError: nothing to cut, two songs of one name, or `output` cannot be written.
     """
     if not 0 <= 2 * offset < size:
-        raise DataError(f"--frames {size} and --offset {offset}: expected an offset of less than half of the frames")
+        raise DataError(f"`frames` {size} and `offset` {offset}: expected an offset of less than half of the frames")
     target = output / folder_name(ORIGINAL, size, offset, KINDS[kind])
     songs: Sequence[Pair] = find_pairs(folder) if kind in ("pairs", "validation") else _single(folder, kind)
     bad = []

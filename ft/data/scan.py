@@ -90,14 +90,14 @@ def check_sources(train: TrainConfig) -> None:
     else:
         folders = [source.folder for source in (*train.instrumentals, *train.pairs, *train.vocals)]
         if not (train.instrumentals or train.pairs):
-            raise DataError("train.instrumentals: none; name a folder, e.g. --set train.instrumentals=music/")
+            raise DataError("train.instrumentals: none; name a folder, e.g. `set` train.instrumentals=music/")
         separates = train.task == "separate"  # else any music will do
         if separates and not (train.vocals or train.pairs):
-            raise DataError("train.vocals: none; name a folder, e.g. --set train.vocals=voices/")
+            raise DataError("train.vocals: none; name a folder, e.g. `set` train.vocals=voices/")
         if separates and train.voxaug.force and not train.vocals:
             raise DataError(
                 "train.vocals: none, and train.voxaug.force takes pairs as instrumentals only; name a folder of "
-                "vocals, or --set train.voxaug.force=false"
+                "vocals, or `set` train.voxaug.force=false"
             )
     check_folders(folders)
 

@@ -287,7 +287,7 @@ def _opened(options: EvaluateOptions, songs: Sequence[SongFolder]) -> Iterator[l
     """The rows in the order of the table: what counts for nothing first, the ceilings last."""
     for folder in options.estimates:
         if not folder.is_dir():
-            raise AudioError(f"--estimates {folder}: no such folder; expected one with a folder of stems for each song")
+            raise AudioError(f"`estimates` {folder}: no such folder; expected one with a folder of stems for each song")
         _check_estimates(folder, songs)
     models = list(options.models) or ([] if options.estimates else [FP32_MODEL])
     names = _distinct([str(model) for model in models], [str(folder) for folder in options.estimates])
@@ -313,7 +313,7 @@ def _check_estimates(folder: Path, songs: Sequence[SongFolder]) -> None:
             problems.append(error)
         else:
             return
-    raise AudioError(f"--estimates {folder}: stems of none of the songs; the first: {problems[0]}")
+    raise AudioError(f"`estimates` {folder}: stems of none of the songs; the first: {problems[0]}")
 
 
 def _floor(options: EvaluateOptions) -> Iterator[Row]:

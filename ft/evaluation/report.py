@@ -124,7 +124,7 @@ def _song_left_out(song: SongResult) -> Iterator[str]:
 
 def _shortened(lines: list[str]) -> list[str]:
     more = len(lines) - LONGEST_LIST
-    return lines if more <= 0 else [*lines[:LONGEST_LIST], f"and {more} more; --json FILE has all"]
+    return lines if more <= 0 else [*lines[:LONGEST_LIST], f"and {more} more; `json` FILE has all"]
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

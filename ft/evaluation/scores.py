@@ -103,7 +103,7 @@ METRICS = {
     ),
     "fullness": Metric("fullness", "0-100", "higher", "MSST's fullness: as bleedless, over the bands that are quieter"),
 }
-"""By the names that --metrics and the JSON have."""
+"""By the names that `metrics` and the JSON have."""
 
 SHOWN = ("sdr", "si_sdr", "v4_sdr", "v3_sdr", "v3_sir", "l1_freq", "log_frequency_l1", "bleedless", "fullness")
 """Those of the table where nothing else was asked for; the JSON has all. The ratios of version 4 other than its SDR
@@ -116,7 +116,7 @@ def check_metrics(text: str) -> tuple[str, ...]:
     names = [name.strip().lower() for name in text.split(",")]
     for name in names:
         if name not in (*METRICS, "all"):
-            raise ConfigError(f"--metrics {name}: no such metric; expected all or some of {', '.join(METRICS)}")
+            raise ConfigError(f"`metrics` {name}: no such metric; expected all or some of {', '.join(METRICS)}")
     return tuple(METRICS) if "all" in names else tuple(name for name in METRICS if name in names)
 
 

@@ -173,7 +173,7 @@ def find_estimates(folder: Path, song: SongFolder, alone: bool) -> tuple[Path, F
         return found
     inner = [found for base in sorted(_listed(folder)) if (found := first(look(base)))]
     if len(inner) > 1:
-        raise AudioError(f"{inner[0][0]} and {inner[1][0]}: of one song; expected --estimates for each of the two")
+        raise AudioError(f"{inner[0][0]} and {inner[1][0]}: of one song; expected `estimates` for each of the two")
     if not inner:
         raise AudioError(
             f"{folder / [*names][-1]}: no folder of stems, and no {own}_(Vocals).* or the like in {folder}"
@@ -264,7 +264,7 @@ class _Files:
         if abs(longer) > self._tolerance:
             problem = f"{path}: {sound.shape[1]} samples; {self._like} has {self._samples}"
             near = self._song and abs(longer) <= rate
-            raise AudioError(f"{problem}; --length-tolerance {abs(longer)} would do" if near else problem)
+            raise AudioError(f"{problem}; `length_tolerance` {abs(longer)} would do" if near else problem)
         if longer:
             self.made.longer[path.name] = longer
             sound = np.pad(sound[:, : self._samples], ((0, 0), (0, max(-longer, 0))))

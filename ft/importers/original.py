@@ -179,10 +179,10 @@ def infer_config(
     assumed = []
     if activation is None:
         activation = "gelu" if multipliers[-1] == 24 else "squared-relu"
-        assumed.append(f"activation {activation} (--activation)")
+        assumed.append(f"activation {activation} (`activation`)")
     if qk_norm_order is None:
         qk_norm_order = "rotary-first"
-        assumed.append(f"query and key norm order {qk_norm_order} (--qk-norm-order)")
+        assumed.append(f"query and key norm order {qk_norm_order} (`qk_norm_order`)")
     assumed.append(f"44100 Hz, n_fft {2 * bins}, hop {bins}, one peak for the whole track, mask of the instrumental")
     try:
         config = ModelConfig(

@@ -109,7 +109,7 @@ def fetch_package(package: Package, packages: Path | None, downloads: Path) -> P
     """
     if packages is not None:
         path = packages / package.file
-        verify(path, package.sha256, f"Put {package.file} of Debian 12 there, or leave out --packages.")
+        verify(path, package.sha256, f"Put {package.file} of Debian 12 there, or leave out `packages`.")
         return path
     path = downloads / package.file
     if not path.exists():
@@ -117,13 +117,13 @@ def fetch_package(package: Package, packages: Path | None, downloads: Path) -> P
     verify(
         path,
         package.sha256,
-        f"This apt-get has another {package.name}; put {package.file} in a folder and name it with --packages.",
+        f"This apt-get has another {package.name}; put {package.file} in a folder and name it with `packages`.",
     )
     return path
 
 
 def _download(name: str, downloads: Path) -> None:
-    hint = "Download the packages on a Debian machine, put them in a folder and name it with --packages."
+    hint = "Download the packages on a Debian machine, put them in a folder and name it with `packages`."
     apt_get = shutil.which("apt-get")
     if apt_get is None:
         raise DataError(f"{name}: no apt-get here to download it with. {hint}")

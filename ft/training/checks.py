@@ -26,10 +26,10 @@ def check_run(config: ModelConfig, train: TrainConfig, folder: Path | None, resu
         there = (folder / STATE).exists()
         if there and not resume:
             raise ConfigError(
-                f"{folder}: holds a run already; add --resume to go on with it, or -o FOLDER for a new one"
+                f"{folder}: holds a run already; add `resume` to go on with it, or `output` FOLDER for a new one"
             )
         if resume and not there:
-            raise ConfigError(f"{folder}: no run to go on with ({STATE} is missing); start without --resume")
+            raise ConfigError(f"{folder}: no run to go on with ({STATE} is missing); start without `resume`")
         check_writable(folder / STATE)
     check_sources(train)
     sets = train.validation

@@ -124,7 +124,7 @@ def select_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}': {torch.cuda.device_count()} CUDA devices seen; use --device cpu")
+        raise ConfigError(f"device '{name}': {torch.cuda.device_count()} CUDA devices seen; use `device` cpu")
     return torch.device(name)
 
 

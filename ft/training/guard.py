@@ -71,12 +71,12 @@ class Guard:
         if self.on_nan == "stop":
             raise TrainingError(
                 f"{text}; the last saved state is whole: lower train.learning_rate or mend the files, and go on with "
-                "--resume, or pass over such batches with train.on_nan: skip"
+                "`resume`, or pass over such batches with train.on_nan: skip"
             )
         if self.in_a_row > self.limit:
             raise TrainingError(
                 f"{text}, after {self.limit} batches skipped in a row (train.nan_limit); the last saved state is "
-                "whole: lower train.learning_rate and go on with --resume"
+                "whole: lower train.learning_rate and go on with `resume`"
             )
         return text
 

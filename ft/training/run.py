@@ -109,7 +109,7 @@ def compute_threads(threads: int | None, workers: int, most: int) -> tuple[int, 
         most: what PyTorch takes by itself: a thread for each core without its hyper-threads, or OMP_NUM_THREADS.
     """
     if threads is not None:
-        return threads, "--threads"
+        return threads, "`threads`"
     if "OMP_NUM_THREADS" in os.environ:  # torchrun sets it too
         return most, "OMP_NUM_THREADS"
     cores = usable_cores()
@@ -128,7 +128,7 @@ def computing(threads: int | None, workers: int, rank: int = 0) -> Iterator[None
         logger.info("threads that compute: %d (%s)", number, reason)
         cores, load = usable_cores(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         if number > 1 and load > cores:
-            logger.info("the machine is busy (a load of %.1f on %d cores): fewer --threads may be faster", load, cores)
+            logger.info("the machine is busy (a load of %.1f on %d cores): fewer `threads` may be faster", load, cores)
     try:
         yield
     finally:

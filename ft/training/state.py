@@ -69,7 +69,7 @@ def load_state(
             metadata = json.loads((file.metadata() or {})["ft_state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: no state of a training run ({error}); start without --resume") from error
+        raise CheckpointError(f"{path}: no state of a training run ({error}); start without `resume`") from error
     wanted = type(optimizer).__name__
     if (kind := metadata.get("kind", wanted)) != wanted:
         raise CheckpointError(f"{path}: the state of another optimizer, {kind} and not {wanted}; set train.optimizer")

@@ -194,7 +194,7 @@ class Trainer:
         return TrainingError(
             f"step {self.position.step}: {stage.batch_size} x {stage.frames} frames do not fit into the memory of "
             f"{self.device} ({one_line(error)[:120]}); lower the stage's batch_size and raise its accumulation, or set "
-            "train.checkpoint_gradients: true, and --resume"
+            "train.checkpoint_gradients: true, and `resume`"
         )
 
     def _board(self, folder: Path, step: int) -> Board:
@@ -419,7 +419,7 @@ class Trainer:
         return scores
 
     def save(self) -> None:
-        """The averaged model, and all that `--resume` needs."""
+        """The averaged model, and all that `resume` needs."""
         if self.folder.path is None:
             return
         self.folder.save_model(LAST, self.average, self.position.step, {})
