@@ -8,6 +8,8 @@ from collections import deque
 import numpy as np
 import pytest
 import soundfile
+from ft.separate.masks import GridMean
+from ft.separate.song_stream import SongStream
 from oracle import load, separate
 from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_config, with_neighbours
 
@@ -17,8 +19,6 @@ from ft.dsp import istft, magnitude, stft
 from ft.errors import ConfigError, EngineError
 from ft.options import SeparateOptions
 from ft.separate import Separator, song_stream
-from ft.separate.masks import GridMean
-from ft.separate.song_stream import SongStream
 from ft.windows import WindowPlan, cut_windows, window_grids
 
 RATE = 8000

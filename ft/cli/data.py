@@ -222,7 +222,7 @@ def cache(settings: dict, config: str, output: Path, assignments: tuple[str, ...
 
     with share_bar(output.name, settings["quiet"]) as progress:
         manifest = build_cache(model, train, output, **chosen, progress=progress)
-    length = manifest.samples / model.audio.sample_rate
+    length = manifest.samples / model.sample_rate
     click.echo(f"{output}: {manifest.examples} examples of {length:.2f} s; take them with --set train.cache={output}")
 
 

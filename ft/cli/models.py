@@ -10,6 +10,7 @@ from typing import Any, Literal
 import click
 
 from ft.cli.flags import AS_JSON, PATH, choice, with_flags
+from ft.config import IO
 
 
 @click.command()
@@ -92,14 +93,17 @@ def doctor(settings: dict, as_json: bool, runtime: str | None) -> None:
 @click.option("--int8", is_flag=True, help="Compute the large products in int8.")
 @click.option(
     "--io",
-    type=choice("magnitude", "waveform"),
-    default="magnitude",
+    type=choice(*IO, "magnitude"),
+    default=IO[0],
     show_default=True,
     help="waveform: with the transforms inside, sound in and stems out.",
 )
 @click.option("--calibrate", type=PATH, help="Folder of songs that --int8 finds its ranges by. [default: the example]")
 @click.option(
-    "--mask-snr", "mask_snr_db", type=float, help="dB the mask must reach. [default: fp16 45, bf16 30, int8 25]"
+    "--mask-snr",
+    "mask_snr_db",
+    type=float,
+    help="dB the network's output must reach. [default: fp16 45, bf16 30, int8 25]",
 )
 @click.option(
     "--sdr-loss", "sdr_loss_db", type=float, help="dB of SDR it may lose. [default: fp16 0.02, bf16 0.1, int8 0.2]"
@@ -124,7 +128,7 @@ def export(
     fp16: bool,
     bf16: bool,
     int8: bool,
-    io: Literal["magnitude", "waveform"],
+    io: str,
     calibrate: Path | None,
     tensorrt: Literal["full", "rtx"] | None,
     targets: tuple[str, ...],
@@ -137,6 +141,9 @@ def export(
 
     With --tensorrt go on to a plan, model.plan, and what describes it, model.plan.json.
     """
+    from ft.checkpoint import io_of
+
+    io = io_of(io) or io
     asked = [name for name, given in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise click.UsageError(f"--{' and --'.join(asked)} contradict each other; expected one of them")
@@ -157,7 +164,7 @@ def export(
                 output,
                 kind=tensorrt,
                 precision=precision,
-                io="waveform" if io == "waveform" else None,
+                io=None if io == IO[0] else io,
                 targets=targets,
                 batch=batch or 1,
                 segment_seconds=segment_seconds,
@@ -172,7 +179,7 @@ def export(
     from export.to_onnx import export_onnx
 
     precision = precision or "fp32"
-    kinds = (".waveform" if io == "waveform" else "") + ("" if precision == "fp32" else f".{precision}")
+    kinds = ("" if io == IO[0] else f".{io}") + ("" if precision == "fp32" else f".{precision}")
     output = output or Path(checkpoint).with_suffix(f"{kinds}.onnx")
     result = export_onnx(
         checkpoint, output, io=io, precision=precision, opset=opset, weights=weights, calibrate=calibrate, **judged

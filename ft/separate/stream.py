@@ -61,7 +61,7 @@ class ModelStream:
 
     def levels(self, blocks: Iterable[Array], sample_rate: int) -> Iterator[Level]:
         """Gives the level of a song by each of its blocks and those before; the last one is that of the whole."""
-        front = self.front(sample_rate)
+        front = make_front(self.config, IO[0], sample_rate)
         meter = Meter(front)
         for frames in front.frames(blocks):
             yield meter.level(frames)
