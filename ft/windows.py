@@ -242,37 +242,43 @@ def _silence(like: Frames, frames: int) -> Frames:
     return np.zeros((like.shape[0], frames, like.shape[2]), like.dtype)
 
 
-def rising_weights(fade: int) -> Array:
-    """Gives the weights (fade,) of the later of two neighbours; those of the earlier one are these reversed.
+def rising_weights(fade: int, samples: int = 1) -> Array:
+    """Gives the weights (fade, samples) of the later of two neighbours; those of the earlier one are these reversed.
 
     They sum to one, and no frame is left to one of the two alone.
+
+    Args:
+        samples: of a frame that are faded one by one, where they follow each other in time; 1 for bins.
     """
-    weights: Array = ((np.arange(fade) + 1) / (fade + 1)).astype(np.float32)
-    return weights
+    weights = (np.arange(fade * samples) + 1) / (fade * samples + 1)
+    return weights.reshape(fade, samples).astype(np.float32)
 
 
 class Blender:
     """Joins what comes of successive windows: context is dropped, neighbours are cross-faded."""
 
-    def __init__(self, fade: int, samples: int = 1) -> None:
-        """`samples` of a frame that are faded one by one, where they follow each other in time; 1 for bins."""
-        self._rise = rising_weights(fade * samples).reshape(fade, samples)
-        self._fall = self._rise[::-1, ::-1]
+    def __init__(self, rise: Array, fall: Array) -> None:
+        """`rise` are the weights (fade, 1 or values) of the later neighbour, `fall` those of the earlier one."""
+        self._rise = rise
+        self._fall = fall
         self._left: Frames | None = None
 
     def push(self, window: Window, values: Frames) -> Frames:
         """Gives the values (channels, frames, values) of `window.finished`, from those of the whole window."""
-        end = window.finished.stop
-        blended = values[:, window.finished]
+        start, stop = window.finished.start, window.finished.stop
+        kept = values[:, start : stop + window.fade_out]
+        if window.fade_in or window.fade_out:
+            kept = kept.copy()
         if window.fade_in:
-            assert self._left is not None
-            blended = blended.copy()
-            head = blended[:, : window.fade_in]
-            head *= self._rise
-            head += self._left
+            kept[:, : window.fade_in] *= self._rise[: kept.shape[1]]
         if window.fade_out:
-            self._left = values[:, end : end + window.fade_out] * self._fall
-        return blended
+            kept[:, -window.fade_out :] *= self._fall
+        if self._left is not None:
+            missing = self._left.shape[1] - kept.shape[1]
+            kept = np.pad(kept, ((0, 0), (0, max(missing, 0)), (0, 0)))
+            kept[:, : self._left.shape[1]] += self._left
+        self._left = kept[:, stop - start :] if window.fade_out else None
+        return kept[:, : stop - start]
 
 
 class FrameQueue:

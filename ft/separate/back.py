@@ -42,7 +42,7 @@ class Back:
         if isinstance(spectrogram, Spectrogram) and not isinstance(front, WholeFront):
             sizes = spectrogram.n_fft, spectrogram.hop_length, spectrogram.win_length
             self._istft = StreamingIstft(outputs, *sizes)
-        self._mean = GridMean(grids, 1 if self._istft else spectrogram.hop_length)
+        self._mean = GridMean([Blender(*front.weights(grid)) for grid in grids])
         self._quiet = QuietFrames(self.config.output.of) if postprocess else None
         self._resampler = StreamingResampler(self.config.sample_rate, front.sample_rate, outputs)
         self._skip = front.skip
@@ -167,10 +167,9 @@ def _mean_of(masks: Array) -> Array:
 class GridMean:
     """The result for a song from those of its windows on one grid, blended, or on several, averaged frame by frame."""
 
-    def __init__(self, grids: Sequence[Grid], samples: int = 1) -> None:
-        """`samples` of a frame that follow each other in time; 1 for bins."""
-        self._blenders = [Blender(grid.fade, samples) for grid in grids]
-        self._values = [FrameQueue() for _ in grids]
+    def __init__(self, blenders: Sequence[Blender]) -> None:
+        self._blenders = blenders
+        self._values = [FrameQueue() for _ in blenders]
         self._spec = FrameQueue()
 
     @property

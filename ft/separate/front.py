@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from ft.dsp import (
     StreamingFrames,
     StreamingResampler,
     StreamingStft,
+    hann_window,
     left_right,
     magnitude,
     mid_side,
@@ -29,10 +31,12 @@ from ft.dsp import (
     stand_in_side,
 )
 from ft.errors import AudioError
-from ft.windows import Frames, Window, WindowPlan
+from ft.windows import Frames, Grid, Window, WindowPlan, rising_weights
 
 Array = NDArray[np.float32]
 Inputs = dict[str, Array]
+EDGE_WEIGHT = 0.25
+"""Smallest sum of the squared windows over a sample by which a file with transforms inside divides."""
 OF_SONG = ("track-peak", "track-deviation")
 """Scales that are one for the whole song, which has to be heard for them."""
 
@@ -110,6 +114,12 @@ class Front(ABC):
     def plan(self, plan: WindowPlan) -> WindowPlan:
         """Gives the windows to cut where the network is to see those of `plan`."""
         return plan
+
+    def weights(self, grid: Grid) -> tuple[Array, Array]:
+        """Gives the weights (fade, 1 or hop_length) of the later of two neighbours, and those of the earlier one."""
+        samples = 1 if isinstance(self.config.front, Spectrogram) else self.config.front.hop_length
+        rise = rising_weights(grid.fade, samples)
+        return rise, rise[::-1, ::-1]
 
     @abstractmethod
     def peak(self, frames: Frames) -> float:
@@ -263,7 +273,35 @@ class WholeFront(SpectrogramFront):
 
     def plan(self, plan: WindowPlan) -> WindowPlan:
         more = self.parts - 1
-        return WindowPlan(plan.frames + more, plan.left + more, plan.right + more, plan.fade, plan.shift)
+        return replace(plan, frames=plan.frames + more, fade=plan.fade + more)
+
+    def weights(self, grid: Grid) -> tuple[Array, Array]:
+        """Gives the shares of two neighbours in the samples between them, each (fade, hop_length).
+
+        A window has the share that its frames have in a sample, where these are blended as masks would be. So windows
+        of sound give what windows of masks give, wherever both agree on a mask.
+        """
+        if not isinstance(grid, WindowPlan):
+            return super().weights(grid)
+        more, fade = self.parts - 1, grid.fade - self.parts + 1
+        frame = np.arange(-more, fade + more)  # counted from the first that fades
+        later = np.concatenate((np.zeros(more), rising_weights(fade)[:, 0], np.ones(more)))
+        whole = self._covering(np.ones_like(later))
+        shares = []
+        for share, present in ((later, frame >= -grid.left), (1 - later, frame < fade + grid.right)):
+            own = self._covering(share * present)
+            divided = self._covering(present.astype(float))  # by this a file divides, but by no less than EDGE_WEIGHT
+            scale = np.maximum(divided, EDGE_WEIGHT) / np.maximum(divided, 1e-30)
+            shares.append((own * scale / whole).astype(np.float32))
+        return shares[0], shares[1]
+
+    def _covering(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(hops, hop_length): the sum of the squared windows of frames times their shares, where all lie over a hop."""
+        square = np.zeros(self.front.covered)
+        square[: self.front.n_fft] = hann_window(self.front.n_fft) ** 2
+        parts = square.reshape(self.parts, self.hop)
+        hops = len(shares) - self.parts + 1
+        return sum(shares[self.parts - 1 - part :][:hops, None] * parts[part] for part in range(self.parts))  # type: ignore[return-value]
 
     def _begin(self) -> None:
         self._pieces = StreamingFrames(self.channels, self.front.n_fft, self.hop)
