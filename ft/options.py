@@ -48,7 +48,10 @@ class SeparateOptions:
         None, "Of wav and flac.", "Output", shown="the input's; 16 for compressed inputs, at most 24 in flac"
     )
     bitrate: int | None = _option(None, "Of ogg, opus and mp3.", "Output", "KBIT", "ogg 192, opus 160, mp3 256")
-    stem: str | None = _option(None, "Write this one only, vocals or instrumental.", "Output", shown="all of the model")
+    stem: str | None = _option(
+        None, "Write this one only; drums+bass is their sum.", "Output", shown="all of the model"
+    )
+    two_stems: str | None = _option(None, "Write this one, and everything else as another.", "Output", "STEM", "no")
     name_template: str = _option(
         TEMPLATE,
         "Of each file below the output folder, of {folder}, {song}, {stem}, {model}, {ext} and {input_ext}, the "
@@ -123,6 +126,8 @@ class SeparateOptions:
             raise ConfigError(f"`bit_depth` {self.bit_depth}: {self.format} has none; expected `bitrate`")
         if self.format in LOSSLESS and self.bitrate is not None:
             raise ConfigError(f"`bitrate` {self.bitrate}: {self.format} has none; expected `bit_depth`")
+        if self.stem is not None and self.two_stems is not None:
+            raise ConfigError("`stem` and `two_stems` contradict each other; expected one of them")
         if self.skip_existing and self.force:
             raise ConfigError("`skip_existing` and `force` contradict each other; expected one of them")
         try:
@@ -157,7 +162,7 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
     """
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     words = words_of(kind)
-    if isinstance(value, str) and (words or name in ("stem", "device")):
+    if isinstance(value, str) and (words or name in ("stem", "two_stems", "device")):
         value = value.lower()
     kinds = get_args(kind) or (kind,)
     if value is None and NoneType in kinds:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ft.errors import ConfigError
 
 STEMS = ("vocals", "instrumental")
 MIXTURE = "mixture"
@@ -66,18 +71,72 @@ def stem_of_song(name: str, title: str) -> str | None:
 
 
 def recipe(stem: str, known: Collection[str]) -> dict[str, int]:
-    """Says of which known sounds one of `STEMS` is made, each with its sign; nothing where they do not suffice.
+    """Says which known sounds make up a stem, each with its sign; nothing where they do not suffice.
 
-    That is itself, the sum of the instrumental's parts, or what the other stem leaves of the mixture.
+    That is the stem itself, by any name of the field, the sum of the instrumental's parts, what the other one of
+    `STEMS` leaves of the mixture, or for no_drums all but the drums.
 
     >>> recipe("instrumental", ["vocals", "drums", "bass"]), recipe("instrumental", ["mixture", "vocals"])
     ({'drums': 1, 'bass': 1}, {'mixture': 1, 'vocals': -1})
+    >>> recipe("no_drums", ["vocals", "drums", "bass"]), recipe("acapella", ["vocals", "drums", "bass"])
+    ({'vocals': 1, 'bass': 1}, {'vocals': 1})
     """
-    if stem in known:
-        return {stem: 1}
-    (rest,) = {*STEMS} - {stem}
-    parts = [name for name in known if name not in (MIXTURE, *STEMS)] if stem == "instrumental" else []
-    return dict.fromkeys(parts, 1) or ({MIXTURE: 1, rest: -1} if {MIXTURE, rest} <= {*known} else {})
+    name = stem if stem in known else _BY_NAME.get(stem, stem)
+    if name in known:
+        return {name: 1}
+    if name == "instrumental" and (parts := [each for each in known if each not in (MIXTURE, *STEMS)]):
+        return dict.fromkeys(parts, 1)
+    left = {*STEMS} - {name} if name in STEMS else {name.removeprefix("no_")} - {name}
+    if not left or not left <= {*known}:
+        return {}
+    if MIXTURE in known:
+        return {MIXTURE: 1} | dict.fromkeys(left, -1)
+    return {} if name in STEMS else {each: 1 for each in known if each not in left}
+
+
+def chosen(stems: Sequence[str], stem: str | None = None, two_stems: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Says which outputs a model's stems become, and of which each is the sum.
+
+    Args:
+        stems: those of the model, which together are the mixture.
+        stem: the only one to give: one of the model, of its sums by a name of the field, or such with + between them.
+        two_stems: as `stem`, for it and everything else.
+    Raises:
+        ConfigError: the model cannot give it, or it is all that the model has.
+
+    >>> chosen(("vocals", "drums", "bass"), "drums+bass")
+    {'drums+bass': ('drums', 'bass')}
+    >>> chosen(("vocals", "drums", "bass"), two_stems="vocals")
+    {'vocals': ('vocals',), 'instrumental': ('drums', 'bass')}
+    >>> chosen(("vocals", "drums", "bass"), two_stems="drums")
+    {'drums': ('drums',), 'no_drums': ('vocals', 'bass')}
+    """
+    asked, option = (stem, "stem") if two_stems is None else (two_stems, "two_stems")
+    if asked is None:
+        return {name: (name,) for name in stems}
+    made = [recipe(name, stems) for name in asked.split("+")]
+    own = tuple(name for name in stems if any(name in signs for signs in made))
+    others = tuple(name for name in stems if name not in own)
+    if not all(made) or (two_stems is not None and not others):
+        raise ConfigError(f"`{option}` {asked or repr(asked)}: the model has {', '.join(stems)}")
+    if two_stems is None:
+        return {asked: own}
+    rest = "instrumental" if set(others) == {*recipe("instrumental", stems)} else f"no_{asked}"
+    return {asked: own, others[0] if len(others) == 1 else rest: others}
+
+
+def with_sums(stems: Mapping[str, Any], outputs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Adds to a block of stems what `chosen` makes of them.
+
+    >>> with_sums({"vocals": 1.0, "drums": 2.0, "bass": 3.0}, {"instrumental": ("drums", "bass")})["instrumental"]
+    5.0
+    """
+    sums = {
+        name: functools.reduce(operator.add, map(stems.__getitem__, parts))
+        for name, parts in outputs.items()
+        if name not in stems
+    }
+    return {**stems, **sums}
 
 
 def formula(signs: Mapping[str, int]) -> str:

@@ -28,6 +28,7 @@ OTHER_VALUES = {
     "bit_depth": "24",
     "bitrate": "192",
     "stem": "vocals",
+    "two_stems": "vocals",
     "name_template": "{stem}/{song}.{ext}",
     "track": "2",
     "start": "1.5",

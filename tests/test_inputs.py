@@ -322,7 +322,7 @@ def test_one_stem_alone_needs_no_stem_in_its_name(library):
     assert song.files == {"vocals": Path("out/a.wav")}
     assert song.images == {"mask": Path("out/a.mask.png"), "vocals": Path("out/a.vocals.png")}
     for stem, said in (("drums", "drums"), ("", "''")):
-        with pytest.raises(ConfigError, match=f"--stem {said}: the model has vocals, instrumental"):
+        with pytest.raises(ConfigError, match=f"`stem` {said}: the model has vocals, instrumental"):
             found(library("a.wav"), stem=stem)
 
 

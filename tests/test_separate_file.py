@@ -495,10 +495,10 @@ def test_what_a_callback_raises_is_not_blamed_on_the_song(song, tmp_path):
 
 @pytest.mark.parametrize(("name", "value"), [("start", "3"), ("batch_size", 2.5), ("format", "aiff"), ("tta", 1)])
 def test_options_hold_what_their_types_say(name, value):
-    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} "):
+    with pytest.raises(ConfigError, match=f"^`{name}` "):
         SeparateOptions(**{name: value})
 
 
 def test_a_stem_that_the_model_has_not_is_refused_at_once():
-    with pytest.raises(ConfigError, match="--stem drums: the model has vocals, instrumental"):
+    with pytest.raises(ConfigError, match="`stem` drums: the model has vocals, instrumental"):
         Separator(StubEngine(each_frame_alone), stem="drums")

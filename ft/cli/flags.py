@@ -100,7 +100,6 @@ SAME_MEANING = {
     "pcm-type": "--bit-depth",
     "mp3-bitrate": "--bitrate",
     "output-bitrate": "--bitrate",
-    "two-stems": "--stem",
     "single-stem": "--stem",
     "stems": "--stem",
     "targets": "--stem",

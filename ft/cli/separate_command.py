@@ -32,6 +32,7 @@ from ft.songs.inputs import STDIN, Song, find_songs
 from ft.songs.jobs import Work, copy_song, read_jobs, work_of
 from ft.songs.report import EXIT_FAILED, SongRecord, Summary, printable, sum_line
 from ft.songs.run import new_record, open_song, recorded, separate_song, separate_to_pipe
+from ft.stems import chosen
 
 logger = logging.getLogger(__name__)
 
@@ -204,14 +205,13 @@ def _check(request: Request) -> None:
 def _work(request: Request, models: Sequence[str] | None) -> Work:
     """All that is to be done, with names that were checked. Raises ConfigError and AudioError."""
     options = request.options
-    stems = read_config(models[0] if models else None).stems
+    stems = read_config(models[0] if models else None).all_stems
     model = "+".join(map(model_name, models)) if models else model_name(None)
     if request.jobs_file is not None:
         return work_of(read_jobs(request.jobs_file), stems, options, model)
     if not request.to_pipe:
         return Work(find_songs(request.inputs, request.output, stems, options, model), [])
-    if options.stem not in stems:
-        raise ConfigError(f"--stem {options.stem}: the model has {', '.join(stems)}")
+    chosen(stems, options.stem)  # refuses one that the model does not give
     return Work([Song(request.inputs[0])], [])
 
 

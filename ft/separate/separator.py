@@ -30,6 +30,7 @@ from ft.options import SeparateOptions
 from ft.progress import Progress, tell, watched
 from ft.separate.front import OF_SONG, Level
 from ft.separate.stream import ModelStream, SongStream, copies
+from ft.stems import chosen
 from ft.windows import WindowPlan, window_grids
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,7 @@ class Separator:
         with self._closing:
             self._configs = configs = [self._config_of(model) for model in self._models]
             self.config = configs[0]
-            if options.stem is not None and options.stem not in self.config.all_stems:
-                raise ConfigError(f"--stem {options.stem}: the model has {', '.join(self.config.all_stems)}")
+            chosen(self.config.all_stems, options.stem, options.two_stems)  # refuses what it cannot give
             check_bitrate(options)
             self.model = "+".join(map(model_name, self._models))
             built = [None if isinstance(model, Engine) else plan_window(model) for model in self._models]

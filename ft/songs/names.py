@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 from ft.errors import ConfigError
 from ft.options import TEMPLATE, SeparateOptions
+from ft.stems import chosen
 
 MASK = "mask"
 IMAGE = "png"
@@ -57,13 +58,10 @@ class Names:
         Raises:
             ConfigError: the model has no such stem, or the template leads out of the output folder.
         """
-        if options.stem is not None and options.stem not in stems:
-            asked = options.stem or "''"
-            raise ConfigError(f"--stem {asked}: the model has {', '.join(stems)}")
         if options.name_template != TEMPLATE:
             template, titles = options.name_template, None
-        chosen = stems if options.stem is None else (options.stem,)
-        named = {stem: (titles or {}).get(stem, stem) for stem in chosen}
+        outputs = chosen(stems, options.stem, options.two_stems)
+        named = {stem: (titles or {}).get(stem, stem) for stem in outputs}
         mask = (titles or {}).get(MASK, MASK) if options.images else None
         names = cls(template, options.format, model, named, mask)
         names._check()

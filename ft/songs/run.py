@@ -29,6 +29,7 @@ from ft.songs.pictures import Pictures
 from ft.songs.pipe import StemPipe
 from ft.songs.report import SongRecord
 from ft.songs.writer import StemWriter
+from ft.stems import chosen, with_sums
 
 if TYPE_CHECKING:
     from ft.separate import Separator
@@ -233,7 +234,9 @@ def _separate(
     info, samples = source.info, 0
     levels = levels_of_song(separator, source, progress)
     blocks = source.blocks() if pictures is None else pictures.heard(source.blocks())
+    outputs = chosen(separator.config.all_stems, separator.options.stem, separator.options.two_stems)
     for stems in separator.stream(blocks, info.sample_rate, levels, eager=eager):
+        stems = with_sums(stems, outputs)
         write(stems)
         if pictures is not None:
             pictures.add(stems)
