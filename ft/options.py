@@ -43,18 +43,23 @@ class SeparateOptions:
         ConfigError: a value out of range, or two that contradict each other.
     """
 
-    format: Format = _option("wav", "Of the stems.", "Output")
+    format: Format = _option("wav", "Format of the stems.", "Output")
     bit_depth: BitDepth | None = _option(
-        None, "Of wav and flac.", "Output", shown="the input's; 16 for compressed inputs, at most 24 in flac"
+        None,
+        "Bits of a sample in wav and flac.",
+        "Output",
+        shown="the input's; 16 for compressed inputs, at most 24 in flac",
     )
-    bitrate: int | None = _option(None, "Of ogg, opus and mp3.", "Output", "KBIT", "ogg 192, opus 160, mp3 256")
+    bitrate: int | None = _option(
+        None, "Bit rate of ogg, opus and mp3.", "Output", "KBIT", "ogg 192, opus 160, mp3 256"
+    )
     stem: str | None = _option(
-        None, "Write this one only; drums+bass is their sum.", "Output", shown="all of the model"
+        None, "Write this stem only, or a sum such as drums+bass.", "Output", shown="all of the model"
     )
-    two_stems: str | None = _option(None, "Write this one, and everything else as another.", "Output", "STEM", "no")
+    two_stems: str | None = _option(None, "Write this stem, and everything else as another.", "Output", "STEM", "no")
     name_template: str = _option(
         TEMPLATE,
-        "Of each file below the output folder, of {folder}, {song}, {stem}, {model}, {ext} and {input_ext}, the "
+        "Name each file below the output folder by {folder}, {song}, {stem}, {model}, {ext} and {input_ext}, the "
         "input's. Without {folder} it stands below the folders that the input had.",
         "Output",
         "TEXT",
@@ -63,40 +68,40 @@ class SeparateOptions:
     force: bool = _option(False, "Replace files that are there.", "Output")
     images: bool = _option(False, "Draw the mask and the spectrograms of the stems too (PNG).", "Output")
 
-    track: int | None = _option(None, "Which audio track of a video, from 1.", "Input", "N", "1")
+    track: int | None = _option(None, "Take this audio track of a video, from 1.", "Input", "N", "1")
     start: float = _option(0.0, "Leave out so many seconds at the beginning.", "Input", "SECONDS")
     duration: float | None = _option(None, "Separate so many seconds only.", "Input", "SECONDS", "to the end")
     allow_truncated: bool = _option(False, "Separate what is there of a file that ends too early.", "Input")
 
-    tta: bool = _option(False, "Mean of the masks of three window grids; three times the work.", "Quality")
+    tta: bool = _option(False, "Average three window grids; three times the work.", "Quality")
     windows: Literal["blended", "original"] = _option(
-        "blended", "original: exactly the crops and paddings of the original implementation.", "Quality"
+        "blended", "Blend overlapping windows, or cut exactly as the original implementation does.", "Quality"
     )
     postprocess: bool = _option(
         False, "Silence the vocals where they are quiet for long, as the original implementation does.", "Quality"
     )
-    ensemble_by: Literal["mean", "median"] = _option("mean", "Of the masks of several models.", "Quality")
+    ensemble_by: Literal["mean", "median"] = _option("mean", "Combine several models by this.", "Quality")
 
-    device: str = _option("auto", "auto, cpu or cuda[:N].", "Engine")
-    runtime: Runtime = _option("auto", "What runs the model.", "Engine")
+    device: str = _option("auto", "Compute on auto, cpu or cuda[:N].", "Engine")
+    runtime: Runtime = _option("auto", "Run the model with this.", "Engine")
     memory: Literal["cuda-python", "pycuda"] = _option(
-        "cuda-python", "Who handles a GPU's memory for TensorRT.", "Engine"
+        "cuda-python", "Let this handle a GPU's memory for TensorRT.", "Engine"
     )
     segment_seconds: float | None = _option(
         None,
-        "What runs through the network at once.",
+        "Run so much through the network at once.",
         "Engine",
         "SECONDS",
         "20, fewer for wide networks, or the plan's",
     )
     context_seconds: float | None = _option(
-        None, "Of a segment on each side, computed and dropped.", "Engine", "SECONDS", "1"
+        None, "Compute and drop so much of a segment on each side.", "Engine", "SECONDS", "1"
     )
     overlap: float | None = _option(
-        None, "Share of a segment's kept frames that cross-fades.", "Engine", "SHARE", "0.05"
+        None, "Cross-fade this share of a segment's kept frames.", "Engine", "SHARE", "0.05"
     )
-    batch_size: int | None = _option(None, "Segments that run at once.", "Engine", "N", "1, or the plan's")
-    threads: int | None = _option(None, "Of the engine.", "Engine", "N", "all usable cores")
+    batch_size: int | None = _option(None, "Run so many segments at once.", "Engine", "N", "1, or the plan's")
+    threads: int | None = _option(None, "Give the engine so many threads.", "Engine", "N", "all usable cores")
 
     def __post_init__(self) -> None:
         types = _types()

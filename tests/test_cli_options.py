@@ -157,7 +157,7 @@ def test_texts_of_all_groups_begin_in_one_column():
     columns = {
         line.index(text)
         for line in help_text().splitlines()
-        for text in ("Which audio track", "Of the stems", "Mean of the masks", "auto, cpu", "Print JSON")
+        for text in ("Take this audio track", "Format of the stems", "Average three", "Compute on", "Print JSON")
         if text in line
     }
     assert len(columns) == 1

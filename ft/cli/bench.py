@@ -21,12 +21,17 @@ from ft.cli.flags import PATH, with_flags
     help="What runs the models: names with commas between them, or all.",
 )
 @click.option("--batch", "batches", default="1,4,16", show_default=True, help="Windows at once.")
-@click.option("--frames", type=click.IntRange(1), default=256, show_default=True, help="Of a window.")
-@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="In each, every row runs once.")
+@click.option("--frames", type=click.IntRange(1), default=256, show_default=True, help="Frames of a window.")
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="How often every row runs.")
 @click.option(
-    "--song-seconds", "seconds", type=click.IntRange(0), default=60, show_default=True, help="File to files; 0: not."
+    "--song-seconds",
+    "seconds",
+    type=click.IntRange(0),
+    default=60,
+    show_default=True,
+    help="Length of the song to separate from file to files; 0: none.",
 )
-@click.option("--cores", type=click.IntRange(1), help="To run on. [default: all usable ones]")
+@click.option("--cores", type=click.IntRange(1), help="Cores to run on. [default: all usable ones]")
 @click.option("--baseline", default="", metavar="FILE.py", help="A plain implementation, as one more row.")
 @click.option("--json", "report_file", type=PATH, help="Write the report there.")
 @click.option("--plot", "plot_file", type=PATH, help="Draw it there (PNG).")

@@ -14,13 +14,17 @@ from ft.cli.flags import AS_JSON, PATH, SET, with_flags
 
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH, help="Folder to write to.")
 _MAX_DELAY = click.option(
-    "--max-delay", default=5.0, show_default=True, type=click.FloatRange(0.5, 60), help="Seconds that are searched."
+    "--max-delay",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0.5, 60),
+    help="Longest delay to look for, in seconds.",
 )
 _RESIDUAL_DB = click.option(
     "--residual-db",
     default=-15.0,
     show_default=True,
-    help="Highest level, where the mixture is most alike the instrumental, of what is left when that is subtracted.",
+    help="Highest level of what is left where the mixture is most alike the instrumental, which is subtracted.",
 )
 
 
@@ -32,9 +36,9 @@ def data() -> None:
 @data.command()
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=PATH)
 @click.option("--train", multiple=True, type=PATH, metavar="FOLDER", help="Folder to train on; repeatable.")
-@click.option("--validation", multiple=True, type=PATH, metavar="FOLDER", help="To validate on; repeatable.")
-@click.option("--test", multiple=True, type=PATH, metavar="FOLDER", help="To test on; repeatable.")
-@click.option("--config", metavar="CONFIG", help="The folders of this configuration (a YAML file or a preset).")
+@click.option("--validation", multiple=True, type=PATH, metavar="FOLDER", help="Folder to validate on; repeatable.")
+@click.option("--test", multiple=True, type=PATH, metavar="FOLDER", help="Folder to test on; repeatable.")
+@click.option("--config", metavar="CONFIG", help="Check the folders of this configuration (a YAML file or a preset).")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key of CONFIG.")
 @click.option("--screen", is_flag=True, help="Listen for vocals in instrumentals, with a model.")
 @click.option(
@@ -51,7 +55,7 @@ def data() -> None:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Of each instrumental that are listened to, spread over it; 0: all.",
+    help="Listen to so much of each instrumental, spread over it; 0: all.",
 )
 @click.option(
     "--vocals-db",
@@ -66,8 +70,8 @@ def data() -> None:
     multiple=True,
     type=PATH,
     metavar="FOLDER",
-    help="One of those that are checked whose music has no vocals for certain; repeatable. What the model takes for "
-    "vocals in 19 of 20 of its tracks raises --vocals-db.",
+    help="Folder of the above whose music has no vocals for certain; repeatable. What the model takes for vocals in "
+    "19 of 20 of its tracks raises --vocals-db.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that read. [default: usable cores]")
 @AS_JSON
@@ -172,7 +176,7 @@ def align(settings: dict, **chosen: Any) -> None:
     type=click.Choice(["instrumentals", "pairs", "vocals", "mixes", "validation"]),
     help="What FOLDER holds; pairs and validation are aligned first.",
 )
-@click.option("--frames", "size", default=2048, show_default=True, type=click.IntRange(1), help="Of a patch.")
+@click.option("--frames", "size", default=2048, show_default=True, type=click.IntRange(1), help="Frames of a patch.")
 @click.option(
     "--offset", default=0, show_default=True, type=click.IntRange(min=0), help="Frames shared with each neighbour."
 )
@@ -198,7 +202,9 @@ def patches(settings: dict, **chosen: Any) -> None:
     "--examples", required=True, type=click.IntRange(min=1), help="How many; rounded up to whole files of 64."
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Of an example. [default: of the longest stage]"
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Length of an example. [default: of the longest stage]",
 )
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
 @click.pass_obj

@@ -43,7 +43,7 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     default=0,
     show_default=True,
     metavar="SAMPLES",
-    help="By which these may be longer or shorter than the song; their ends are cut, or silence is added.",
+    help="How much longer or shorter estimates may be than the song; their ends are cut, or silence is added.",
 )
 @click.option(
     "--metrics",
@@ -52,19 +52,19 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     metavar="LIST",
     help="Names with commas between them: sdr, si_sdr, v4_sdr, v3_sdr, v3_sir, l1_freq, bleedless, fullness and so on.",
 )
-@click.option("--stems", default="vocals,instrumental", show_default=True, metavar="LIST", help="That are scored.")
-@click.option("--no-baselines", is_flag=True, help="Short for none of --baselines.")
+@click.option("--stems", default="vocals,instrumental", show_default=True, metavar="LIST", help="Stems to score.")
+@click.option("--no-baselines", is_flag=True, help="Score no baselines.")
 @click.option(
     "--baselines",
     metavar="LIST",
-    help="Those wanted of silence, mixture, repet-sim, ideal-ratio-mask and ideal-phase-mask.",
+    help="Baselines to score, of silence, mixture, repet-sim, ideal-ratio-mask and ideal-phase-mask.",
 )
 @DEVICE
 @click.option(
     "--runtime", type=choice(*words_of(Runtime)), default="auto", show_default=True, help="What runs the models."
 )
 @click.option("--json", "json_file", type=_OUTPUT, help="Write all figures and definitions there.")
-@click.option("--plot", "plot_file", type=_OUTPUT, help="Draw them there (PNG).")
+@click.option("--plot", "plot_file", type=_OUTPUT, help="Draw the figures there (PNG).")
 @click.pass_obj
 def evaluate(
     settings: dict,

@@ -28,9 +28,9 @@ def average(models: tuple[str, ...], output: Path, force: bool) -> None:
 @click.command("import")
 @click.argument("weights", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Checkpoint. [default: WEIGHTS.safetensors]")
-@click.option("--activation", type=choice("gelu", "squared-relu"), help="Of the feed-forward parts.")
+@click.option("--activation", type=choice("gelu", "squared-relu"), help="Activation of the feed-forward parts.")
 @click.option(
-    "--qk-norm-order", type=choice("rotary-first", "norm-first"), help="Order in which queries and keys pass."
+    "--qk-norm-order", type=choice("rotary-first", "norm-first"), help="Order of rotation and norm of queries and keys."
 )
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def import_weights(weights: Path, output: Path | None, **chosen: Any) -> None:
@@ -116,7 +116,7 @@ def doctor(settings: dict, as_json: bool, runtime: str | None) -> None:
 @click.option("--tensorrt", type=choice("full", "rtx"), help="Build a plan; rtx (TensorRT-RTX) needs no GPU.")
 @click.option("--target", "targets", multiple=True, metavar="SM", help="GPUs of an rtx plan, e.g. sm86; repeatable.")
 @click.option("--batch", type=click.IntRange(1), help="Windows that a plan takes at once. [default: 1]")
-@click.option("--segment-seconds", type=float, help="Of a plan's window. [default: as ft separate takes]")
+@click.option("--segment-seconds", type=float, help="Length of a plan's window. [default: as ft separate takes]")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @click.pass_obj
 def export(

@@ -40,7 +40,7 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
 @grouped_option(
     "--json", is_flag=True, help="Print a line of JSON for each input and one of all, not the files.", group="Output"
 )
-@grouped_option("--jobs-file", type=PATH, help="JSON of what goes where, no INPUT.", group="Input")
+@grouped_option("--jobs-file", type=PATH, help="Read what goes where from JSON, with no INPUT.", group="Input")
 @grouped_option(
     "--raw",
     type=choice("f32le", "s16le"),
@@ -50,12 +50,14 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
 @grouped_option(
     "--raw-output",
     type=choice("f32le", "s16le", "wav"),
-    help="Of -o -. [default: as --raw]",
+    help="What -o - gets. [default: as --raw]",
     group="Output",
 )
-@grouped_option("--rate", type=click.IntRange(1), metavar="HZ", help="Of bare samples that come in.", group="Input")
 @grouped_option(
-    "--channels", type=click.IntRange(1, 2), metavar="N", help="Of bare samples that come in.", group="Input"
+    "--rate", type=click.IntRange(1), metavar="HZ", help="Rate of bare samples that come in.", group="Input"
+)
+@grouped_option(
+    "--channels", type=click.IntRange(1, 2), metavar="N", help="Channels of bare samples that come in.", group="Input"
 )
 @grouped_option(
     "-m",
@@ -74,8 +76,8 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
     group="Engine",
 )
 @options_of(SeparateOptions)
-@grouped_option("-v", "--verbose", is_flag=True, help="As ft -v.")
-@grouped_option("-q", "--quiet", is_flag=True, help="As ft -q.")
+@grouped_option("-v", "--verbose", is_flag=True, help="Show debug messages, as ft -v does.")
+@grouped_option("-q", "--quiet", is_flag=True, help="Show warnings and errors only, as ft -q does.")
 @click.pass_obj
 def separate(
     settings: dict,
@@ -87,7 +89,7 @@ def separate(
     quiet: bool,
     **asked: Any,
 ) -> None:
-    """Separate songs into vocals and instrumental.
+    """Separate songs into vocals and instrumental, or what other stems a model has.
 
     INPUT is a file, a folder, which is searched with all that is in it, or - for standard input. The stems of song.wav
     become OUTPUT/song/vocals.wav and OUTPUT/song/instrumental.wav.

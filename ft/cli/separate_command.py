@@ -51,9 +51,9 @@ class Request:
     raw: Literal["f32le", "s16le"] | None = None
     """Bare samples, in standard input where `rate` is given, and in standard output; None for WAV."""
     raw_output: Literal["f32le", "s16le", "wav"] | None = None
-    """Of standard output, in place of `raw`."""
+    """Stands in place of `raw` for standard output."""
     rate: int | None = None
-    """Of bare samples in standard input, in Hz."""
+    """Rate of bare samples in standard input, in Hz."""
     channels: int | None = None
     json: bool = False
     quiet: bool = False
@@ -64,7 +64,7 @@ class Request:
 
     @property
     def encoding(self) -> Literal["f32le", "s16le"] | None:
-        """Of bare samples in standard output; None for WAV."""
+        """Says what bare samples in standard output are; None for WAV."""
         return self.raw if self.raw_output is None else None if self.raw_output == "wav" else self.raw_output
 
 

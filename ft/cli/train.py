@@ -19,7 +19,7 @@ from ft.cli.flags import DEVICE, PATH, SET
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Of the processor, to compute with. [default: the usable cores less train.workers]",
+    help="Compute with so many threads. [default: the usable cores less train.workers]",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Say what it would take, by three steps of each stage, and write nothing."
