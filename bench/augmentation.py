@@ -54,7 +54,7 @@ def rows(waveform: Waveform) -> dict[str, Callable[[], object]]:
 
 
 def milliseconds(work: Callable[[], object], rounds: int) -> float:
-    """Of the processor, the least of so many runs, after one that is not counted."""
+    """Measures processor time, the least of so many runs, after one that is not counted."""
     work()
     times = []
     for _ in range(rounds):

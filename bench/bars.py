@@ -46,7 +46,7 @@ OVERRIDES = (
     "model.channels=2",
     "model.expansion=4",
 )
-"""Of the preset `original-gelu`: 45,234,057 parameters."""
+"""These numbers give the preset `original-gelu` 45,234,057 parameters."""
 ENGINES = ("onnxruntime", "openvino")
 
 
@@ -106,7 +106,7 @@ def make_models(work: Path) -> tuple[Path, Path]:
 
 
 def window_bars(rows: Sequence[Found], default: str) -> Iterator[Bar]:
-    """Those of one window of 256 frames. `default`: the engine that `auto` takes."""
+    """Gives the bars of one window of 256 frames. `default`: the engine that `auto` takes."""
     rows = [row for row in rows if row["device"] == "cpu"]
     baseline = [row for row in rows if row["engine"] == "baseline"]
     plain = next((row for row in baseline if row["status"] == "ok"), None)

@@ -16,12 +16,12 @@ Found = dict[str, Any]
 
 
 def picture_name(machine: str) -> str:
-    """Of the file for a machine."""
+    """Names the file for a machine."""
     return f"benchmarks-{slug(machine)}.png"
 
 
 def picture_digest(reports: Sequence[Found]) -> str:
-    """Of what a picture shows; it stands in the picture's metadata."""
+    """Hashes what a picture shows, for the picture's metadata."""
     return hashlib.sha256(json.dumps([report["rows"] for report in reports], sort_keys=True).encode()).hexdigest()
 
 

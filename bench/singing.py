@@ -127,7 +127,7 @@ def _pitch(mono: np.ndarray, rate: int, blocks: int) -> tuple[np.ndarray, float 
 
 
 def row(path: Path) -> dict[str, list[float]]:
-    """For each figure, one value per recording: the mean of its excerpts."""
+    """Gives each figure of each recording: the mean of its excerpts."""
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in found if file == path or file.suffix.lower() in (".wav", ".flac")]
     if not files:

@@ -81,7 +81,7 @@ class StageClock:
         self.seconds["rest"] = max(caller + self._reader - stages, 0.0)
 
     def shares(self) -> dict[str, float]:
-        """Of all processor time."""
+        """Gives the share that each stage has of all processor time."""
         total = sum(self.seconds.values()) or 1.0
         return {name: round(seconds / total, 4) for name, seconds in self.seconds.items()}
 
@@ -97,7 +97,7 @@ class StageClock:
         _replace(stack, owner, method, clocked)
 
     def _clocked(self, items: Iterable[Item], stage: str | None) -> Iterator[Item]:
-        """The same items; what making them takes is the stage's, or without one the reading thread's."""
+        """Passes items on; what making them takes is the stage's, or without one the reading thread's."""
         iterator = iter(items)
         while True:
             start = time.thread_time()

@@ -77,7 +77,7 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Device:
-    """Where an engine computes, and why there."""
+    """Says where an engine computes, and why there."""
 
     name: str
     """cpu or cuda:N."""
@@ -198,7 +198,7 @@ def _error_name(cuda: ctypes.CDLL, status: int) -> str:
 
 
 def _driver_version() -> str | None:
-    """Of the NVIDIA driver, as its management library gives it."""
+    """Asks the NVIDIA driver's management library for its version."""
     try:
         nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:

@@ -45,7 +45,7 @@ def int8_products() -> str | None:
 
 
 def memory_bytes() -> int | None:
-    """Of the whole machine; None where the system does not say."""
+    """Gives the memory of the whole machine; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -59,7 +59,7 @@ def cpu_field(*names: str) -> str:
 
 @functools.cache
 def _cpu_fields() -> dict[str, str]:
-    """Those of the first core in /proc/cpuinfo."""
+    """Reads what /proc/cpuinfo says of the first core."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux

@@ -65,7 +65,7 @@ class PlanManifest:
     model_sha256: str
     kind: Kind
     version: str
-    """Of the TensorRT that built the plan; no other one can run it."""
+    """Names the TensorRT that built the plan; no other version can run it."""
     targets: tuple[str, ...]
     """Compute capabilities the plan was built for, e.g. sm86."""
     precision: str
@@ -74,7 +74,7 @@ class PlanManifest:
     batch: int
     """Windows of a stereo song that run at once, in the profile `window`."""
     frames: int
-    """Of one window."""
+    """Counts the frames of one window."""
     profiles: tuple[Profile, ...]
     fused: int
     """Attentions that became one kernel."""
@@ -85,7 +85,7 @@ class PlanManifest:
     """How the ONNX file that the plan was built from compared with fp32, as measured before the build."""
     config: ModelConfig
     context: Mapping[str, Any] | None = None
-    """Of files with transforms inside: what the caller must supply at both ends."""
+    """Says what the caller must supply at both ends of files with transforms inside."""
     segment_seconds: float | None = None
     """What was asked for, where it was not the default."""
     limits: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
@@ -184,7 +184,7 @@ def profiles_to_json(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
 
 
 def manifest_path(plan: Path) -> Path:
-    """Where the manifest of a plan lies."""
+    """Says where the manifest of a plan lies."""
     return plan.with_name(f"{plan.name}.json")
 
 
@@ -246,7 +246,7 @@ def check_plan(plan: str | Path) -> PlanManifest:
 
 
 def read_plan(plan: str | Path) -> tuple[PlanManifest, bytes]:
-    """The same with the engine itself: the very bytes whose hash was looked at. Raises CheckpointError."""
+    """Reads the manifest of a plan and the plan, the very bytes whose hash was looked at. Raises CheckpointError."""
     plan = Path(plan)
     manifest = read_manifest(plan)
     try:
@@ -274,7 +274,7 @@ def rebuild_command(manifest: PlanManifest, plan: Path, target: str | None = Non
 
 
 def file_sha256(*paths: Path) -> str:
-    """Of one file, or of several one after the other. Raises CheckpointError where one cannot be read."""
+    """Hashes one file, or several one after the other. Raises CheckpointError where one cannot be read."""
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -287,6 +287,6 @@ def file_sha256(*paths: Path) -> str:
 
 
 def model_sha256(model: Path) -> str:
-    """Of a model file, with the weights that lie beside it."""
+    """Hashes a model file, with the weights that lie beside it."""
     data = model.with_name(f"{model.name}.data")
     return file_sha256(model, *([data] if data.is_file() else []))

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where plans, timings and compiled kernels are kept: $XDG_CACHE_HOME/frame-transformer, or the system's place.
+    """Says where plans, timings and kernels are kept: $XDG_CACHE_HOME/frame-transformer, or the system's place.
 
     Who has no home, as some services, gets a folder for what is temporary.
     """
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def plans_folder() -> Path:
-    """Where `cached_plan` keeps what it builds."""
+    """Says where `cached_plan` keeps what it builds."""
     return cache_folder() / "plans"
 
 

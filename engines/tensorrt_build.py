@@ -29,7 +29,7 @@ from ft.windows import WindowPlan
 logger = logging.getLogger(__name__)
 
 DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
-"""Of TensorRT-RTX plans: Ampere, Ada, Blackwell. Turing (sm75) costs a quarter more size, and can be asked for."""
+"""TensorRT-RTX plans run on Ampere, Ada, Blackwell. Turing (sm75) costs a quarter more size, and can be asked for."""
 ShareDone = Callable[[float], None]
 
 

@@ -48,7 +48,7 @@ class _Buffers:
     computed: Any
     downloaded: Any
     graph: Any = None
-    """Of the window in `context`."""
+    """Holds the launches of the window in `context`."""
     ticket: Ticket | None = None
 
 

@@ -47,14 +47,14 @@ class BatchProgress:
 
     count: int
     number: int = 0
-    """Of the song that is being done, from 1."""
+    """Number of the song that is being done, from 1."""
     _spent: float = 0.0
     _worked: float = 0.0
     """Seconds and songs of those before this one that were worked on; one that is left out tells nothing."""
     _begun: float = 0.0
     _now: float = 0.0
     _share: float | None = None
-    """Of this song; None where nothing was told of it yet."""
+    """Share of this song that is done; None where nothing was told of it yet."""
 
     def begin(self) -> None:
         """Goes on to the next song."""

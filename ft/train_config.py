@@ -139,7 +139,7 @@ class Augment:
     equaliser: float = 0.0
     """One or two of low-pass, high-pass, shelf and peak, for vocals and instrumental each."""
     equaliser_db: float = 9.0
-    """Of shelves and peaks."""
+    """Largest gain of shelves and peaks."""
     codec: float = 0.0
     """Vocals and instrumental each through MP3, Vorbis or Opus."""
     choir: float = 0.0
@@ -199,7 +199,7 @@ class Losses:
     si_sdr: float = 0.0
     """Scale-invariant SDR with the sign turned, in dB: about -10, so that weights near 0.01 balance the others."""
     snr: float = 0.0
-    """The same without the free scale."""
+    """SDR without the free scale, with the sign turned, in dB."""
     stft_convergence: float = 0.0
     """Spectral convergence: the norm of the error of magnitudes over that of the target, at each of `stft_n_fft`."""
     stft_log_magnitude: float = 0.0
@@ -348,7 +348,7 @@ class TrainConfig:
 
     @property
     def epochs(self) -> int:
-        """Of the whole run."""
+        """Counts the epochs of the whole run."""
         return self.stages[-1].last_epoch + self.extra_epochs
 
 

@@ -221,7 +221,7 @@ def _levels(pair: Pair, delay: int) -> NDArray[np.float64]:
 
 
 def _shift(mixture: Array, instrumental: Array) -> int | None:
-    """By how much more the mixture is late in this section; None where nothing stands out."""
+    """Finds by how much more the mixture is late in this section; None where nothing stands out."""
     first, second = (np.fft.rfft(part, 2 * SECTION) for part in (mixture, instrumental))
     cross = (first.conj() * second).sum(axis=0)
     values = np.fft.irfft(_weighted(cross, np.array([(np.abs(s) ** 2).sum(axis=0) for s in (first, second)])))

@@ -37,7 +37,7 @@ def through_random_codec(rng: np.random.Generator, waveform: Waveform, sample_ra
 
 
 def through_codec(waveform: Waveform, name: str, level: float, sample_rate: int) -> Waveform:
-    """The same with a codec of `CODECS` and a level of compression of libsndfile, 0 to 1.
+    """Sends sound through a codec of `CODECS` at a level of compression of libsndfile, 0 to 1.
 
     Encoders clip above full scale, so that louder sound is turned down before, and up again behind.
     """

@@ -17,7 +17,7 @@ HOP_SECONDS = 0.005
 ATTACK_SECONDS, RELEASE_SECONDS = 0.01, 0.15
 RATIOS = (2.0, 8.0)
 THRESHOLDS_DB = (-6.0, 6.0)
-"""Of the crop's own level."""
+"""Thresholds are relative to the crop's own level."""
 
 
 def compressor_gain(mixture: Waveform, threshold_db: float, ratio: float, sample_rate: int) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ from ft.data.augment import Waveform, spectrum_of, waveform_of
 Kind = Literal["low-pass", "high-pass", "low-shelf", "high-shelf", "peak"]
 
 TAIL_SECONDS = 0.25
-"""Of silence behind the sound, into which the response of the lowest high-pass dies away; else it would come round to
-the beginning."""
+"""The response of the lowest high-pass dies away in so much silence behind the sound; else it would come round to the
+beginning."""
 FREQUENCIES: dict[Kind, tuple[float, float]] = {
     "low-pass": (3000.0, 16000.0),
     "high-pass": (30.0, 300.0),

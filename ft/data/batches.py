@@ -19,7 +19,7 @@ from ft.errors import FtError
 from ft.models.frame_transformer import scale_input
 
 EDGE_WEIGHT = 0.25
-"""Of the squared windows over a sample, by whose sum an inverse transform divides."""
+"""An inverse transform divides by no smaller sum of squared windows over a sample."""
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,10 @@ class Manifest:
     examples: int
     per_shard: int
     samples: int
-    """Of each example."""
+    """Counts the samples of each example."""
     channels: int
     seed: int
-    """With which crops and augmentation were drawn."""
+    """Crops and augmentation were drawn with it."""
     made_from: dict[str, Any]
     format: int = FORMAT
 
@@ -124,7 +124,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 @dataclass(frozen=True)
 class Shard:
-    """Where in its file the parts of a shard begin, and what is known of each of its examples."""
+    """Says where in its file the parts of a shard begin, and what is known of each example."""
 
     path: Path
     offsets: dict[str, int]

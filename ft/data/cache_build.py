@@ -52,7 +52,7 @@ FACTS = {
 """
 
 _items: MixtureItems | None = None
-"""Of a worker process."""
+"""Each worker process has its own."""
 
 
 def build_cache(

@@ -74,7 +74,7 @@ class Shared:
     first: Track
     second: Track
     share: float
-    """Of the landmarks of the shorter one (`ft.data.fingerprint.Match`); 1 where all samples are equal."""
+    """Share of the landmarks of the shorter one (`ft.data.fingerprint.Match`); 1 where all samples are equal."""
     offset: float
     """Seconds by which it begins later in the second."""
     seconds: float
@@ -91,19 +91,19 @@ class Report:
 
     tracks: list[Track]
     measures: dict[Path, Measure] = field(default_factory=dict)
-    """Of the files that could be read."""
+    """Holds what was measured of each file that could be read."""
     unreadable: dict[Path, str] = field(default_factory=dict)
-    """Of the others, the line that says why."""
+    """Holds the line that says why each of the others could not be read."""
     shared: list[Shared] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
     """Sound that is left out, as PyAV is missing."""
     patches: dict[Path, int] = field(default_factory=dict)
     """Folders of patch files (`ft.data.patches`), which are not checked, and the number of these."""
     vocals: dict[Path, float] = field(default_factory=dict)
-    """Of the instrumentals that were listened to, the level that the vocals which the model hears exceed in more than a
-    tenth of the time, in dB of the sound."""
+    """Levels that the vocals which the model hears in an instrumental exceed in more than a tenth of the time, in dB of
+    the sound."""
     clean: dict[Path, float] = field(default_factory=dict)
-    """The same of music that is known to be without vocals."""
+    """Such levels of music that is known to be without vocals."""
     vocals_db: float = AUDIBLE_DB
     """The level above which an instrumental is suspected."""
     wall_seconds: float = 0.0
@@ -113,7 +113,7 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Of all files together, each counted once."""
+        """Sums the seconds of all files, each counted once."""
         return sum(measure.seconds for measure in self.measures.values())
 
     @property
@@ -123,7 +123,7 @@ class Report:
 
     @property
     def silent_stems(self) -> list[Path]:
-        """The same of songs that have other stems: nobody sings in this one, or nobody drums."""
+        """Gives the silent stems of songs that have others: nobody sings in this one, or nobody drums."""
         return [path for path in self._without_sound() if self._in_a_song(path)]
 
     def _without_sound(self) -> Iterator[Path]:
@@ -351,7 +351,7 @@ def _measured(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, Measure 
 
 
 def _begin() -> None:
-    """In a worker: Ctrl-C, which the terminal sends to all, ends it without a word."""
+    """Lets Ctrl-C, which the terminal sends to all processes, end a worker without a word."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 Channels = Literal["mono", "equal", "one silent", "stereo"]
 
 WINDOW_SECONDS = 0.1
-"""Of sound in which clipping and silence are looked for."""
+"""Clipping and silence are looked for in parts of this length."""
 FULL_SCALE = 32766 / 32768
 CLIPPED_RUN = 3
 """Samples at full scale in a row that count as clipped; one alone may be a peak that was normalised to it."""
@@ -46,7 +46,7 @@ class Measure:
     silent: float
     """Share of the windows below `SILENCE_DB`."""
     digest: str
-    """Of all samples: equal where two files decode to the same sound."""
+    """Is equal where two files decode to the same samples."""
     fingerprint: Fingerprint
 
 
@@ -61,7 +61,7 @@ def measure(path: Path) -> Measure:
 
 
 def try_measure(path: Path) -> Measure | str:
-    """The same, or the line that says why not; what worker processes run."""
+    """Gives what `measure` does, or the line that says why not; worker processes run it."""
     try:
         return measure(path)
     except AudioError as error:

@@ -45,7 +45,7 @@ class Item:
     """Factor on the scale."""
 
     def in_mono(self) -> Item:
-        """The same of a mono song."""
+        """Makes it the item of a mono song."""
         return replace(self, mixture=augment.mono(self.mixture), instrumental=augment.mono(self.instrumental))
 
 
@@ -190,7 +190,7 @@ class MixtureItems:
         return waveform, sum(file.peak or 0.0 for file in files)
 
     def _pair(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Waveform, Waveform, float]:
-        """The same crop of mixture and instrumental, through the same change of speed and the same filter.
+        """Crops mixture and instrumental at one place, and sends both through one change of speed and one filter.
 
         Beside them the largest factor on the level of a part.
         """

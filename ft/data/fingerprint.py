@@ -38,7 +38,7 @@ COMMON = 200
 MIN_MATCHES = 20
 """Landmarks that agree on one delay. Chance gives two or three."""
 MIN_SHARE = 0.05
-"""The same as a share of the landmarks of the file that has fewer."""
+"""Least share of the landmarks of the file that has fewer."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Match:
     first: int
     second: int
     share: float
-    """Of the landmarks of the file with fewer that agree on the delay, 0 to 1. Encoding and cutting lose some: a copy
-    as it is has 1, one through MP3 at 64 kbit/s about a half."""
+    """Share of the landmarks of the file with fewer that agree on the delay, 0 to 1. Encoding and cutting lose some: a
+    copy as it is has 1, one through MP3 at 64 kbit/s about a half."""
     offset: float
     """Seconds by which the recording begins later in the second file."""
     seconds: float
-    """From the first common landmark to the last."""
+    """Time from the first common landmark to the last."""
 
 
 class Fingerprinter:
@@ -74,7 +74,7 @@ class Fingerprinter:
         """Magnitudes (frames, bins) of which peaks are still to be found, behind those of the reach before them."""
         self._before = 0
         self._frame = 0
-        """Of the first row of `_waiting`."""
+        """Number of the first row of `_waiting`."""
         self._peaks: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
 
     def push(self, block: Array) -> None:

@@ -1,4 +1,4 @@
-"""Where training items come from: audio folders, or a cache of finished examples; and their batches, read ahead.
+"""Opens what training items come from, audio folders or a cache of finished examples, and reads batches ahead.
 
 items = open_items(config, train, folder, progress)     whatever the configuration names
 batches = open_batches(items, batching, epoch, numbers, workers, pin)

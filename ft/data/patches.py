@@ -34,7 +34,7 @@ Spec = NDArray[np.complex64]
 
 SUFFIX = ".npz"
 LEAST_WEIGHT = 1e-5
-"""Of the squared windows over a sample, by whose sum an inverse divides; only the outermost samples have less."""
+"""An inverse divides by no smaller sum of squared windows over a sample; only the outermost samples have less."""
 _ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, NotImplementedError)
 _FOLDER = re.compile(r"cs(\d+)_sr(\d+)_hl(\d+)_nf(\d+)_of(\d+)")
 

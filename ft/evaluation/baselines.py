@@ -21,7 +21,7 @@ REPET_FFT, REPET_HOP = 2048, 1024
 REPET_SIMILAR = 50
 """Frames of which the median is taken, at most."""
 REPET_CELL_SECONDS = 1.0
-"""Of each such part of the song at most one frame counts, as similar frames lie beside each other."""
+"""At most one frame of each such part of the song counts, as similar frames lie beside each other."""
 REPET_HIGH_PASS = 100.0
 """Hz, below which nothing is vocals."""
 _TINY = 1e-9
@@ -62,7 +62,7 @@ def repet_sim(mixture: Array, sample_rate: int) -> dict[str, Array]:
 
 
 def _most_similar(similarity: Array, cell: int) -> NDArray[np.intp]:
-    """Of each row of (rows, frames) the best frames of the best cells, (rows, up to REPET_SIMILAR)."""
+    """Gives the best frames of the best cells of each row of (rows, frames), (rows, up to REPET_SIMILAR)."""
     rows, frames = similarity.shape
     cells = -(-frames // cell)
     padded = np.full((rows, cells * cell), -1, np.float32)

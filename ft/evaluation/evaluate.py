@@ -100,9 +100,9 @@ class SongResult:
     rows: dict[str, dict[str, StemScores]] = field(default_factory=dict)
     """Scores of each row and stem."""
     made: Made | None = None
-    """Of which files its stems were made."""
+    """Says which files its stems were made of."""
     estimates: dict[str, Made] = field(default_factory=dict)
-    """Of which files those of each row were made that something else wrote."""
+    """Says which files the stems of each row were made of that something else wrote."""
     problems: list[str] = field(default_factory=list)
     """Estimates that are missing or do not fit, each with its row."""
     notes: list[str] = field(default_factory=list)

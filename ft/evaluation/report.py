@@ -17,7 +17,7 @@ from ft.songs.report import EXIT_FAILED, EXIT_INTERRUPTED, printable
 from ft.stems import formula
 
 SCHEMA = "ft-evaluate-1"
-"""Of the JSON; another number where a field changes its meaning or goes."""
+"""Names the form of the JSON; its number changes where a field changes its meaning or goes."""
 AGGREGATION = (
     "n is the number of songs that have a figure; mean and median are over these n songs, and left_out says how many "
     "songs have none. The median of a BSSEval v4 figure is museval's median of medians."

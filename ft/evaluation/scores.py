@@ -103,10 +103,10 @@ METRICS = {
     ),
     "fullness": Metric("fullness", "0-100", "higher", "MSST's fullness: as bleedless, over the bands that are quieter"),
 }
-"""By the names that `metrics` and the JSON have."""
+"""Holds the metrics by their names in the JSON."""
 
 SHOWN = ("sdr", "si_sdr", "v4_sdr", "v3_sdr", "v3_sir", "l1_freq", "log_frequency_l1", "bleedless", "fullness")
-"""Those of the table where nothing else was asked for; the JSON has all. The ratios of version 4 other than its SDR
+"""The table has these where nothing else was asked for; the JSON has all. The ratios of version 4 other than its SDR
 hang on filters that stems of a limited band leave undetermined, and windows cut their tails off: museval gives the
 ideal mask an SIR of -2 dB on such a song, and so do we."""
 
@@ -121,7 +121,7 @@ def check_metrics(text: str) -> tuple[str, ...]:
 
 
 def shown_metrics(metrics: Sequence[str]) -> list[str]:
-    """Those that the table and the picture show: all that were asked for, and of everything `SHOWN`."""
+    """Gives those that the table and the picture show: all that were asked for, and of everything `SHOWN`."""
     return [name for name in metrics if name in SHOWN] if set(metrics) == set(METRICS) else list(metrics)
 
 
@@ -134,7 +134,7 @@ class StemScores:
     left_out: dict[str, str] = field(default_factory=dict)
     """Why a metric has none."""
     windows: tuple[int, int] | None = None
-    """Of BSSEval v4: those that count, and all."""
+    """Counts the windows of BSSEval v4 that count, and all."""
 
 
 class SongScorer:

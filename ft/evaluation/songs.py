@@ -26,18 +26,18 @@ Found = dict[str | None, list[Path]]
 
 @dataclass(frozen=True)
 class SongFolder:
-    """Where a song is."""
+    """Says where a song is."""
 
     path: Path
     name: str
-    """Of the folder, with those above it up to the one that was named, by /; with more where two would have one."""
+    """Names of the folder and those above it, up to the one that was named, with / between; more where two would be one."""
     unique: bool = True
     """No other song's folder has this one's name, so that estimates can be known by it alone."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """Of which files the stems of a song, or of something's estimates of it, were made."""
+    """Says which files the stems of a song, or of estimates of it, were made of."""
 
     files: dict[str, str] = field(default_factory=dict)
     """The names of those that were read, by what they stand for."""

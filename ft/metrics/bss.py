@@ -142,7 +142,7 @@ class BssReferences:
         return values
 
     def _filters(self, estimates: NDArray) -> tuple[Float, Float]:
-        """Of each estimate, the filters that give its projections.
+        """Finds the filters that give the projections of each estimate.
 
         Returns:
             On all references (estimate, channel, reference channel, sample), those of all sources in a row; on one
@@ -164,7 +164,7 @@ class BssReferences:
     def _whole_energies(
         self, estimate: NDArray, every: Float, own: Float, wanted: range | tuple[int, ...]
     ) -> list[_Energies]:
-        """Of the parts of one estimate (channels, samples) over all samples and the tail of the filters."""
+        """Sums the parts of one estimate (channels, samples) over all samples and the tail of the filters."""
         _, channels, samples = self.references.shape
         sums = np.zeros((len(wanted), 5))
         spectra_all, spectra_own = np.fft.rfft(every, _BLOCK_FFT), np.fft.rfft(own, _BLOCK_FFT)
@@ -253,7 +253,7 @@ def fast_length(length: int) -> int:
 
 
 def _checked(values: ArrayLike, name: str) -> NDArray:
-    """As an array (sources, channels, samples) of finite sound. Raises ValueError."""
+    """Gives an array (sources, channels, samples) of finite sound. Raises ValueError."""
     array = np.asarray(values)
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"{name}s of shape {array.shape}; expected (sources, channels, samples)")
@@ -307,7 +307,7 @@ def _filtered(filters: Complex, spectra: Complex) -> Complex:
 
 
 def _energy(spectra: Complex, weights: Float) -> float:
-    """Of the signals (channels, bins) whose spectra these are, by Parseval's theorem, but for a common factor."""
+    """Sums the energy of signals by their spectra (channels, bins), by Parseval's theorem, but for a common factor."""
     return float(np.sum((spectra.real**2 + spectra.imag**2) * weights))
 
 

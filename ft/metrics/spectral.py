@@ -22,7 +22,7 @@ RANGE_DB = 80.0
 """Bands this far below the loudest one of all frames and channels count as that."""
 _QUIETEST = 1e-10
 _FRAMES = 256
-"""That are transformed at once."""
+"""So many frames are transformed at once."""
 
 
 def l1_freq(estimate: ArrayLike, target: ArrayLike) -> float:
@@ -61,7 +61,7 @@ def bleedless_fullness(estimate: ArrayLike, target: ArrayLike, sample_rate: int 
 
 
 def bleedless_fullness_of(estimate: Array, target: Array) -> tuple[float, float]:
-    """The same from the `mel_levels` of both."""
+    """Gives `bleedless_fullness` of two sounds by their `mel_levels`."""
     difference = estimate - target
     louder, quieter = difference[difference > 0], difference[difference < 0]
     excess = float(louder.mean(dtype=np.float64)) if louder.size else 0.0
@@ -84,7 +84,7 @@ def log_frequency_l1(estimate: ArrayLike, target: ArrayLike, sample_rate: int = 
 
 
 def log_frequency_l1_of(estimate: Array, target: Array) -> float:
-    """The same from the `mel_levels` of both."""
+    """Gives `log_frequency_l1` of two sounds by their `mel_levels`."""
     return float(np.mean(np.abs(estimate - target), dtype=np.float64))
 
 

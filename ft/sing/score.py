@@ -163,7 +163,7 @@ def _add_syllable(
 
 
 def held_frames(syllable: Syllable, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Where in the recording each frame of a vowel comes from: in at its pace, a slow wander, out at its pace."""
+    """Says where in the recording each frame of a vowel comes from: in at its pace, a slow wander, out at its pace."""
     start, end = syllable.nucleus_start, syllable.nucleus_end - 1
     spoken = end - start + 1
     if frames <= spoken * 1.3:

@@ -56,7 +56,7 @@ class Board:
         self._writer.flush()
 
     def examples(self, to_mask: ToMask, items: Iterable[Item], step: int, device: torch.device | None = None) -> None:
-        """For each item a picture of mixture, vocals, estimate and mask, and the sound of both estimates.
+        """Writes pictures of mixture, vocals, estimate and mask of each item, and the sound of both estimates.
 
         The sound of the mixture and of both stems comes with the first call. Items of a few seconds, always the same
         ones, let one hear what a run learns.

@@ -17,7 +17,7 @@ from ft.errors import ConfigError
 from ft.training.checks import check_device
 
 LONGEST_WAIT = timedelta(hours=2)
-"""For another process: the first one may read every file of a large library before the others begin."""
+"""Processes wait this long for each other: the first may read every file of a large library before the others begin."""
 
 
 @dataclass(frozen=True)

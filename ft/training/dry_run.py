@@ -30,7 +30,7 @@ class MeasuredStage:
 
     stage: Stage
     steps: int
-    """Of the whole run in this stage."""
+    """Counts all steps of the run in this stage."""
     activations: int
     """The most that forward and backward of one micro-batch hold at once beside weights, gradients and their like."""
     seconds_per_step: float
@@ -49,22 +49,22 @@ class Measured:
     gradients: int
     optimizer: int
     stages: tuple[MeasuredStage, ...]
-    """Those that the run comes to, in turn."""
+    """Holds the stages that the run comes to, in turn."""
     processes: int
 
     @property
     def activations(self) -> int:
-        """Of the stage that holds the most."""
+        """Gives the bytes of the stage that holds the most."""
         return max(stage.activations for stage in self.stages)
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Counts the steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, without validation."""
+        """Estimates the time of the whole run, without validation."""
         return sum(stage.steps * stage.seconds_per_step for stage in self.stages)
 
     @property

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 MOST_NAMED = 8
 """Items and files of a batch that a message names."""
 LOWEST_SCALE = 1.0
-"""Of float16's loss: gradients that overflow at this one do so of themselves."""
+"""Gradients of float16 that overflow at this scale of the loss do so of themselves."""
 
 Key = tuple[int, int, int]
 """Epoch, index and frames of an item."""

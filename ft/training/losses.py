@@ -39,7 +39,7 @@ class Loss:
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor]) -> Loss:
-        """From weighted parts (batch,)."""
+        """Sums the means of weighted parts (batch,)."""
         means = {name: part.mean() for name, part in parts.items()}
         return cls(torch.stack(list(means.values())).sum(), {name: mean.detach() for name, mean in means.items()})
 

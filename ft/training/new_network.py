@@ -30,7 +30,7 @@ class Fitted(Protocol):
     wants_fit: bool
 
     def fit(self, inputs: Tensor) -> None:
-        """From inputs (batch, channels, bins, frames)."""
+        """Fits the network to inputs (batch, channels, bins, frames)."""
 
 
 def new_network(

@@ -9,7 +9,7 @@ import torch
 from ft.train_config import TrainConfig
 
 FUSED = ("adam", "adamw", "sgd")
-"""Those of which torch has one kernel for all weights, on CPUs and NVIDIA GPUs: a third of the time, equal results."""
+"""torch has one kernel for all weights of these, on CPUs and NVIDIA GPUs: a third of the time, equal results."""
 
 
 def make_optimizer(train: TrainConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Where a training run stands."""
+"""Says where a training run stands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ft.train_config import TrainConfig
 
 @dataclass
 class Position:
-    """Where a run stands."""
+    """Says where a run stands."""
 
     epoch: int = 0
     items: int = 0

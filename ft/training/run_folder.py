@@ -28,7 +28,7 @@ STATE, LAST, BEST, DESCRIPTION = "state.safetensors", "last.safetensors", "best.
 
 
 class RunFolder:
-    """Where one run is kept. The first of its processes writes, and all of them call what gathers a sharded network.
+    """Keeps one run. The first of its processes writes, and all of them call what gathers a sharded network.
 
     Args:
         path: made where it is missing, by what is written first; None: nothing is kept.

@@ -19,7 +19,7 @@ from ft.training.checks import check_crops
 from ft.training.losses import Loss, separation_parts
 
 Network = Callable[[Tensor], Tensor]
-"""From what `ft.data.batches.network_input` gives to logits of that shape."""
+"""Turns what `ft.data.batches.network_input` gives into logits of that shape."""
 Autocast = Callable[[], AbstractContextManager]
 """Makes the context in which the network, and only the network, runs."""
 
@@ -75,7 +75,7 @@ class SeparationTask:
         return Loss.from_parts(separation_parts(mask, batch, self.weights, self.config.audio))
 
     def validation_loss(self, network: Network, waveforms: Waveforms, autocast: Autocast, index: int = 0) -> Loss:
-        """The same; nothing is drawn for it."""
+        """Gives `loss` of a batch of validation; nothing is drawn at random for it."""
         return self.loss(network, waveforms, autocast)
 
     def mask(self, network: Network, mixture: Tensor, scale: Tensor, autocast: Autocast) -> Tensor:

@@ -52,7 +52,7 @@ DRAWN = ("train.seed", "train.instrumentals", "train.vocals", "train.pairs", "tr
 """What begins the keys by which examples are drawn."""
 SCHEDULED = ("train.stages", "train.extra_epochs")
 FIT_ITEMS = 64
-"""By which a network that wants it is fitted to its inputs."""
+"""A network that wants it is fitted to this many inputs."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -30,7 +30,7 @@ SILENT_PEAK = 1e-4
 EXAMPLES, EXAMPLE_SECONDS = 2, 5
 """What TensorBoard shows of the first validation set."""
 ToMask = Callable[[Tensor, Tensor], Tensor]
-"""From a complex spectrogram (1, channels, bins, frames) and its scale (1,) to the mask, real or complex."""
+"""Turns a complex spectrogram (1, channels, bins, frames) and its scale (1,) into the mask, real or complex."""
 
 
 class Validation:
