@@ -122,7 +122,7 @@ def measure(
             else:
                 worker.close()
                 finished[number] = result
-            logger.info("%s", _told(result, row))
+            logger.info("%s", _log_line(result, row))
         used = dict.fromkeys(rate for entry in running.values() for rate in table.rates_used(entry.row))
         meters, missing = _rate_workers(used, stack)
         calls: dict[int | Rate, Callable[[], float]] = {}
@@ -202,7 +202,7 @@ def give_up(entry: Running, error: WorkerError) -> Found:
     found = (
         _head(entry.row, entry.row.spec.batch) | _engine_facts(entry.facts) | {"status": "failed", "reason": str(error)}
     )
-    logger.warning("%s", _told(found, entry.row))
+    logger.warning("%s", _log_line(found, entry.row))
     return found
 
 
@@ -266,7 +266,7 @@ def _engine_facts(facts: Mapping[str, Any]) -> Found:
     return {"version": facts.get("version", "")}
 
 
-def _told(result: Running | Found, row: Row) -> str:
+def _log_line(result: Running | Found, row: Row) -> str:
     name = f"{row.engine} {row.precision}"
     if isinstance(result, Running):
         snr = "not compared" if result.snr is None else f"{result.snr:.1f} dB"

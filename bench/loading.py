@@ -73,9 +73,9 @@ def steps(items: Items, frames: int, batch_size: int, workers: int, seconds: flo
     waited, begin = 0.0, time.perf_counter()
     for _ in range(count):
         time.sleep(seconds)
-        asked = time.perf_counter()
+        since = time.perf_counter()
         next(batches)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - since
     share = waited / (time.perf_counter() - begin)
     assert next(batches, None) is None  # its processes have ended, so that their time can be read
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

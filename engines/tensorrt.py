@@ -16,7 +16,7 @@ from engines.devices import device_error
 from engines.plan import PlanManifest, input_shapes, read_plan, rebuild_command
 from engines.plan_cache import cache_folder, plans_folder
 from engines.tensorrt_library import gpu_of, library, log_of, why_not
-from engines.tensorrt_runner import Runner
+from engines.tensorrt_runner import PlanRunner
 from ft.errors import CheckpointError, EngineError, OutOfDeviceMemory
 from ft.files import atomic_write
 
@@ -55,7 +55,7 @@ class TensorrtEngine(Engine):
         self.memory = memory
         self.reason = reason
         self._info: EngineInfo | None = None
-        self._runner: Runner | None = None
+        self._runner: PlanRunner | None = None
         self._held = contextlib.ExitStack()
 
     def describe(self) -> EngineInfo:
@@ -140,7 +140,7 @@ class TensorrtEngine(Engine):
             if engine is None:
                 raise device_error(f"{self.model}: {module.__name__} cannot open it: {log.take_errors()}")
             make_context, save_kernels = _contexts(module, engine, manifest)
-            runner = Runner(module, engine, make_context, cuda, manifest.profiles)
+            runner = PlanRunner(module, engine, make_context, cuda, manifest.profiles)
             runner.owner = runtime
             save_kernels()
         self._runner = runner

@@ -55,7 +55,7 @@ class _Buffers:
 class Ticket:
     """A batch on its way; `result` waits for it."""
 
-    def __init__(self, runner: Runner, buffers: _Buffers, shape: Shape) -> None:
+    def __init__(self, runner: PlanRunner, buffers: _Buffers, shape: Shape) -> None:
         self._runner, self._buffers, self._shape = runner, buffers, shape
         self._values: Array | None = None
         self._error: EngineError | None = None
@@ -85,7 +85,7 @@ class Ticket:
         return self._values is not None or self._error is not None
 
 
-class Runner:
+class PlanRunner:
     """One plan on one device. `submit` starts a batch; at most `SETS` of them are on their way.
 
     Any threads may submit: one that needs buffers another one's batch is in waits for that batch, and for no thread.

@@ -69,7 +69,7 @@ def test_polarity_and_level_are_named_and_mended(pair, song, tmp_path):
 def test_written_songs_are_whole_and_what_training_reads(pair, song, tmp_path):
     pair(-5000)
     told: list[str] = []
-    assert align_folder(tmp_path, tmp_path / "out", tell=told.append) == []
+    assert align_folder(tmp_path, tmp_path / "out", report=told.append) == []
     assert "-5000 samples" in told[0]
     files = {path.stem: soundfile.read(path, dtype="float32")[0] for path in (tmp_path / "out" / "song").iterdir()}
     assert set(files) == {"mixture", "instrumental", "vocals"}
@@ -80,7 +80,7 @@ def test_written_songs_are_whole_and_what_training_reads(pair, song, tmp_path):
 
     assert len(songs_from_sources([Source(str(tmp_path / "out"))], Scan(AudioConfig()))) == 1
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    assert align_folder(tmp_path / "out", tmp_path / "out", tell=told.append) == []
+    assert align_folder(tmp_path / "out", tmp_path / "out", report=told.append) == []
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 

@@ -19,7 +19,7 @@ from ft.evaluation import evaluate as evaluation
 from ft.evaluation.evaluate import BASELINES, EvaluateOptions, evaluate
 from ft.evaluation.report import exit_code, report_lines, to_json
 from ft.evaluation.scores import METRICS, SHOWN, check_metrics, shown_metrics
-from ft.evaluation.songs import find_songs, read_song
+from ft.evaluation.songs import find_song_folders, read_song
 from ft.metrics import sdr
 
 RATE = 44100
@@ -60,7 +60,7 @@ def of_the_truth(songs, **changes):
 
 
 def test_instrumental_is_the_sum_of_the_other_stems(songs, stems):
-    found = find_songs([songs, songs / "test/One"])
+    found = find_song_folders([songs, songs / "test/One"])
     assert [song.name for song in found] == ["test/One", "test/Two"]
     one, two = (read_song(song.path) for song in found)
     assert np.allclose(one.stems["instrumental"], stems["instrumental"], atol=1e-6)
@@ -70,11 +70,11 @@ def test_instrumental_is_the_sum_of_the_other_stems(songs, stems):
 
 def test_a_song_alone_has_the_name_of_its_folder(songs, tmp_path, monkeypatch):
     monkeypatch.chdir(songs / "test/One")
-    assert [song.name for song in find_songs([Path()])] == ["One"]
+    assert [song.name for song in find_song_folders([Path()])] == ["One"]
     (tmp_path / "empty").mkdir()
     for folder, message in (("empty", "no song in it"), ("absent", "no such folder")):
         with pytest.raises(AudioError, match=message):
-            find_songs([tmp_path / folder])
+            find_song_folders([tmp_path / folder])
 
 
 def test_mono_stems_count_for_both_channels(tmp_path, stems):
@@ -335,9 +335,9 @@ def test_an_estimate_that_is_no_sound_is_named(songs, monkeypatch):
 def test_songs_of_one_name_are_told_apart(songs, stems, tmp_path):
     for name in ("a/One", "b/One", "c/a/One"):
         write(tmp_path / name, vocals=stems["vocals"], instrumental=stems["instrumental"])
-    both = find_songs([tmp_path / "a", tmp_path / "b"])
+    both = find_song_folders([tmp_path / "a", tmp_path / "b"])
     assert [song.name for song in both] == ["a/One", "b/One"]
-    names = [song.name for song in find_songs([tmp_path / "a", tmp_path / "c/a"])]
+    names = [song.name for song in find_song_folders([tmp_path / "a", tmp_path / "c/a"])]
     assert names[0].endswith(f"{tmp_path.name}/a/One") and names[1].endswith("/c/a/One") and len(set(names)) == 2
     assert not any(Path(name).is_absolute() for name in names)  # below a folder of estimates it is that of a song
     write(tmp_path / "theirs/One", **stems)
@@ -380,7 +380,7 @@ def test_picture_and_table_show_the_same(songs, monkeypatch, tmp_path):
 
 def test_links_in_a_circle_end(songs):
     (songs / "again").symlink_to(songs)
-    assert [song.name for song in find_songs([songs])] == ["test/One", "test/Two"]
+    assert [song.name for song in find_song_folders([songs])] == ["test/One", "test/Two"]
 
 
 def test_interrupted_run_tells_what_was_done(songs):

@@ -13,7 +13,7 @@ import soundfile
 from ft.config import AudioConfig, ModelConfig, NetworkConfig
 from ft.data import cache_build
 from ft.data.batches import Batching
-from ft.data.cache import CachedItems, read_manifest, shard_path
+from ft.data.cache import CachedItems, read_cache_manifest, shard_path
 from ft.data.cache_build import build_cache
 from ft.data.items import mixture_items, open_batches, open_items
 from ft.errors import AudioError, ConfigError, DataError
@@ -254,7 +254,7 @@ def test_interrupted_and_growing_caches_hold_what_one_run_makes(made, train, tmp
     monkeypatch.undo()
     assert opened(tmp_path, train).count == COUNT  # as it was, until it has grown
     build_cache(MODEL, dataclasses.replace(train, seed=8), tmp_path, COUNT + 1, per_shard=PER_SHARD)
-    assert read_manifest(tmp_path).examples == COUNT + PER_SHARD
+    assert read_cache_manifest(tmp_path).examples == COUNT + PER_SHARD
     direct = mixture_items(MODEL, train)
     grown = opened(tmp_path, train, remix=False)
     order = np.random.default_rng((train.seed, 0)).permutation(grown.count)

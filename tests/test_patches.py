@@ -12,7 +12,7 @@ import torch
 from ft.config import AudioConfig, ModelConfig, NetworkConfig
 from ft.data.batches import batch_from_waveforms, collate, spectrogram
 from ft.data.examples import MixtureItems
-from ft.data.patches import PatchGrid, cut_patches, frames_of, read_info, read_patch, waveform_of, write_patch
+from ft.data.patches import PatchGrid, cut_patches, frames_of, read_patch, read_patch_info, waveform_of, write_patch
 from ft.data.prepare import write_patches
 from ft.data.scan import Scan, Song, music_from_sources, pool_from_sources, songs_from_sources
 from ft.errors import DataError
@@ -33,7 +33,7 @@ def folders(music, tmp_path_factory) -> dict[str, Path]:
     """Patches of 64 frames of all that `music` holds."""
     root, told = tmp_path_factory.mktemp("patches"), []
     for kind, folder in (("instrumentals", "instrumentals"), ("vocals", "vocals"), ("pairs", "pairs")):
-        assert write_patches(music / folder, root, kind, size=64, tell=told.append) == []
+        assert write_patches(music / folder, root, kind, size=64, report=told.append) == []
     names = {"instrumentals": "", "vocals": "_VOCALS", "pairs": "_PAIRS"}
     return {kind: root / f"cs64_sr44100_hl1024_nf2048_of0{name}" for kind, name in names.items()}
 
@@ -67,12 +67,12 @@ def test_written_patches_hold_the_song_and_its_peak(folders, music):
     assert len(list(folders["instrumentals"].glob("0_p*"))) == 3 == -(-spec.shape[2] // 64)
     found = np.concatenate([read_patch(path, "X") for path in paths], axis=2)
     assert np.abs(found[:, :, : spec.shape[2]] - spec).max() < 1e-4
-    assert [read_info(path).peak for path in paths] == pytest.approx([np.abs(spec).max()] * 3, rel=1e-6)
+    assert [read_patch_info(path).peak for path in paths] == pytest.approx([np.abs(spec).max()] * 3, rel=1e-6)
     with np.load(paths[0], allow_pickle=False) as file:
         assert set(file.files) == {"X", "c"} and file["X"].dtype == np.complex64 and file["c"].shape == ()
-    assert read_info(next(folders["pairs"].iterdir())).is_pair
+    assert read_patch_info(next(folders["pairs"].iterdir())).is_pair
     voice, _ = soundfile.read(music / "vocals" / "1.wav", dtype="float32")
-    assert read_info(folders["vocals"] / "1_p0.npz").peak == pytest.approx(np.abs(voice).max(), rel=1e-6)
+    assert read_patch_info(folders["vocals"] / "1_p0.npz").peak == pytest.approx(np.abs(voice).max(), rel=1e-6)
 
 
 def test_second_run_writes_nothing(folders, music):
@@ -148,7 +148,7 @@ def test_training_items_follow_the_original(folders):
         hits += nearest(music_spec, "instrumentals") < 1e-5
         hits += nearest(mixture - music_spec, "vocals") < 1e-4
         assert batch.scale.item() == pytest.approx(max(item.peak, np.abs(mixture).max()), rel=1e-6)
-        assert item.peak in {np.float32(read_info(path).peak) for path in folders["instrumentals"].iterdir()}
+        assert item.peak in {np.float32(read_patch_info(path).peak) for path in folders["instrumentals"].iterdir()}
     assert hits >= 6  # of 8: a crop with the end of a song in it is not looked for
 
 
@@ -189,13 +189,13 @@ def test_bad_patches_are_named_and_nothing_pickled_is_run(tmp_path, waveform):
     ):
         np.savez(path, **arrays)
         with pytest.raises(DataError, match=message):
-            read_info(path)
+            read_patch_info(path)
     assert not ran.exists()
     write_patch(path, 1.0, spec)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="not a patch file"):
-        read_info(path)
+        read_patch_info(path)
     path.write_bytes(data[:5000] + bytes(1000) + data[6000:])
     with pytest.raises(DataError, match="cannot be read"):
         read_patch(path, "X")

@@ -163,7 +163,7 @@ def align(settings: dict, **chosen: Any) -> None:
     """
     from ft.data.prepare import align_folder
 
-    _end(align_folder(**chosen, tell=_tell(settings)))
+    _end(align_folder(**chosen, report=_reporter(settings)))
 
 
 @prepare.command()
@@ -191,7 +191,7 @@ def patches(settings: dict, **chosen: Any) -> None:
     """
     from ft.data.prepare import write_patches
 
-    _end(write_patches(**chosen, tell=_tell(settings)))
+    _end(write_patches(**chosen, report=_reporter(settings)))
 
 
 @prepare.command()
@@ -232,7 +232,7 @@ def cache(settings: dict, config: str, output: Path, assignments: tuple[str, ...
     click.echo(f"{output}: {manifest.examples} examples of {length:.2f} s; take them with --set train.cache={output}")
 
 
-def _tell(settings: dict) -> Callable[[str], object]:
+def _reporter(settings: dict) -> Callable[[str], object]:
     return (lambda text: None) if settings["quiet"] else click.echo
 
 

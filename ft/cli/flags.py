@@ -208,9 +208,9 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 def _option(item: Field[Any], annotation: Any) -> Callable[[Decorated], Decorated]:
     """The flag of a field of type bool, int, float, str, a choice of texts, or one of these or None."""
-    said = item.metadata
-    text = said["help"] if said["shown"] is None else f"{said['help']} [default: {said['shown']}]"
-    settings: dict[str, Any] = {"help": text, "group": said["group"], "metavar": said["metavar"]}
+    metadata = item.metadata
+    text = metadata["help"] if metadata["shown"] is None else f"{metadata['help']} [default: {metadata['shown']}]"
+    settings: dict[str, Any] = {"help": text, "group": metadata["group"], "metavar": metadata["metavar"]}
     types = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not NoneType]
     if words := words_of(annotation):
         settings["type"] = choice(*words)

@@ -144,10 +144,10 @@ def export(
     from ft.checkpoint import io_of
 
     io = io_of(io) or io
-    asked = [name for name, given in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
-    if len(asked) > 1:
-        raise click.UsageError(f"--{' and --'.join(asked)} contradict each other; expected one of them")
-    precision = asked[0] if asked else None
+    precisions = [name for name, given in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
+    if len(precisions) > 1:
+        raise click.UsageError(f"--{' and --'.join(precisions)} contradict each other; expected one of them")
+    precision = precisions[0] if precisions else None
     if tensorrt is None:
         if targets or batch is not None or segment_seconds is not None:
             raise click.UsageError("--target, --batch and --segment-seconds are for plans: add --tensorrt full or rtx")

@@ -87,7 +87,7 @@ def separate(
     options: SeparateOptions,
     verbose: bool,
     quiet: bool,
-    **asked: Any,
+    **request: Any,
 ) -> None:
     """Separate songs into vocals and instrumental, or what other stems a model has.
 
@@ -99,7 +99,7 @@ def separate(
     if verbose or quiet:
         set_verbosity(verbose, quiet)
     source = click.get_current_context().get_parameter_source("output")
-    if asked["jobs_file"] is not None and source is not click.core.ParameterSource.DEFAULT:
+    if request["jobs_file"] is not None and source is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("-o and --jobs-file contradict each other: jobs say where their files go")
     if model is not None and ensemble:
         raise click.UsageError("--model and --ensemble contradict each other")
@@ -108,5 +108,5 @@ def separate(
             raise click.UsageError(f"--tensorrt and --runtime {options.runtime} contradict each other")
         options = replace(options, runtime="tensorrt")
     models = ensemble or ((model,) if model is not None else ())
-    if code := run_request(Request(options=options, models=models, quiet=quiet or settings["quiet"], **asked)):
+    if code := run_request(Request(options=options, models=models, quiet=quiet or settings["quiet"], **request)):
         sys.exit(code)

@@ -90,7 +90,7 @@ def run_request(request: Request) -> int:
     except FtError as error:
         if request.json and error.exit_code == EXIT_FAILED:  # nothing could be begun, and JSON says so too
             for path in request.inputs or filter(None, [request.jobs_file]):
-                report.add(SongRecord(input=str(path), status="failed", error=str(error)), said=True)
+                report.add(SongRecord(input=str(path), status="failed", error=str(error)), printed=True)
             report.finish()
         raise
     report.finish()
@@ -123,8 +123,8 @@ class _Report:
     def exit_code(self) -> int:
         return self.summary.exit_code or (EXIT_FAILED if self._lost else 0)
 
-    def add(self, record: SongRecord, said: bool = False) -> None:
-        """`said`: whether the error is told elsewhere."""
+    def add(self, record: SongRecord, printed: bool = False) -> None:
+        """`printed`: whether the error is told elsewhere."""
         error = None if record.error is None else with_flags(record.error)
         record = record.changed(error=error, warnings=tuple(map(with_flags, record.warnings)))
         self.summary.add(record)
@@ -135,7 +135,7 @@ class _Report:
             for file in (*record.files.values(), *record.images.values()):
                 self._say(bytes(file))
         if record.error is not None:
-            if not said:
+            if not printed:
                 click.echo(f"ft: {printable(record.error)}", err=True)
         elif record.status == "done":
             times = f"{record.wall_seconds:.1f} s, {record.x_realtime:.1f} times real time"

@@ -104,7 +104,7 @@ def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
     return None
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_cache_manifest(folder: Path) -> Manifest:
     """The manifest of a cache. Raises DataError where there is none, or one of another format."""
     path = folder / MANIFEST
     try:
@@ -191,7 +191,7 @@ class CachedItems:
                 f"train.augment.{together[0]} with train.cache: mixed anew, an instrumental would keep what another "
                 f"voice did to it; leave it out, or `set` 'train.cache={{folder: {folder}, remix: false}}'"
             )
-        self.manifest = read_manifest(folder)
+        self.manifest = read_cache_manifest(folder)
         if (found := difference(self.manifest.made_from, made_from(config.audio, train))) is not None:
             raise ConfigError(f"{folder}: a cache of another configuration: {found}; {_MAKE} ANOTHER_FOLDER")
         longest = max(stage.frames for stage in train.stages)
@@ -214,14 +214,14 @@ class CachedItems:
         """The example, cut at random to `frames`. Raises DataError where a shard has been lost or damaged."""
         drawn, facts, samples = self._draw(epoch, index, frames), self.facts, self.samples(frames)
         instrumental = mixture = self._read(0, drawn.instrumental, drawn.starts[0], samples)
-        sings = bool(facts["has_vocals"][drawn.vocals])
-        if sings:
+        has_vocals = bool(facts["has_vocals"][drawn.vocals])
+        if has_vocals:
             vocals = self._read(1, drawn.vocals, drawn.starts[1], samples, self._gain(drawn))
             mixture = instrumental + (vocals[::-1] if drawn.swap_vocals else vocals)
         if drawn.swap:
             mixture, instrumental = mixture[::-1], instrumental[::-1]
         peak, headroom = facts["peak"][drawn.instrumental], facts["headroom"][drawn.level]
-        item = Item(mixture, instrumental, float(peak), sings, float(headroom))
+        item = Item(mixture, instrumental, float(peak), has_vocals, float(headroom))
         return item.in_mono() if drawn.mono else item
 
     def files(self, epoch: int, index: int, frames: int) -> list[Path]:

@@ -24,7 +24,7 @@ from ft.data.cache import (
     difference,
     made_from,
     open_shard,
-    read_manifest,
+    read_cache_manifest,
     shard_path,
 )
 from ft.data.examples import MixtureItems
@@ -125,7 +125,7 @@ def _manifest(
     manifest = Manifest(whole, per_shard, items.samples(frames), audio.channels, train.seed, made)
     if not (folder / MANIFEST).exists():
         return manifest, frames
-    there = read_manifest(folder)
+    there = read_cache_manifest(folder)
     if (found := difference(there.made_from, made)) is not None:
         raise DataError(f"{folder}: holds a cache of another configuration: {found}; choose another -o")
     if seconds is not None and there.samples != manifest.samples:
@@ -163,7 +163,7 @@ def _check_room(folder: Path, manifest: Manifest, missing: int) -> None:
     needed = missing * manifest.per_shard * 2 * 2 * manifest.channels * manifest.samples
     free = shutil.disk_usage(folder).free
     if needed > free:
-        begun = (folder / MANIFEST).exists() and read_manifest(folder).examples >= manifest.examples
+        begun = (folder / MANIFEST).exists() and read_cache_manifest(folder).examples >= manifest.examples
         advice = "ask for fewer `examples`"
         if begun:  # a cache does not shrink
             advice = f"the cache in it has {manifest.examples} examples to get: make room, or choose another -o"

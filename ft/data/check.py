@@ -211,8 +211,8 @@ def find_tracks(roots: Sequence[Root]) -> Report:
             tracks.setdefault((path.resolve(), split), track)
         named = [path for path in files_below(root.path) if not root.stems or path.stem in root.stems]
         ignored |= {path.resolve(): path for path in unread_media(named)}
-    said = {path for path, split in tracks if split}
-    tracks = {key: track for key, track in tracks.items() if key[1] or key[0] not in said}
+    named = {path for path, split in tracks if split}
+    tracks = {key: track for key, track in tracks.items() if key[1] or key[0] not in named}
     return Report(
         sorted(tracks.values(), key=lambda track: (track.path, track.split)),
         ignored=sorted(ignored.values()),
@@ -306,14 +306,14 @@ def screen_library(
     start = time.perf_counter()
     chosen = {track.path: report.measures.get(track.path) for track in report.tracks if track.role == "instrumental"}
     lengths = {path: found.seconds for path, found in chosen.items() if found is not None and found.silent < 1}
-    heard = {path: seconds if sample is None else min(seconds, sample) for path, seconds in lengths.items()}
+    listened = {path: seconds if sample is None else min(seconds, sample) for path, seconds in lengths.items()}
     known: set[Path] = set()
     for folder in clean:
         below = {path for path in lengths if path.resolve().is_relative_to(folder.resolve())}
         if not below:
             raise DataError(f"{folder}: none of the instrumentals that are checked; expected a folder of them")
         known |= below
-    total = sum(heard.values())
+    total = sum(listened.values())
     with Separator(model) as separator:
         for path, seconds in lengths.items():
             try:
@@ -322,7 +322,7 @@ def screen_library(
                 report.unreadable[path] = str(error)
                 continue
             (report.clean if path in known else report.vocals)[path] = level
-            report.screened += heard[path]
+            report.screened += listened[path]
             progress(report.screened, total)
     falling = sorted(report.clean.values(), reverse=True)
     report.vocals_db = max([vocals_db, *falling[len(falling) // CLEAN_ABOVE :][:1]])

@@ -146,9 +146,9 @@ class MixtureItems:
             seen.append(file.path)
             return read_crop(file, start, samples, sample_rate, channels)
 
-        watched = copy.copy(self)
-        watched.read = read
-        watched.item(epoch, index, frames)
+        recorder = copy.copy(self)
+        recorder.read = read
+        recorder.item(epoch, index, frames)
         return list(dict.fromkeys(seen))
 
     def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> Music:

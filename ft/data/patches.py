@@ -92,7 +92,7 @@ def folder_name(audio: AudioConfig, size: int, offset: int, suffix: str) -> str:
     return f"cs{size}_sr{audio.sample_rate}_hl{audio.hop_length}_nf{audio.n_fft}_of{offset}{suffix}"
 
 
-def read_info(path: Path) -> PatchInfo:
+def read_patch_info(path: Path) -> PatchInfo:
     """What a patch file holds, without its spectra. Raises DataError for what is none."""
     try:
         with _opened(path) as file:

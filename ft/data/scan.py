@@ -18,7 +18,7 @@ from ft.audio.open import open_source, read_blocks
 from ft.audio.sound_file import SoundFile
 from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from ft.config import AudioConfig
-from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_info
+from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_patch_info
 from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write, files_below
@@ -231,7 +231,7 @@ class Scan:
 
     def read_patch(self, path: Path) -> AudioFile | Song:
         """A patch file, opened once: a pair, or music or vocals alone. Raises DataError."""
-        info = read_info(path)
+        info = read_patch_info(path)
         check_geometry(path, info, self.audio)
         samples = self.audio.n_fft + (info.frames - 1) * self.audio.hop_length
         parts = [PatchPart(array, self.audio.hop_length) for array in ("X", "Y")]

@@ -28,7 +28,7 @@ from ft.evaluation.songs import (
     SongFolder,
     SongSound,
     find_estimates,
-    find_songs,
+    find_song_folders,
     read_estimates,
     read_song,
 )
@@ -210,7 +210,7 @@ def evaluate(
         CheckpointError, EngineError: a model that cannot be opened.
     """
     options = options or EvaluateOptions()
-    songs = find_songs(folders)
+    songs = find_song_folders(folders)
     with _opened(options, songs) as rows:
         evaluation = Evaluation(options, [row.info for row in rows], len(songs))
         try:

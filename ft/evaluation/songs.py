@@ -69,7 +69,7 @@ class SongSound:
     made: Made
 
 
-def find_songs(folders: Sequence[Path]) -> list[SongFolder]:
+def find_song_folders(folders: Sequence[Path]) -> list[SongFolder]:
     """The songs in folders, each itself a song or searched with all that is in it; sorted, each once.
 
     A song is a folder that holds audio whose name stands for mixture, vocals or instrumental (`ft.stems`). Where two

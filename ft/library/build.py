@@ -28,7 +28,7 @@ from ft.library.deb import COPYRIGHT, extract_audio
 from ft.library.manifest import hours_per_folder, write_manifest, write_text
 from ft.library.recipes import Written
 from ft.library.sound import duration
-from ft.library.sources import AudioFile, Package, Sources, fetch_package, load_sources, verify
+from ft.library.sources import Package, SourceFile, Sources, fetch_package, load_sources, verify
 from ft.progress import Progress
 from ft.sing import RECIPE as SINGER_RECIPE
 from ft.sing.voice import load_world
@@ -172,7 +172,7 @@ def _mixed_unit(library: Path, audio: Path, sources: Sources) -> Iterator[Unit]:
 
 
 def _audio_unit(
-    name: str, audio: Path, files: tuple[AudioFile, ...], tasks: Sequence[Task], **settings: object
+    name: str, audio: Path, files: tuple[SourceFile, ...], tasks: Sequence[Task], **settings: object
 ) -> Unit:
     def verified(scratch: Path) -> Iterator[Task]:
         for file in files:
@@ -182,7 +182,7 @@ def _audio_unit(
     return Unit(name, {"files": [asdict(file) for file in files], **settings}, verified)
 
 
-def _sung_units(library: Path, audio: Path, files: tuple[AudioFile, ...], minutes: float) -> Iterator[Unit]:
+def _sung_units(library: Path, audio: Path, files: tuple[SourceFile, ...], minutes: float) -> Iterator[Unit]:
     load_world()  # says at once if it is missing
     for kind, share in (("sung", SUNG_SHARE), ("spoken", 1 - SUNG_SHARE)):
         voices = [file for file in files if file.kind == kind]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ft.library.sound import SAMPLE_RATE, read, without_silence, write
-from ft.library.sources import AudioFile
+from ft.library.sources import SourceFile
 
 MUSIC_SECONDS = 20.0
 CLIPS_SECONDS = 120.0
@@ -46,18 +46,18 @@ def music(library: Path, path: str, track: Path, source: str, licence: str) -> l
     return [save(library, path, stereo, source, licence)]
 
 
-def voice(library: Path, folder: str, audio: Path, file: AudioFile) -> list[Written]:
+def voice(library: Path, folder: str, audio: Path, file: SourceFile) -> list[Written]:
     """A voice as it is."""
     path = f"{folder}/{voice_name(file)}.wav"
     return [save(library, path, read(audio / file.path), file.path, file.licence)]
 
 
-def voice_name(file: AudioFile) -> str:
+def voice_name(file: SourceFile) -> str:
     """`voices/vctk/p225.ogg` is `vctk_p225`."""
     return file.path.partition("/")[2].rpartition(".")[0].replace("/", "_")
 
 
-def synthesised(library: Path, audio: Path, file: AudioFile, seconds: float, source: str) -> list[Written]:
+def synthesised(library: Path, audio: Path, file: SourceFile, seconds: float, source: str) -> list[Written]:
     """Singing made from a recorded voice, in stereo; nothing where the voice cannot be used for it."""
     from ft.sing.singer import sing_songs
 
@@ -102,7 +102,7 @@ def pair(library: Path, folder: str, audio: Path, name: str, licence: str) -> li
 
 
 def mixed_song(
-    library: Path, audio: Path, voice: AudioFile, track: str, level_db: float, start: float
+    library: Path, audio: Path, voice: SourceFile, track: str, level_db: float, start: float
 ) -> list[Written]:
     """A voice in the middle over a track of the library, in float, as a song with its stems; nothing is trained on it.
 

@@ -16,7 +16,7 @@ from ft.errors import DataError
 
 
 @dataclass(frozen=True)
-class AudioFile:
+class SourceFile:
     """A file of the audio folder. `kind` is explained in `sources.yaml`."""
 
     path: str
@@ -59,10 +59,10 @@ class Sources:
     audio_seconds: float
     packages: tuple[Package, ...]
     soundfont: Package | None
-    audio: tuple[AudioFile, ...]
+    audio: tuple[SourceFile, ...]
     mixed: Mixed | None = None
 
-    def of_kind(self, *kinds: str) -> tuple[AudioFile, ...]:
+    def of_kind(self, *kinds: str) -> tuple[SourceFile, ...]:
         return tuple(file for file in self.audio if file.kind in kinds)
 
 
@@ -77,7 +77,7 @@ def load_sources(path: Path | None = None) -> Sources:
         for name, value in group["files"].items():
             entry = value if isinstance(value, dict) else {"sha256": value}
             attribution = group["attribution"].format(by=entry.get("by", "not named"))
-            audio.append(AudioFile(name, entry["sha256"], group["kind"], group["licence"], attribution))
+            audio.append(SourceFile(name, entry["sha256"], group["kind"], group["licence"], attribution))
     mixed = table.get("mixed")
     songs = Mixed(**{**mixed, "tracks": tuple(mixed["tracks"])}) if mixed else None
     return Sources(table["recipe"], table["audio_seconds"], packages, soundfont, tuple(audio), songs)

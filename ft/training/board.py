@@ -45,7 +45,7 @@ class Board:
         if step:
             self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step + 1)
         self._draws = True
-        self._told = False
+        self._has_references = False
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point of a curve for each value, by its name, e.g. `train/loss`."""
@@ -71,14 +71,14 @@ class Board:
             rest = mixture - kept
             vocals, backing = (kept, rest) if self.config.mask_stem == "vocals" else (rest, kept)
             sounds = {"vocals": vocals, "instrumental": backing}
-            if not self._told:
+            if not self._has_references:
                 true = {"mixture": mixture, "vocals": mixture - instrumental, "instrumental": instrumental}
                 sounds |= {f"true {name}": waveform for name, waveform in true.items()}
             for name, waveform in sounds.items():
                 self._sound(f"example {number}/{name}", waveform.numpy(), step)
             panels = {"mixture": mixture, "vocals, true": mixture - instrumental, "vocals, estimate": vocals}
             self._picture(f"example {number}", {name: panel.numpy() for name, panel in panels.items()}, mask, step)
-        self._told = True
+        self._has_references = True
         self._writer.flush()
 
     def close(self) -> None:
