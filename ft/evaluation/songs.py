@@ -30,7 +30,7 @@ class SongFolder:
 
     path: Path
     name: str
-    """Names of the folder and those above it, up to the one that was named, with / between; more where two would be one."""
+    """Names of its folder and those above it, up to the one that was named, by /; more where two would be one."""
     unique: bool = True
     """No other song's folder has this one's name, so that estimates can be known by it alone."""
 
