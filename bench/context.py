@@ -1,6 +1,6 @@
 """Vocals SDR of the example against the context on both sides of a window: what justifies the default.
 
-python -m bench.context [--engine MODEL] [--segment-seconds 12] [--overlap 0.05]
+python -m bench.context [--model MODEL] [--segment-seconds 12] [--overlap 0.05]
 
 Without a model it is the shipped one in fp32, also where `ft separate` takes that in int8: what the context does is not
 to be mixed with what rounding does.
@@ -86,7 +86,7 @@ class Counted:
 
 
 @click.command()
-@click.option("--engine", "model", default=FP32_MODEL, show_default=True)
+@click.option("--model", "--engine", "model", default=FP32_MODEL, show_default=True)
 @click.option("--segment-seconds", default=WINDOW_SECONDS, show_default=True)
 @click.option("--overlap", default=OVERLAP, show_default=True)
 def main(model: str, segment_seconds: float, overlap: float) -> None:

@@ -1,6 +1,6 @@
 """Peak memory of `ft separate`, child processes included, on two minutes and on an hour of sound.
 
-python -m bench.memory [--engine MODEL] [--format flac] [--seconds 120 --seconds 28800]
+python -m bench.memory [--model MODEL] [--format flac] [--seconds 120 --seconds 28800]
 
 Without a model it is the one that `ft separate` takes. The sound is the example, repeated; the length of what
 comes out is checked. Linux only (it reads /proc). An hour takes about 4 GB in the temporary folder, eight hours 35 GB.
@@ -70,7 +70,7 @@ def _resident(pid: int) -> int:
 
 
 @click.command()
-@click.option("--engine", "model", help="A model file. [default: default, the shipped one]")
+@click.option("--model", "--engine", "model", help="A model file. [default: default, the shipped one]")
 @click.option("--format", "format_", help="Of the stems. [default: wav]")
 @click.option("--seconds", "lengths", multiple=True, default=(120, 3600), show_default=True, type=int)
 def main(model: str | None, format_: str | None, lengths: tuple[int, ...]) -> None:
@@ -82,7 +82,7 @@ def main(model: str | None, format_: str | None, lengths: tuple[int, ...]) -> No
             repeat_example(song, seconds)
             command = [sys.executable, "-m", "ft", "separate", str(song), "-o", folder]
             command += [] if format_ is None else ["--format", format_]
-            command += [] if model is None else ["--engine", model]
+            command += [] if model is None else ["--model", model]
             start = time.perf_counter()
             peaks.append(peak_mb(command))
             took = time.perf_counter() - start

@@ -1,6 +1,6 @@
 """How many times real time a separation runs, from file to files, and which part of it takes how much.
 
-python -m bench.speed [--engine MODEL] [--runtime auto] [--device auto] [--rounds 5] [--cores 2] [--seconds 60]
+python -m bench.speed [--model MODEL] [--runtime auto] [--device auto] [--rounds 5] [--cores 2] [--seconds 60]
 
 Without a model it is the one that `ft separate` takes. The song is the example, repeated. `engine alone` runs the same
 windows through the same engine and does nothing else; both run in turn. Shares are of processor time, so that parts
@@ -252,7 +252,7 @@ def as_lines(rows: Sequence[Found]) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--engine", "model", help="A model file. [default: default, the shipped one]")
+@click.option("--model", "--engine", "model", help="A model file. [default: default, the shipped one]")
 @click.option("--runtime", default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=5, show_default=True)

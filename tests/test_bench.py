@@ -132,7 +132,7 @@ def test_without_a_model_the_speed_is_that_of_what_ft_separate_takes(monkeypatch
     assert (row["model"], row["precision"]) == (model_path(suits).name, precision)
 
 
-@pytest.mark.parametrize(("arguments", "tail"), [([], []), (["--engine", "m.onnx"], ["--engine", "m.onnx"])])
+@pytest.mark.parametrize(("arguments", "tail"), [([], []), (["--engine", "m.onnx"], ["--model", "m.onnx"])])
 def test_without_a_model_the_memory_is_that_of_what_ft_separate_takes(monkeypatch, arguments, tail):
     commands: list[list[str]] = []
 

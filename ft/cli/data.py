@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ft.cli.flags import AS_JSON, PATH, SET, with_flags
+from ft.cli.flags import AS_JSON, MODEL, PATH, SET, with_flags
 
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH, help="Folder to write to.")
 _MAX_DELAY = click.option(
@@ -42,12 +42,7 @@ def data() -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key of CONFIG.")
 @click.option("--screen", is_flag=True, help="Listen for vocals in instrumentals, with a model.")
 @click.option(
-    "-m",
-    "--model",
-    "--engine",
-    "model",
-    metavar="MODEL",
-    help="The model of --screen, which this implies. [default: the shipped one]",
+    *MODEL, "model", metavar="MODEL", help="The model of --screen, which this implies. [default: the shipped one]"
 )
 @click.option(
     "--sample",

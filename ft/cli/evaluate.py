@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ft.cli.flags import DEVICE, PATH, choice, with_flags
+from ft.cli.flags import DEVICE, MODEL, PATH, choice, with_flags
 from ft.errors import FtError
 from ft.options import Runtime, words_of
 
@@ -22,9 +22,7 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("songs", nargs=-1, required=True, type=PATH)
 @click.option(
-    "-m",
-    "--model",
-    "--engine",
+    *MODEL,
     "models",
     multiple=True,
     metavar="MODEL",

@@ -65,6 +65,8 @@ def choice(*words: str) -> click.Choice:
 
 
 PATH = click.Path(path_type=Path)
+MODEL = ("-m", "--model", "--engine")
+"""What a model is called in every command, `--engine` for those who know it so."""
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 SET = click.option(
@@ -80,55 +82,33 @@ class GroupedOption(click.Option):
         self.group = group
 
 
-SAME_MEANING = {
-    "overwrite": "--force",
-    "replace": "--force",
-    "resume": "--skip-existing",
-    "out": "-o",
-    "outdir": "-o",
-    "output-dir": "-o",
-    "output-path": "-o",
-    "store-dir": "-o",
-    "output-format": "--format",
-    "codec": "--format",
-    "ext": "--format",
-    "wav": "--format wav",
-    "flac": "--format flac",
-    "mp3": "--format mp3",
-    "int24": "--bit-depth 24",
-    "float32": "--bit-depth float",
-    "pcm-type": "--bit-depth",
-    "mp3-bitrate": "--bitrate",
-    "output-bitrate": "--bitrate",
-    "single-stem": "--stem",
-    "stems": "--stem",
-    "targets": "--stem",
-    "filename": "--name-template",
-    "filename-format": "--name-template",
-    "filename-template": "--name-template",
-    "custom-output-names": "--name-template",
-    "model-filename": "--model",
-    "model-path": "--model",
-    "name": "--model",
-    "extra-models": "--ensemble",
-    "shifts": "--tta",
-    "segment": "--segment-seconds",
-    "segment-size": "--segment-seconds",
-    "chunk-size": "--segment-seconds",
-    "chunk-duration": "--segment-seconds",
-    "jobs": "--threads",
-    "workers": "--threads",
-    "cpu": "--device cpu",
-    "force-cpu": "--device cpu",
-    "gpu": "--device cuda",
-    "cuda": "--device cuda",
-    "offset": "--start",
-    "end": "--duration",
-    "length": "--duration",
-    "draw-spectro": "--images",
-    "output-image": "--images",
-    "recursive": "a folder as INPUT, which is searched with all that is in it",
+_OTHER_NAMES = {
+    "--force": "overwrite replace",
+    "--skip-existing": "resume",
+    "-o": "out outdir output-dir output-path store-dir",
+    "--format": "output-format codec ext",
+    "--format wav": "wav",
+    "--format flac": "flac",
+    "--format mp3": "mp3",
+    "--bit-depth 24": "int24",
+    "--bit-depth float": "float32",
+    "--bit-depth": "pcm-type",
+    "--bitrate": "mp3-bitrate output-bitrate",
+    "--stem": "single-stem stems targets",
+    "--name-template": "filename filename-format filename-template custom-output-names",
+    "--model": "model-filename model-path name",
+    "--ensemble": "extra-models",
+    "--tta": "shifts",
+    "--segment-seconds": "segment segment-size chunk-size chunk-duration",
+    "--threads": "jobs workers",
+    "--device cpu": "cpu force-cpu",
+    "--device cuda": "gpu cuda",
+    "--start": "offset",
+    "--duration": "end length",
+    "--images": "draw-spectro output-image",
+    "a folder as INPUT, which is searched with all that is in it": "recursive",
 }
+SAME_MEANING = {name: here for here, names in _OTHER_NAMES.items() for name in names.split()}
 """What flags of demucs, python-audio-separator, MSST, spleeter, open-unmix and vocal-remover are called here."""
 
 
@@ -150,23 +130,18 @@ class GroupedCommand(click.Command):
             raise click.UsageError(f"No such option '{error.option_name}'. Did you mean '{meant}'?", context) from None
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS[:-1]}
-        others = []
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
         for parameter in self.get_params(context):
             row = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
-            if row is None:
-                continue
-            group = getattr(parameter, "group", OTHER)
-            if group == OTHER:
-                others.append(row)
-            else:
-                groups.setdefault(group, []).append(row)
-        groups[OTHER] = others  # the last, whatever groups came between
+            if row is not None:
+                # Equally wide, so that the texts of all groups begin in one column.
+                rows = groups.setdefault(getattr(parameter, "group", OTHER), [])
+                rows.append((row[0].ljust(HELP_COLUMN), row[1]))
+        groups[OTHER] = groups.pop(OTHER)  # the last, whatever groups came between
         for name, rows in groups.items():
             if rows:
                 with formatter.section(name):
-                    # Equally wide, so that the texts of all groups begin in one column.
-                    formatter.write_dl([(first.ljust(HELP_COLUMN), text) for first, text in rows], HELP_COLUMN)
+                    formatter.write_dl(rows, HELP_COLUMN)
 
 
 def grouped_option(*flags: str, group: str = OTHER, **settings: Any) -> Callable[[Decorated], Decorated]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from ft.cli.flags import PATH, GroupedCommand, choice, grouped_option, options_of
+from ft.cli.flags import MODEL, PATH, GroupedCommand, choice, grouped_option, options_of
 from ft.cli.verbosity import set_verbosity
 from ft.options import SeparateOptions
 
@@ -27,54 +28,29 @@ _PATH = _Path(path_type=Path, allow_dash=True, readable=False)
 """What cannot be read fails by itself, so that the other inputs are done."""
 
 
+_INPUT, _OUTPUT, _ENGINE = (functools.partial(grouped_option, group=name) for name in ("Input", "Output", "Engine"))
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=_PATH)
-@grouped_option(
-    "-o",
-    "--output",
-    type=_PATH,
-    default="separated",
-    help="Folder, or - for standard output. [default: separated]",
-    group="Output",
+@_OUTPUT(
+    "-o", "--output", type=_PATH, default="separated", help="Folder, or - for standard output. [default: separated]"
 )
-@grouped_option(
-    "--json", is_flag=True, help="Print a line of JSON for each input and one of all, not the files.", group="Output"
-)
-@grouped_option("--jobs-file", type=PATH, help="Read what goes where from JSON, with no INPUT.", group="Input")
-@grouped_option(
+@_OUTPUT("--json", is_flag=True, help="Print a line of JSON for each input and one of all, not the files.")
+@_INPUT("--jobs-file", type=PATH, help="Read what goes where from JSON, with no INPUT.")
+@_INPUT(
     "--raw",
     type=choice("f32le", "s16le"),
     help="Pipes hold bare samples, not WAV: standard input with --rate, and -o -.",
-    group="Input",
 )
-@grouped_option(
-    "--raw-output",
-    type=choice("f32le", "s16le", "wav"),
-    help="What -o - gets. [default: as --raw]",
-    group="Output",
+@_OUTPUT("--raw-output", type=choice("f32le", "s16le", "wav"), help="What -o - gets. [default: as --raw]")
+@_INPUT("--rate", type=click.IntRange(1), metavar="HZ", help="Rate of bare samples that come in.")
+@_INPUT("--channels", type=click.IntRange(1, 2), metavar="N", help="Channels of bare samples that come in.")
+@_ENGINE(
+    *MODEL, "model", metavar="MODEL", help="An .onnx, .safetensors or .plan file. [default: default, the shipped model]"
 )
-@grouped_option(
-    "--rate", type=click.IntRange(1), metavar="HZ", help="Rate of bare samples that come in.", group="Input"
-)
-@grouped_option(
-    "--channels", type=click.IntRange(1, 2), metavar="N", help="Channels of bare samples that come in.", group="Input"
-)
-@grouped_option(
-    "-m",
-    "--model",
-    "--engine",
-    "model",
-    metavar="MODEL",
-    help="An .onnx, .safetensors or .plan file. [default: default, the shipped model]",
-    group="Engine",
-)
-@grouped_option("--ensemble", multiple=True, metavar="MODEL", help="In place of --model; repeatable.", group="Engine")
-@grouped_option(
-    "--tensorrt",
-    is_flag=True,
-    help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.",
-    group="Engine",
-)
+@_ENGINE("--ensemble", multiple=True, metavar="MODEL", help="In place of --model; repeatable.")
+@_ENGINE("--tensorrt", is_flag=True, help="Short for --runtime tensorrt; builds a plan of an .onnx and keeps it.")
 @options_of(SeparateOptions)
 @grouped_option("-v", "--verbose", is_flag=True, help="Show debug messages, as ft -v does.")
 @grouped_option("-q", "--quiet", is_flag=True, help="Show warnings and errors only, as ft -q does.")
