@@ -10,13 +10,15 @@ import dataclasses
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft.config import ModelConfig, Spectrogram
 from ft.errors import ConfigError
 from ft.settings import build, plain
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ft.models.network import SeparationNetwork
 
 NETWORKS = {
@@ -36,12 +38,14 @@ class Sizes:
     """Channels of its input, real and imaginary parts counted."""
     gives: int
     """Channels of its output for each stem."""
-    stems: int
+    stems: tuple[str, ...]
     values: int
     """Bins of a frame, or samples of one in front of a waveform network."""
     parts: int = 1
     """Real numbers of each value that is read."""
     sample_rate: int = 44100
+    activation: Literal["sigmoid", "relu", "none"] = "none"
+    """What follows the network (`Output.activation`)."""
 
     @classmethod
     def of(cls, config: ModelConfig) -> Sizes:
@@ -51,11 +55,21 @@ class Sizes:
         return cls(
             channels * parts,
             channels * config.output.parts,
-            len(config.stems),
+            config.stems,
             values,
             parts,
             config.sample_rate,
+            config.output.activation or "none",
         )
+
+    def by_stem(self, x: Tensor) -> Tensor:
+        """Gives (batch, channels of all stems, ...) the axis of stems that a network's output has where they are many.
+
+        >>> import torch
+        >>> Sizes(1, 2, ("vocals", "drums"), 8).by_stem(torch.zeros(1, 4, 8, 3)).shape
+        torch.Size([1, 2, 2, 8, 3])
+        """
+        return x.unflatten(1, (len(self.stems), self.gives)) if len(self.stems) > 1 else x
 
 
 def module_of(kind: str) -> ModuleType:

@@ -10,9 +10,9 @@ The public layout is (batch, channels, bins, frames). Inside, features come last
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +212,7 @@ class FrameTransformer(SeparationNetwork):
     Modules are named `enc1` to `enc6`, `dec5` to `dec1` (of six levels) and `<name>_transformer`, as in the original.
     """
 
-    twins: ClassVar = {RotaryEmbedding: NativeRotaryEmbedding}
+    twins: Mapping = {RotaryEmbedding: NativeRotaryEmbedding}
     keeps_float32 = (RotaryEmbedding,)
 
     def __init__(self, numbers: Config, sizes: Sizes) -> None:
@@ -240,7 +240,7 @@ class FrameTransformer(SeparationNetwork):
             if numbers.transformer:
                 transformer = FrameTransformerDecoder(width, features, numbers.heads[level], numbers)
                 self.add_module(f"{name}_transformer", transformer)
-        given = sizes.gives * sizes.stems
+        given = sizes.gives * len(sizes.stems)
         self.out = uniform((given, numbers.width(0)), given)
         if numbers.standardize:
             self.standard_in = BinAffine(sizes.reads, sizes.values)
@@ -295,8 +295,7 @@ class FrameTransformer(SeparationNetwork):
         x = mix_channels(x, self.out)
         if self.numbers.standardize:
             x = self.standard_out(x)
-        x = x.transpose(2, 3)
-        return x.unflatten(1, (self.sizes.stems, self.sizes.gives)) if self.sizes.stems > 1 else x
+        return self.sizes.by_stem(x.transpose(2, 3))
 
     def is_unused(self, name: str) -> bool:
         encoder_norm3 = name.startswith("enc") and "_transformer.norm3." in name

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,9 +21,9 @@ class SeparationNetwork(nn.Module):
     """What the network belongs to; set by `ft.checkpoint.load_model` only."""
     wants_fit = False
     """Whether `fit` is to be called before training."""
-    twins: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {}
+    twins: Mapping[type[nn.Module], type[nn.Module]] = {}
     """Modules with a form that becomes one native node of ONNX (opset 23): what to make of which."""
-    keeps_float32: ClassVar[tuple[type[nn.Module], ...]] = ()
+    keeps_float32: tuple[type[nn.Module], ...] = ()
     """Modules whose own weights stay in float32 when the network is halved."""
 
     def fit(self, inputs: Tensor) -> None:
