@@ -138,7 +138,9 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: {value!r}, expected keys and values")
-        return plain(dict(value))
+        if arguments[1] is Any:
+            return plain(dict(value))
+        return {str(key): _coerce(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             value = [value]

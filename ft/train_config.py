@@ -24,7 +24,7 @@ class Source:
     """Share of the draws that go to this folder; by default the number of its files, so that each weighs the same."""
     stems: tuple[str, ...] = ()
     """Only files of these names, e.g. drums and other. An instrumental is then the sum of one file of each, of songs
-    that are drawn apart; vocals are one file of any."""
+    that are drawn apart; any other stem is one file of any."""
 
     def __post_init__(self) -> None:
         if not self.folder:
@@ -45,7 +45,8 @@ class Cache:
 
     folder: str = ""
     remix: bool = True
-    """Vocals and level of an example come from two others, drawn anew each time; else it is always the same mixture."""
+    """Each stem but the first, and the level of the vocals, come from other examples, drawn anew each time; else it is
+    always the same mixture."""
 
     def __post_init__(self) -> None:
         if not self.folder:
@@ -73,6 +74,11 @@ class Stage:
         if self.last_epoch < 1:
             raise ConfigError(f"last_epoch: {self.last_epoch}, expected 1 or more: the first epoch is number 1")
 
+    @property
+    def items(self) -> int:
+        """Of an optimizer step of one process."""
+        return self.batch_size * self.accumulation
+
 
 @dataclass(frozen=True)
 class VoxAug:
@@ -93,7 +99,7 @@ class VoxAug:
     mixup_alpha: float = 0.4
     """Both parameters of the Beta distribution that blends."""
     force: bool = True
-    """Real pairs are used as instrumentals too, so that vocals are always mixed in."""
+    """Of real songs all but the vocals is taken, so that vocals are always mixed in."""
 
     def __post_init__(self) -> None:
         share(self, "skip_vocals", "drop_vocals", "swap_channels", "mute_channel", "second_vocal", "mixup")
@@ -184,16 +190,18 @@ class Augment:
 class Losses:
     """Weights of the parts of the objective. The original's is `magnitude_l1` alone.
 
-    An error of the masked stem is, with the other sign, that of the other stem, so that what is made of the error alone
-    is the same for both. `magnitude_l1` is that of the masked stem; for the rest see `stems`.
+    X is the mixture, Y a stem and E its estimate. Each is a mean over what the network gives: its stems, or the rest
+    where `output.of` says so. The error of a rest is, with the other sign, the sum of those of the stems, so that what
+    is made of the error alone is not asked of it; for the others see `stems`. For a network of waveforms, spectra are
+    those of 2048 samples every 1024.
     """
 
     magnitude_l1: float = 1.0
-    """Mean of | mask |X| - |Y| |, where |X| and |Y| are clipped at the scale."""
+    """Mean of | |E| - |Y| | over the scale, at which |Y| is clipped."""
     complex_l1: float = 0.0
-    """Mean of | mask X - Y | over complex values: counts the phase that a mask cannot mend."""
+    """Mean of | E - Y | over complex values: counts the phase that a mask cannot mend."""
     energy: float = 0.0
-    """Energy of mask X - Y over the energy of X, item by item: what SDR is made of."""
+    """Energy of E - Y over the energy of X, item by item: what SDR is made of."""
     waveform_l1: float = 0.0
     """Mean error of samples, full scale being 1."""
     si_sdr: float = 0.0
@@ -207,7 +215,7 @@ class Losses:
     stft_n_fft: tuple[int, ...] = (512, 1024, 2048)
     """Window lengths in samples; each advances by a quarter of itself."""
     stems: Literal["both", "masked"] = "both"
-    """Whether the last four are means over both stems, or those of the stem that the mask keeps."""
+    """Whether the last four are means over the stems and the rest, or over what the network gives alone."""
 
     def __post_init__(self) -> None:
         weights = [f.name for f in dataclasses.fields(self) if f.name not in ("stft_n_fft", "stems")]
@@ -216,6 +224,11 @@ class Losses:
             raise ConfigError(f"no weight above 0, expected one of {', '.join(weights)}")
         if not self.stft_n_fft or any(n_fft < 4 or n_fft % 4 for n_fft in self.stft_n_fft):
             raise ConfigError(f"stft_n_fft: {list(self.stft_n_fft)}, expected numbers of samples divisible by 4")
+
+    @property
+    def on_spectra(self) -> bool:
+        """Whether the estimate is needed as a spectrum."""
+        return bool(self.magnitude_l1 or self.complex_l1 or self.energy)
 
     @property
     def on_stft(self) -> bool:
@@ -246,13 +259,13 @@ class Validation:
     """Data of the two validation sets, and of the songs whose SDR is followed."""
 
     pairs: tuple[Source, ...] = ()
-    """Real pairs: a folder with `mixture` and `instrumental` (and perhaps `vocals`) in each song's folder."""
+    """Real songs: folders as those of `train.pairs`."""
     instrumentals: tuple[Source, ...] = ()
     vocals: tuple[Source, ...] = ()
     items: int = 64
     """Crops per set."""
     songs: tuple[Source, ...] = ()
-    """Folders of songs as in `pairs` that are separated whole, for the SDR of both stems."""
+    """Folders of songs as in `pairs` that are separated whole, for the SDR of each stem."""
 
     def __post_init__(self) -> None:
         positive(self, "items")
@@ -268,7 +281,11 @@ class TrainConfig:
     """Weights to begin with: a checkpoint, an exported .onnx, or `default`, the shipped model."""
     instrumentals: tuple[Source, ...] = ()
     vocals: tuple[Source, ...] = ()
+    stems: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
+    """Folders of each stem, in place of `instrumentals` and `vocals`: of each one file is drawn, of any song."""
     pairs: tuple[Source, ...] = ()
+    """Real songs, each a folder of files named after their stems: `mixture` and `instrumental`, or `drums`, `bass`,
+    `other` and `vocals` as in MUSDB18-HQ. Stems that are not there are made of those that are."""
     cache: Cache | None = None
     """Finished examples that are taken in place of the folders above, from which they were made."""
     validation: Validation = field(default_factory=Validation)
@@ -339,6 +356,12 @@ class TrainConfig:
         scored = sets.pairs or sets.instrumentals or (sets.songs and self.task == "separate")
         if self.patience is not None and not scored:
             raise ConfigError("patience: needs a score to wait for; name validation.songs or other sets")
+        if self.stems and (self.instrumentals or self.vocals):
+            raise ConfigError("stems: beside instrumentals or vocals; name the folders of all stems in it")
+        if empty := [name for name, sources in self.stems.items() if not sources]:
+            raise ConfigError(f"stems: no folder of {empty[0]}; expected one or more for each stem")
+        if self.stems and not set(self.stems) - {"vocals"}:
+            raise ConfigError("stems: vocals alone, expected the other stems of the mixture too")
         if self.vocals and not (self.instrumentals or self.pairs):
             raise ConfigError("instrumentals: none, expected folders of music without vocals to mix the vocals into")
 

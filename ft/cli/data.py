@@ -209,7 +209,7 @@ def cache(settings: dict, config: str, output: Path, assignments: tuple[str, ...
     What an interrupted run has made is kept; a higher number of --examples adds some. Longer examples give more crops.
     """
     from ft.config import model_config_from_yaml
-    from ft.data.scan import check_sources
+    from ft.data.sources import check_sources
     from ft.files import check_writable
     from ft.progress import share_bar
     from ft.settings import load_yaml, override
@@ -217,7 +217,7 @@ def cache(settings: dict, config: str, output: Path, assignments: tuple[str, ...
 
     values = override(load_yaml(config), assignments)
     model, train = model_config_from_yaml(values, config), train_config_from_yaml(values, config)
-    check_sources(replace(train, cache=None))
+    check_sources(replace(train, cache=None), model)
     check_writable(output / "examples")
     from ft.data.cache_build import build_cache  # torch, once nothing is wrong
 

@@ -1,12 +1,13 @@
 """The augmentation of a configuration beyond the first set: what is done to each part of a mixture, and to the whole.
 
 The mixture stays the sum of its parts: what is done to a part is done before they are added, gains over time are
-applied to all alike, and what a codec adds to the mixture goes to the instrumental. No random number is drawn for what
-is off.
+applied to all alike, and what a codec adds to the mixture goes to all but the vocals. No random number is drawn for
+what is off.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 
 import numpy as np
@@ -37,7 +38,7 @@ class Parts:
 
     @property
     def apart(self) -> bool:
-        """Whether anything is done to vocals and instrumental each, so that a real pair has to be taken apart."""
+        """Whether anything is done to the stems of a real song each for itself."""
         options = self.options
         each = (options.gain, options.swap_channels, options.polarity, options.equaliser, options.codec)
         return any(each) or self.stretches or bool(options.choir) or bool(options.pause)
@@ -109,44 +110,48 @@ class Parts:
         """Vocals that rest for a while."""
         return augment.pause(rng, vocals, self.sample_rate) if chance(rng, self.options.pause) else vocals
 
-    def pair(
-        self, rng: np.random.Generator, mixture: Waveform, instrumental: Waveform, change: Stretch, samples: int
-    ) -> tuple[Waveform, Waveform, float]:
-        """A real pair of `change.needed(samples)` with its parts changed each for itself, and the larger of the gains.
+    def song(self, rng: np.random.Generator, stems: Mapping[str, Waveform]) -> tuple[dict[str, Waveform], float]:
+        """Gives the stems of a real song changed each for itself, and the largest of the gains."""
+        gains = {name: self.gain(rng) for name in sorted(stems, key="vocals".__ne__)}
+        changed = {}
+        for name, gain in gains.items():
+            sings = name == "vocals"
+            waveform = self.part(rng, self.choir(rng, stems[name]) if sings else stems[name])
+            changed[name] = (self.paused(rng, waveform) if sings else waveform) * gain
+        return changed, float(max(gains.values()))
 
-        Vocals are what the mixture has more than the instrumental.
-        """
-        vocals = self.stretched(mixture - instrumental, change, samples)
-        instrumental = self.stretched(instrumental, change, samples)
-        gains = self.gain(rng), self.gain(rng)
-        vocals = self.paused(rng, self.part(rng, self.choir(rng, vocals))) * gains[0]
-        instrumental = self.part(rng, instrumental) * gains[1]
-        return vocals + instrumental, instrumental, float(max(gains))
+    def whole(self, rng: np.random.Generator, stems: dict[str, Waveform]) -> dict[str, Waveform]:
+        """Gives the stems as mastering of their mixture and a codec leave them.
 
-    def whole(self, rng: np.random.Generator, mixture: Waveform, instrumental: Waveform) -> tuple[Waveform, Waveform]:
-        """Mixture and instrumental as mastering and a codec leave them.
-
-        What compression and clipping do to the mixture is done to the instrumental by the same gain. The codec is
-        applied to the mixture alone and the vocals stay as they are, so that its noise is part of the instrumental,
-        like everything in the mixture that is not the voice.
+        What compression and clipping do to the mixture is done to each by the same gain. The codec is applied to the
+        mixture alone and the vocals stay as they are, so that its noise is part of the others, like everything in the
+        mixture that is not the voice.
         """
         options = self.options
         if chance(rng, options.compress):
             from ft.data.augment_dynamics import RATIOS, THRESHOLDS_DB, compressor_gain
 
-            gain = compressor_gain(mixture, rng.uniform(*THRESHOLDS_DB), rng.uniform(*RATIOS), self.sample_rate)
-            mixture, instrumental = mixture * gain, instrumental * gain
+            drawn = rng.uniform(*THRESHOLDS_DB), rng.uniform(*RATIOS)
+            gain = compressor_gain(mixed(stems), *drawn, self.sample_rate)
+            stems = {name: waveform * gain for name, waveform in stems.items()}
         if chance(rng, options.clip):
             from ft.data.augment_dynamics import soft_clip_gain
 
-            clip = soft_clip_gain(mixture, rng.uniform(0, options.clip_db))
-            mixture, instrumental = mixture * clip, instrumental * clip
+            clip = soft_clip_gain(mixed(stems), rng.uniform(0, options.clip_db))
+            stems = {name: waveform * clip for name, waveform in stems.items()}
         if chance(rng, options.mixture_codec):
             from ft.data.augment_codec import through_random_codec
 
-            encoded = through_random_codec(rng, mixture, self.sample_rate)
-            mixture, instrumental = encoded, encoded - (mixture - instrumental)
-        return mixture, instrumental
+            mixture = mixed(stems)
+            others = [name for name in stems if name != "vocals"]
+            noise = (through_random_codec(rng, mixture, self.sample_rate) - mixture) / np.float32(len(others))
+            stems |= {name: stems[name] + noise for name in others}
+        return stems
+
+
+def mixed(stems: Mapping[str, Waveform]) -> Waveform:
+    """Gives the sum of stems."""
+    return np.sum([*stems.values()], axis=0)
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:

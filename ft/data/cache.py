@@ -1,16 +1,16 @@
 """A cache of finished training examples: decoded, augmented and mixed once, read at random while a network trains.
 
 A cache is a folder of `manifest.json`, which names the configuration it was made from, and shards in safetensors.
-Each example lies there in two parts, its instrumental and its vocals (mixture - instrumental), with a checksum each.
-On disk they are int16: 16 bits a sample, with a scale of its own for each part so that its peak is full scale, and
-rounded without dither; what that adds lies 96 dB below the peak.
+Each example lies there in its stems, as its instrumental and its vocals, with a checksum each. On disk they are int16:
+16 bits a sample, with a scale of its own for each stem so that its peak is full scale, and rounded without dither; what
+that adds lies 96 dB below the peak.
 
 Kept apart, they can be mixed anew: the vocals of one example with the instrumental of another, at the level of a third,
-so that a mixture hardly ever comes twice. What the configuration draws for vocals or instrumental alone keeps its
-distribution, and so does the level between them. It is that of the time in which there are vocals where
-`augment.pause` silences some, for a voice is no louder for its pauses; the level over the whole crop then spreads a
-little more than it was drawn. What vocals and instrumental owe to each other is lost, as in the key of a real pair, and
-`augment.compress`, `clip` and `mixture_codec`, which leave in each of them what the other did, are refused.
+so that a mixture hardly ever comes twice. What the configuration draws for a stem alone keeps its distribution, and so
+does the level of the vocals over the others. It is that of the time in which there are vocals where `augment.pause`
+silences some, for a voice is no louder for its pauses; the level over the whole crop then spreads a little more than it
+was drawn. What stems owe to each other is lost, as in the key of a real song, and `augment.compress`, `clip` and
+`mixture_codec`, which leave in each of them what the others did, are refused.
 
 What an example is depends on (seed, epoch, index) alone. One is read by two reads of a megabyte wherever they lie, so
 that the cache may be larger than memory.
@@ -28,20 +28,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import AudioConfig, ModelConfig
+from ft.config import ModelConfig, Spectrogram
 from ft.data.augment_parts import chance
-from ft.data.examples import Item
+from ft.data.examples import Item, Stems, in_mono
+from ft.data.sources import VOCALS, data_stems
 from ft.errors import ConfigError, DataError, one_line
 from ft.settings import plain
 from ft.train_config import Augment, TrainConfig, VoxAug
 
 Waveform = NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-PARTS = ("instrumental", "vocals")
 TOGETHER = ("compress", "clip", "mixture_codec")
-"""Keys of `augment` by which vocals and instrumental leave their mark on each other."""
+"""Keys of `augment` by which stems leave their mark on each other."""
 LARGEST_RAISE = 100.0
 """Vocals are raised by at most this factor: what is hardly there is noise."""
 _MAKE = "make it with: ft data prepare cache CONFIG -o"
@@ -54,12 +54,17 @@ class Manifest:
     examples: int
     per_shard: int
     samples: int
-    """Counts the samples of each example."""
+    """Of each example."""
     channels: int
     seed: int
-    """Crops and augmentation were drawn with it."""
+    """With which crops and augmentation were drawn."""
     made_from: dict[str, Any]
     format: int = FORMAT
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Of each example, the vocals last."""
+        return tuple(self.made_from["stems"])
 
     @property
     def shards(self) -> int:
@@ -72,14 +77,18 @@ class Manifest:
         return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
 
 
-def made_from(audio: AudioConfig, train: TrainConfig) -> dict[str, Any]:
+def made_from(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
     """The values of a configuration that decide what examples are, as {"train.augment.pan": 0.3, ...}."""
-    values: dict[str, Any] = {"audio.sample_rate": audio.sample_rate, "audio.channels": audio.channels}
-    if audio.normalize == "track" and not train.augment.scale_db:  # then peaks of spectrograms are among the examples
-        values |= {"audio.n_fft": audio.n_fft, "audio.hop_length": audio.hop_length}
-        values["audio.stereo"] = audio.stereo
-    for name in ("instrumentals", "vocals", "pairs"):
-        sources = getattr(train, name)
+    values: dict[str, Any] = {"stems": data_stems(train, config)}
+    values |= {"audio.sample_rate": config.sample_rate, "audio.channels": config.channels}
+    front = config.front
+    if front.scale == "track-peak" and not train.augment.scale_db:  # then peaks of files are among the examples
+        values["front.kind"] = front.kind
+        if isinstance(front, Spectrogram):
+            keys = ("n_fft", "hop_length", "win_length", "stereo")
+            values |= {f"front.{key}": getattr(front, key) for key in keys}
+    pools = {name: getattr(train, name) for name in ("instrumentals", "vocals", "pairs")}
+    for name, sources in {**pools, **{f"stems.{name}": sources for name, sources in train.stems.items()}}.items():
         values[f"train.{name}"] = [[value for value in asdict(source).values() if value] for source in sources]
     for name in ("voxaug", "augment"):
         values |= {f"train.{name}.{key}": value for key, value in asdict(getattr(train, name)).items()}
@@ -104,13 +113,15 @@ def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
     return None
 
 
-def read_cache_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     """The manifest of a cache. Raises DataError where there is none, or one of another format."""
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("format") != FORMAT:
-            raise DataError(f"{path}: format {values.get('format')}, expected {FORMAT}; make the cache again")
+            raise DataError(
+                f"{path}: a cache of format {values.get('format')}, expected {FORMAT}; remove it and {_MAKE} {folder}"
+            )
         return Manifest(**{name: values[name] for name in Manifest.__dataclass_fields__})
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no cache in it; {_MAKE} {folder}") from error
@@ -124,7 +135,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 @dataclass(frozen=True)
 class Shard:
-    """Says where in its file the parts of a shard begin, and what is known of each example."""
+    """Where in its file the stems of a shard begin, and what is known of each of its examples."""
 
     path: Path
     offsets: dict[str, int]
@@ -138,9 +149,9 @@ def open_shard(path: Path, manifest: Manifest) -> Shard:
     try:
         with safe_open(path, "np") as file:  # compares the file's length with what its header promises
             key = (file.metadata() or {}).get("ft_cache")
-            names = [name for name in file.keys() if name not in PARTS]  # noqa: SIM118 (no mapping)
+            names = [name for name in file.keys() if name not in manifest.stems]  # noqa: SIM118 (no mapping)
             facts = {name: file.get_tensor(name) for name in names}
-            shapes = {tuple(file.get_slice(part).get_shape()) for part in PARTS}
+            shapes = {tuple(file.get_slice(stem).get_shape()) for stem in manifest.stems}
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
@@ -152,27 +163,28 @@ def open_shard(path: Path, manifest: Manifest) -> Shard:
         ) from error
     if key != manifest.key or shapes != {(manifest.per_shard, manifest.channels, manifest.samples)}:
         raise DataError(f"{path}: belongs to another cache; run ft data prepare cache again, which replaces it")
-    return Shard(path, {part: 8 + size + header[part]["data_offsets"][0] for part in PARTS}, facts)
+    return Shard(path, {stem: 8 + size + header[stem]["data_offsets"][0] for stem in manifest.stems}, facts)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Numbers of the examples that give the instrumental, the vocals and their level, and what else was drawn."""
+    """What was drawn for an example."""
 
-    instrumental: int
-    vocals: int
+    numbers: dict[str, int]
+    """Of the examples that give the stems."""
     level: int
-    starts: tuple[int, int]
-    """First samples of instrumental and vocals."""
+    """Of the one that gives the level of the vocals."""
+    starts: dict[str, int]
+    """First samples of the stems."""
+    swaps: frozenset[str]
+    """Stems whose channels change places."""
     mono: bool
-    swap: bool = False
-    swap_vocals: bool = False
 
 
 class CachedItems:
     """The examples of `train.cache` by (epoch, index): as they were made, or mixed anew (`train.cache.remix`).
 
-    Each epoch takes every instrumental once, in an order of its own.
+    Each epoch takes the first stem of every example once, in an order of its own.
     """
 
     def __init__(self, config: ModelConfig, train: TrainConfig) -> None:
@@ -183,7 +195,7 @@ class CachedItems:
                 not to be mixed anew.
         """
         assert train.cache is not None
-        self.audio, self.train = config.audio, train
+        self.train, self.samples = train, config.front.samples
         folder = Path(train.cache.folder)
         together = [name for name in TOGETHER if getattr(train.augment, name)]
         if train.cache.remix and together:
@@ -191,12 +203,12 @@ class CachedItems:
                 f"train.augment.{together[0]} with train.cache: mixed anew, an instrumental would keep what another "
                 f"voice did to it; leave it out, or `set` 'train.cache={{folder: {folder}, remix: false}}'"
             )
-        self.manifest = read_cache_manifest(folder)
-        if (found := difference(self.manifest.made_from, made_from(config.audio, train))) is not None:
+        self.manifest = read_manifest(folder)
+        if (found := difference(self.manifest.made_from, made_from(config, train))) is not None:
             raise ConfigError(f"{folder}: a cache of another configuration: {found}; {_MAKE} ANOTHER_FOLDER")
         longest = max(stage.frames for stage in train.stages)
         if self.samples(longest) > self.manifest.samples:
-            rate = config.audio.sample_rate
+            rate = config.sample_rate
             raise ConfigError(
                 f"{folder}: examples of {self.manifest.samples / rate:.2f} s, and a stage of {longest} frames needs "
                 f"{self.samples(longest) / rate:.2f} s; {_MAKE} ANOTHER_FOLDER"
@@ -207,42 +219,39 @@ class CachedItems:
         self.count = self.manifest.examples
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
-    def samples(self, frames: int) -> int:
-        return (frames - 1) * self.audio.hop_length + self.audio.n_fft
-
     def item(self, epoch: int, index: int, frames: int) -> Item:
         """The example, cut at random to `frames`. Raises DataError where a shard has been lost or damaged."""
         drawn, facts, samples = self._draw(epoch, index, frames), self.facts, self.samples(frames)
-        instrumental = mixture = self._read(0, drawn.instrumental, drawn.starts[0], samples)
-        has_vocals = bool(facts["has_vocals"][drawn.vocals])
-        if has_vocals:
-            vocals = self._read(1, drawn.vocals, drawn.starts[1], samples, self._gain(drawn))
-            mixture = instrumental + (vocals[::-1] if drawn.swap_vocals else vocals)
-        if drawn.swap:
-            mixture, instrumental = mixture[::-1], instrumental[::-1]
-        peak, headroom = facts["peak"][drawn.instrumental], facts["headroom"][drawn.level]
-        item = Item(mixture, instrumental, float(peak), has_vocals, float(headroom))
-        return item.in_mono() if drawn.mono else item
+        stems: Stems = {}
+        for stem, number in drawn.numbers.items():
+            gain = self._gain(drawn) if stem == VOCALS else 1.0
+            waveform = self._read(stem, number, drawn.starts[stem], samples, gain)
+            stems[stem] = waveform[::-1] if stem in drawn.swaps else waveform
+        peak = max(float(facts["peak"][number]) for stem, number in drawn.numbers.items() if stem != VOCALS)
+        item = Item(stems, peak, float(facts["headroom"][drawn.level]))
+        return in_mono(item) if drawn.mono else item
 
     def files(self, epoch: int, index: int, frames: int) -> list[Path]:
         """The shards that an item is read from."""
-        drawn = self._draw(epoch, index, frames)
-        numbers = [drawn.instrumental // self.manifest.per_shard, drawn.vocals // self.manifest.per_shard]
-        return [self.shards[number].path for number in dict.fromkeys(numbers)]
+        numbers = self._draw(epoch, index, frames).numbers.values()
+        return [self.shards[number].path for number in dict.fromkeys(n // self.manifest.per_shard for n in numbers)]
 
     def _draw(self, epoch: int, index: int, frames: int) -> _Drawn:
         assert self.train.cache is not None
-        rng = np.random.default_rng((self.train.seed, epoch, index))
+        rng, stems = np.random.default_rng((self.train.seed, epoch, index)), self.manifest.stems
         first = int(self._order_of(epoch)[index % self.count])
         spare = self.manifest.samples - self.samples(frames)
-        starts = [int(start) for start in rng.integers(spare + 1, size=2)]
+        starts = [int(start) for start in rng.integers(spare + 1, size=len(stems))]
         mono = self.train.augment.mono
         if not self.train.cache.remix:
-            return _Drawn(first, first, first, (starts[0], starts[0]), chance(rng, mono))
-        other, level = (int(number) for number in rng.integers(self.count, size=2))
+            same = dict.fromkeys(stems, starts[0])
+            return _Drawn(dict.fromkeys(stems, first), first, same, frozenset(), chance(rng, mono))
+        *others, level = (int(number) for number in rng.integers(self.count, size=len(stems)))
         # Where a swap of channels is as likely as none, one more changes no probability; else there is none.
-        swaps = (rng.random(2) < 0.5) & (self.train.voxaug.swap_channels == 0.5)
-        return _Drawn(first, other, level, (starts[0], starts[1]), chance(rng, mono), bool(swaps[0]), bool(swaps[1]))
+        whole, *own = (rng.random(len(stems)) < 0.5) & (self.train.voxaug.swap_channels == 0.5)
+        swaps = frozenset(stem for stem, swap in zip(stems, (False, *own), strict=True) if swap != whole)
+        numbers = dict(zip(stems, (first, *others), strict=True))
+        return _Drawn(numbers, level, dict(zip(stems, starts, strict=True)), swaps, chance(rng, mono))
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
@@ -250,32 +259,39 @@ class CachedItems:
         return self._order[1]
 
     def _gain(self, drawn: _Drawn) -> float:
-        """Factor on the vocals, for the level over the instrumental that they have in example `level`."""
-        first, other, level = drawn.instrumental, drawn.vocals, drawn.level
-        if self.train.augment.level_db is None or first == other == level:  # as loud as their files are
+        """Factor on the vocals, for the level over the others that they have in example `level`."""
+        other, level = drawn.numbers[VOCALS], drawn.level
+        if self.train.augment.level_db is None or {*drawn.numbers.values()} == {level}:  # as loud as their files are
             return 1.0
-        music, vocals = self.facts["instrumental_rms"], self.facts["vocals_rms"]
-        if not (vocals[level] and music[level]):
-            level = other
-        if not (music[first] and music[level] and vocals[other]):
-            return 1.0
-        return float(min(vocals[level] / music[level] * music[first] / vocals[other], LARGEST_RAISE))
+        vocals = self.facts[f"{VOCALS}_rms"]
 
-    def _read(self, part: int, number: int, start: int, samples: int, gain: float = 1.0) -> Waveform:
-        """(channels, samples) of an example's part, times `gain`."""
-        name, (shard, row) = PARTS[part], divmod(number, self.manifest.per_shard)
+        def backing(numbers: Mapping[str, int]) -> float:
+            """Root mean square of what is not sung, as of sounds that have nothing to do with each other."""
+            squares = (self.facts[f"{stem}_rms"][n] ** 2 for stem, n in numbers.items() if stem != VOCALS)
+            return float(np.sqrt(sum(squares)))
+
+        if not (vocals[level] and backing(dict.fromkeys(drawn.numbers, level))):
+            level = other
+        here, there = backing(drawn.numbers), backing(dict.fromkeys(drawn.numbers, level))
+        if not (here and there and vocals[other]):
+            return 1.0
+        return float(min(vocals[level] / there * here / vocals[other], LARGEST_RAISE))
+
+    def _read(self, stem: str, number: int, start: int, samples: int, gain: float) -> Waveform:
+        """(channels, samples) of an example's stem, times `gain`."""
+        shard, row = divmod(number, self.manifest.per_shard)
         values = np.empty((self.manifest.channels, self.manifest.samples), np.int16)
         path = self.shards[shard].path
         try:
             with path.open("rb", buffering=0) as file:
-                file.seek(self.shards[shard].offsets[name] + row * values.nbytes)
+                file.seek(self.shards[shard].offsets[stem] + row * values.nbytes)
                 count = file.readinto(values.data.cast("B"))
         except OSError as error:
             raise DataError(f"{path}: can no longer be read ({error.strerror}); restore it, then `resume`") from error
-        if count != values.nbytes or zlib.crc32(values.data) != self.facts[f"{name}_crc"][number]:
+        if count != values.nbytes or zlib.crc32(values.data) != self.facts[f"{stem}_crc"][number]:
             raise DataError(
                 f"{path}: damaged in example {row}; remove it, run ft data prepare cache again, then `resume`"
             )
         waveform: Waveform = values[:, start : start + samples].astype(np.float32)
-        waveform *= np.float32(self.facts[f"{name}_scale"][number] * gain)
+        waveform *= np.float32(self.facts[f"{stem}_scale"][number] * gain)
         return waveform

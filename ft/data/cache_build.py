@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import ModelConfig
+from ft.config import Front, ModelConfig
 from ft.data.augment import rms
 from ft.data.cache import (
     MANIFEST,
-    PARTS,
     Manifest,
     difference,
     made_from,
@@ -30,6 +29,7 @@ from ft.data.cache import (
 from ft.data.examples import MixtureItems
 from ft.data.items import mixture_items
 from ft.data.scan import SCAN, Scan
+from ft.data.sources import VOCALS
 from ft.errors import DataError, FtError, one_line
 from ft.files import atomic_write
 from ft.songs.parts import Claim, part_name
@@ -40,13 +40,8 @@ PER_SHARD = 64
 """Examples of a file; 135 MB of six seconds in stereo."""
 STEPS = 32767
 """Quantisation steps from 0 to the highest value of a waveform: its error is 96 dB below that, or more."""
-FACTS = {
-    **{f"{part}_{name}": kind for part in PARTS for name, kind in (("scale", "f4"), ("rms", "f4"), ("crc", "u4"))},
-    "peak": "f4",
-    "headroom": "f4",
-    "has_vocals": "?",
-}
-"""What is kept of each example beside its sound, and its type.
+FACTS = {"scale": "f4", "rms": "f4", "crc": "u4"}
+"""What is kept of each stem of an example beside its sound, and its type.
 
 `vocals_rms` is that of the time with vocals where the configuration has pauses.
 """
@@ -81,7 +76,7 @@ def build_cache(
     folder.mkdir(parents=True, exist_ok=True)
     claim = Claim(folder / f"{part_name(Path(MANIFEST))}.part", folder / MANIFEST)
     try:
-        items = mixture_items(config, train, Scan(config.audio, folder / SCAN))
+        items = mixture_items(config, train, Scan(config, folder / SCAN))
         manifest, frames = _manifest(items, folder, examples, seconds, per_shard)
         items.train = replace(train, seed=manifest.seed)
         missing = _missing(folder, manifest)
@@ -112,29 +107,34 @@ def _manifest(
     items: MixtureItems, folder: Path, examples: int, seconds: float | None, per_shard: int
 ) -> tuple[Manifest, int]:
     """What the cache is to be, and its STFT frames. Raises DataError where another one is there."""
-    audio, train = items.audio, items.train
-    frames = max(stage.frames for stage in train.stages)
+    config, front, train = items.config, items.config.front, items.train
+    frames, rate = max(stage.frames for stage in train.stages), config.sample_rate
     if seconds is not None:
-        wanted = -(-(round(seconds * audio.sample_rate) - audio.n_fft) // audio.hop_length) + 1
+        wanted = _frames(front, round(seconds * rate))
         if wanted < frames:
-            least = items.samples(frames) / audio.sample_rate
+            least = front.samples(frames) / rate
             raise DataError(f"`seconds` {seconds:g}: a stage has {frames} frames; expected at least {least:.2f}")
         frames = wanted
     whole = -(-examples // per_shard) * per_shard
-    made = made_from(audio, train)
-    manifest = Manifest(whole, per_shard, items.samples(frames), audio.channels, train.seed, made)
+    made = made_from(config, train)
+    manifest = Manifest(whole, per_shard, front.samples(frames), config.channels, train.seed, made)
     if not (folder / MANIFEST).exists():
         return manifest, frames
     there = read_cache_manifest(folder)
     if (found := difference(there.made_from, made)) is not None:
         raise DataError(f"{folder}: holds a cache of another configuration: {found}; choose another -o")
     if seconds is not None and there.samples != manifest.samples:
-        lengths = f"{there.samples / audio.sample_rate:.2f} s and not {manifest.samples / audio.sample_rate:.2f} s"
+        lengths = f"{there.samples / rate:.2f} s and not {manifest.samples / rate:.2f} s"
         raise DataError(f"{folder}: holds a cache of examples of {lengths}; choose another -o")
-    frames = (there.samples - audio.n_fft) // audio.hop_length + 1
-    if items.samples(frames) != there.samples:
+    frames = _frames(front, there.samples)
+    if front.samples(frames) != there.samples:
         raise DataError(f"{folder}: holds a cache for another STFT; choose another -o")
     return replace(there, examples=max(there.examples, -(-examples // there.per_shard) * there.per_shard)), frames
+
+
+def _frames(front: Front, samples: int) -> int:
+    """The fewest that cover so many samples."""
+    return max(1, -(-(samples - front.samples(1)) // front.hop_length) + 1)
 
 
 def _missing(folder: Path, manifest: Manifest) -> list[int]:
@@ -149,9 +149,9 @@ def _is_whole(folder: Path, number: int, manifest: Manifest) -> bool:
     try:
         shard = open_shard(shard_path(folder, number), manifest)
         with shard.path.open("rb") as file:
-            for part, offset in shard.offsets.items():
+            for stem, offset in shard.offsets.items():
                 file.seek(offset)
-                for checksum in shard.facts[f"{part}_crc"]:
+                for checksum in shard.facts[f"{stem}_crc"]:
                     if zlib.crc32(file.read(2 * manifest.channels * manifest.samples)) != checksum:
                         return False
     except DataError:
@@ -160,7 +160,7 @@ def _is_whole(folder: Path, number: int, manifest: Manifest) -> bool:
 
 
 def _check_room(folder: Path, manifest: Manifest, missing: int) -> None:
-    needed = missing * manifest.per_shard * 2 * 2 * manifest.channels * manifest.samples
+    needed = missing * manifest.per_shard * 2 * len(manifest.stems) * manifest.channels * manifest.samples
     free = shutil.disk_usage(folder).free
     if needed > free:
         begun = (folder / MANIFEST).exists() and read_cache_manifest(folder).examples >= manifest.examples
@@ -224,25 +224,25 @@ def _write_shard(items: MixtureItems, folder: Path, manifest: Manifest, frames: 
     from safetensors.numpy import save_file
 
     shape = (manifest.per_shard, manifest.channels, manifest.samples)
-    tensors: dict[str, NDArray] = {part: np.empty(shape, np.int16) for part in PARTS}
-    facts: dict[str, list[float]] = {name: [] for name in FACTS}
+    tensors: dict[str, NDArray] = {stem: np.empty(shape, np.int16) for stem in manifest.stems}
+    kinds = {f"{stem}_{name}": kind for stem in manifest.stems for name, kind in FACTS.items()}
+    kinds |= {"peak": "f4", "headroom": "f4"}
+    facts: dict[str, list[float]] = {name: [] for name in kinds}
     for row in range(manifest.per_shard):
         index = number * manifest.per_shard + row
         item = items.item(0, index, frames)
-        sound = {"instrumental": item.instrumental, "vocals": item.mixture - item.instrumental}
-        for part, waveform in sound.items():
+        for stem, waveform in item.stems.items():
             scale = float(np.abs(waveform).max()) / STEPS
             if not np.isfinite(scale):
                 raise DataError(f"example {index}: values that are not finite; look for them with ft data check")
-            tensors[part][row] = np.rint(waveform / max(scale, 1e-30))
-            facts[f"{part}_scale"].append(scale)
-            rests = part == "vocals" and items.train.augment.pause
-            facts[f"{part}_rms"].append(_active_rms(waveform, tensors[part][row]) if rests else rms(waveform))
-            facts[f"{part}_crc"].append(zlib.crc32(tensors[part][row]))
+            tensors[stem][row] = np.rint(waveform / max(scale, 1e-30))
+            facts[f"{stem}_scale"].append(scale)
+            rests = stem == VOCALS and items.train.augment.pause
+            facts[f"{stem}_rms"].append(_active_rms(waveform, tensors[stem][row]) if rests else rms(waveform))
+            facts[f"{stem}_crc"].append(zlib.crc32(tensors[stem][row]))
         facts["peak"].append(item.peak)
         facts["headroom"].append(item.headroom)
-        facts["has_vocals"].append(item.has_vocals)
-    tensors |= {name: np.array(values, FACTS[name]) for name, values in facts.items()}
+    tensors |= {name: np.array(values, kinds[name]) for name, values in facts.items()}
     try:
         with atomic_write(shard_path(folder, number)) as part_path:
             save_file(tensors, part_path, {"ft_cache": manifest.key})

@@ -8,7 +8,7 @@ the sum of complex spectrograms of which the original speaks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,34 +19,36 @@ from numpy.typing import NDArray
 
 from ft.audio.open import open_source
 from ft.audio.source import AudioSource
-from ft.config import AudioConfig
+from ft.config import ModelConfig
 from ft.data import augment
-from ft.data.augment_parts import Parts, chance
+from ft.data.augment_parts import Parts, chance, mixed
 from ft.data.patches import read_waveform
-from ft.data.scan import AudioFile, Pool, Remix, Song
+from ft.data.scan import AudioFile
+from ft.data.sources import INSTRUMENTAL, VOCALS, Music, Pool, Remix, Song, data_stems
 from ft.errors import AudioError, DataError
 from ft.files import sound_name
 from ft.train_config import TrainConfig, VoxAug
 
 Waveform = NDArray[np.float32]
-Music = AudioFile | Remix | Song
+Stems = dict[str, Waveform]
+"""Waveforms (channels, samples) by stem."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One training example as waveforms (channels, samples)."""
+    """One training example."""
 
-    mixture: Waveform
-    instrumental: Waveform
+    stems: Stems
+    """What the mixture is the sum of."""
     peak: float
-    """The track's scale before vocals were added; 0 where the crop's own peak is used."""
-    has_vocals: bool
+    """The largest magnitude of the track that it is from; 0 where the crop's own is taken."""
     headroom: float
     """Factor on the scale."""
 
-    def in_mono(self) -> Item:
-        """Makes it the item of a mono song."""
-        return replace(self, mixture=augment.mono(self.mixture), instrumental=augment.mono(self.instrumental))
+    @property
+    def mixture(self) -> Waveform:
+        """(channels, samples)."""
+        return mixed(self.stems)
 
 
 def read_crop(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
@@ -98,30 +100,38 @@ def _to_rate(waveform: Waveform, rate: int, wanted: int) -> Waveform:
     return soxr.resample(np.ascontiguousarray(waveform.T), rate, wanted, quality="HQ").T.astype(np.float32)
 
 
+def read_song(
+    song: Song, names: Iterable[str], start: int, samples: int, config: ModelConfig, read: Callable = read_crop
+) -> Stems:
+    """Reads stems of a song at one place, as `read_crop` reads a file. Raises DataError."""
+    signs = {name: song.stems[name] for name in names}
+    files = dict.fromkeys(file for each in signs.values() for file in each)
+    crops = {file: read(song.files[file], start, samples, config.sample_rate, config.channels) for file in files}
+    return {name: np.sum([sign * crops[file] for file, sign in each.items()], axis=0) for name, each in signs.items()}
+
+
 class MixtureItems:
-    """Training items by (epoch, index): the original's voxaug, real pairs, and the augmentation of the configuration.
+    """Training items by (epoch, index): the original's voxaug, real songs, and the augmentation of the configuration.
 
     Args:
         music: what items are drawn from.
-        vocals: voices that are mixed in; None where pairs have their own.
+        vocals: voices that are mixed in; None where songs have their own.
     """
 
     def __init__(
-        self, audio: AudioConfig, train: TrainConfig, music: Pool[Music], vocals: Pool[AudioFile] | None
+        self, config: ModelConfig, train: TrainConfig, music: Pool[Music], vocals: Pool[AudioFile] | None
     ) -> None:
-        self.audio, self.train, self.music, self.vocals = audio, train, music, vocals
-        self.parts = Parts(train.augment, audio.sample_rate)
+        self.config, self.train, self.music, self.vocals = config, train, music, vocals
+        self.names = data_stems(train, config)
+        self.parts = Parts(train.augment, config.sample_rate)
         self.count = len(music.entries)
         self.read: Callable[..., Waveform] = read_crop
-
-    def samples(self, frames: int) -> int:
-        return (frames - 1) * self.audio.hop_length + self.audio.n_fft
 
     def item(self, epoch: int, index: int, frames: int) -> Item:
         """The item, mixed and augmented; the same for the same arguments and seed.
 
         Args:
-            frames: STFT frames; its samples are those that these frames cover without padding.
+            frames: its samples are those that so many cover without padding.
         """
         rng = np.random.default_rng((self.train.seed, epoch, index))
         voxaug = self.train.voxaug
@@ -129,135 +139,131 @@ class MixtureItems:
         if voxaug.mixup and rng.random() < voxaug.mixup:
             other = self._item(rng, self.music.entries[int(rng.integers(self.count))], frames)
             share = np.float32(rng.beta(voxaug.mixup_alpha, voxaug.mixup_alpha))
-            item = Item(
-                share * item.mixture + (1 - share) * other.mixture,
-                share * item.instrumental + (1 - share) * other.instrumental,
-                item.peak,
-                item.has_vocals or other.has_vocals,
-                item.headroom,
-            )
-        return item.in_mono() if chance(rng, self.train.augment.mono) else item
+            blended = {name: share * item.stems[name] + (1 - share) * other.stems[name] for name in self.names}
+            item = replace(item, stems=blended)
+        return in_mono(item) if chance(rng, self.train.augment.mono) else item
 
     def files(self, epoch: int, index: int, frames: int) -> list[Path]:
         """The files that an item is made of, found by making it again."""
         seen: list[Path] = []
 
-        def read(file: AudioFile, start: int, samples: int, sample_rate: int, channels: int) -> Waveform:
+        def read(file: AudioFile, *crop: int) -> Waveform:
             seen.append(file.path)
-            return read_crop(file, start, samples, sample_rate, channels)
+            return read_crop(file, *crop)
 
-        recorder = copy.copy(self)
-        recorder.read = read
-        recorder.item(epoch, index, frames)
+        watched = copy.copy(self)
+        watched.read = read
+        watched.item(epoch, index, frames)
         return list(dict.fromkeys(seen))
 
     def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> Music:
-        """An instrumental, stems of several or a pair: all in turn, or by weight."""
+        """An instrumental, stems of several songs or a song: all in turn, or by weight."""
         if self.music.probabilities is None:
             order = np.random.default_rng((self.train.seed, epoch)).permutation(self.count)
             return self.music.entries[int(order[index % self.count])]
         return self.music.draw(rng)
 
     def _item(self, rng: np.random.Generator, choice: Music, frames: int) -> Item:
-        samples, options = self.samples(frames), self.train.augment
+        samples, options = self.config.front.samples(frames), self.train.augment
         if isinstance(choice, Song) and not self.train.voxaug.force:
-            mixture, instrumental, gain = self._pair(rng, choice, samples)
-            peak, has_vocals = (choice.mixture.peak or 0.0) * gain, True
+            stems, gain = self._song(rng, choice, samples)
+            peak = choice.peak() * gain
         else:
-            instrumental, peak = self._instrumental(rng, choice, samples)
-            if options.filter_db:
-                instrumental = augment.random_filter(rng, instrumental, options.filter_db, self.audio.sample_rate)
-            own = self.parts.gain(rng)
-            instrumental, peak = self.parts.part(rng, instrumental) * own, peak * float(own)
-            mixture, has_vocals = self._with_vocals(rng, instrumental, samples)
-        mixture, instrumental = self.parts.whole(rng, mixture, instrumental)
+            stems, peak = self._backing(rng, choice, samples)
+            self._add_vocals(rng, stems, samples)
+        stems = self.parts.whole(rng, {name: stems[name] for name in self.names})
         if rng.random() < self.train.voxaug.swap_channels:
-            mixture, instrumental = mixture[::-1], instrumental[::-1]
+            stems = {name: waveform[::-1] for name, waveform in stems.items()}
         headroom = 10 ** (rng.uniform(0, options.scale_db) / 20)
-        if options.scale_db:
-            peak = 0.0
-        return Item(mixture, instrumental, peak, has_vocals, float(headroom))
+        return Item(stems, 0.0 if options.scale_db else peak, float(headroom))
 
-    def _instrumental(self, rng: np.random.Generator, choice: Music, samples: int) -> tuple[Waveform, float]:
-        """A crop of an instrumental, or of stems of several songs, and the largest magnitude there can be around it."""
+    def _backing(self, rng: np.random.Generator, choice: Music, samples: int) -> tuple[Stems, float]:
+        """Crops of all stems but the vocals, each treated for itself, and the largest magnitude there can be around."""
+        options, stems, peaks = self.train.augment, dict[str, Waveform](), dict[str, float]()
         if isinstance(choice, Remix):
-            files = choice.draw(rng)
+            songs = choice.draw(rng)
         else:
-            files = (choice.instrumental if isinstance(choice, Song) else choice,)
-        speed = self.train.augment.instrumental_speed
-        crops = [self._crop(rng, file, samples, speed) for file in files]
-        waveform = crops[0] if len(crops) == 1 else np.sum(crops, axis=0)
-        return waveform, sum(file.peak or 0.0 for file in files)
+            songs = [choice if isinstance(choice, Song) else Song.of(INSTRUMENTAL, choice)]
+        for song in songs:
+            names = [name for name in song.stems if name != VOCALS]
+            for name, crop in self._crops(rng, song, names, samples, options.instrumental_speed).items():
+                stems[name] = stems[name] + crop if name in stems else crop
+                peaks[name] = peaks.get(name, 0.0) + song.peak(name)
+        for name in stems:
+            if options.filter_db:
+                stems[name] = augment.random_filter(rng, stems[name], options.filter_db, self.config.sample_rate)
+            own = self.parts.gain(rng)
+            stems[name], peaks[name] = self.parts.part(rng, stems[name]) * own, peaks[name] * float(own)
+        return stems, sum(peaks.values())
 
-    def _pair(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Waveform, Waveform, float]:
-        """Crops mixture and instrumental at one place, and sends both through one change of speed and one filter.
+    def _song(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Stems, float]:
+        """The same crop of all stems, through the same change of speed and the same filter.
 
         Beside them the largest factor on the level of a part.
         """
-        options, rate = self.train.augment, self.audio.sample_rate
-        wanted, stretch = samples, self.parts.stretch(rng)
-        samples = stretch.needed(wanted)
-        factor, needed = self._speed(rng, samples, options.instrumental_speed)
-        start = _random_start(rng, song.mixture, needed, rate)
-        both = np.concatenate(
-            [self.read(file, start, needed, rate, self.audio.channels) for file in (song.mixture, song.instrumental)]
-        )
-        if factor != 1:
-            both = augment.change_speed(both, factor, samples)
+        options = self.train.augment
+        stems = self._crops(rng, song, self.names, samples, options.instrumental_speed)
         if options.filter_db:
-            both = augment.random_filter(rng, both, options.filter_db, rate)
-        mixture, instrumental = both[: self.audio.channels], both[self.audio.channels :]
-        if not self.parts.apart:
-            return mixture, instrumental, 1.0
-        return self.parts.pair(rng, mixture, instrumental, stretch, wanted)
+            together = augment.random_filter(
+                rng, np.concatenate([*stems.values()]), options.filter_db, self.config.sample_rate
+            )
+            stems = dict(zip(stems, np.split(together, len(stems)), strict=True))
+        return self.parts.song(rng, stems) if self.parts.apart else (stems, 1.0)
 
-    def _with_vocals(self, rng: np.random.Generator, instrumental: Waveform, samples: int) -> tuple[Waveform, bool]:
+    def _add_vocals(self, rng: np.random.Generator, stems: Stems, samples: int) -> None:
+        backing = mixed(stems)
+        if VOCALS in self.names:
+            stems[VOCALS] = np.zeros_like(backing)
         if self.vocals is None or not draw_vocals_wanted(rng, self.train.voxaug):
-            return instrumental, False
+            return
         vocals = self.draw_vocals(rng, samples)
         if rng.random() < self.train.voxaug.second_vocal:
             vocals = vocals + self.draw_vocals(rng, samples)
         level = self.train.augment.level_db
         if level is not None:
             wanted = rng.normal(level, self.train.augment.level_spread_db)
-            loudness = augment.rms(instrumental) / max(augment.rms(vocals), 1e-4)
+            loudness = augment.rms(backing) / max(augment.rms(vocals), 1e-4)
             vocals = vocals * np.float32(min(loudness, 100.0) * 10 ** (wanted / 20)) if loudness > 0 else vocals
-        return instrumental + self.parts.paused(rng, vocals) * self.parts.gain(rng), True
+        stems[VOCALS] = self.parts.paused(rng, vocals) * self.parts.gain(rng)
 
     def draw_vocals(self, rng: np.random.Generator, samples: int) -> Waveform:
         """A crop of a random voice: channel swap and mute as in voxaug, then the augmentation of the configuration."""
         assert self.vocals is not None
-        options, voxaug = self.train.augment, self.train.voxaug
-        vocals = self._crop(rng, self.vocals.draw(rng), samples, options.vocal_speed)
+        options, voxaug, rate = self.train.augment, self.train.voxaug, self.config.sample_rate
+        voice = Song.of(VOCALS, self.vocals.draw(rng))
+        vocals = self._crops(rng, voice, [VOCALS], samples, options.vocal_speed)[VOCALS]
         if rng.random() < voxaug.swap_channels:
             vocals = vocals[::-1]
         if rng.random() < voxaug.mute_channel and vocals.shape[0] == 2:
             vocals = vocals.copy()
             vocals[int(rng.integers(2))] = 0
         if options.filter_db:
-            vocals = augment.random_filter(rng, vocals, options.filter_db, self.audio.sample_rate)
+            vocals = augment.random_filter(rng, vocals, options.filter_db, rate)
         vocals = self.parts.widened(rng, self.parts.part(rng, self.parts.choir(rng, vocals)))
         if options.pan:
             vocals = augment.pan(rng, vocals, options.pan)
         if rng.random() < options.reverb:
-            vocals = augment.reverberate(rng, vocals, self.audio.sample_rate)
+            vocals = augment.reverberate(rng, vocals, rate)
         return vocals
 
-    def _crop(self, rng: np.random.Generator, file: AudioFile, samples: int, semitones: float) -> Waveform:
+    def _crops(
+        self, rng: np.random.Generator, song: Song, names: Sequence[str], samples: int, semitones: float
+    ) -> Stems:
+        """Stems of a song at one random place, through one change of pitch, tempo and speed."""
         stretch = self.parts.stretch(rng)
         needed_for_stretch = stretch.needed(samples)
-        factor, needed = self._speed(rng, needed_for_stretch, semitones)
-        start = _random_start(rng, file, needed, self.audio.sample_rate)
-        crop = self.read(file, start, needed, self.audio.sample_rate, self.audio.channels)
-        if factor != 1:
-            crop = augment.change_speed(crop, factor, needed_for_stretch)
-        return self.parts.stretched(crop, stretch, samples)
-
-    @staticmethod
-    def _speed(rng: np.random.Generator, samples: int, semitones: float) -> tuple[float, int]:
-        """A factor of at most `semitones` up or down, and the samples that are needed for it."""
         factor = 2 ** (rng.uniform(-semitones, semitones) / 12) if semitones else 1.0
-        return factor, int(np.ceil(samples * factor))
+        needed = int(np.ceil(needed_for_stretch * factor))
+        start = _random_start(rng, song.file, needed, self.config.sample_rate)
+        stems = read_song(song, names, start, needed, self.config, self.read)
+        if factor != 1:
+            stems = {name: augment.change_speed(crop, factor, needed_for_stretch) for name, crop in stems.items()}
+        return {name: self.parts.stretched(crop, stretch, samples) for name, crop in stems.items()}
+
+
+def in_mono(item: Item) -> Item:
+    """Gives the same of a mono song."""
+    return replace(item, stems={name: augment.mono(waveform) for name, waveform in item.stems.items()})
 
 
 def draw_vocals_wanted(rng: np.random.Generator, voxaug: VoxAug) -> bool:
@@ -266,42 +272,32 @@ def draw_vocals_wanted(rng: np.random.Generator, voxaug: VoxAug) -> bool:
 
 
 class ValidationItems:
-    """Deterministic items of a validation set: pairs, or instrumentals with vocal `index mod n`, or these alone."""
+    """Deterministic items of a validation set: songs, or instrumentals with vocal `index mod n`, or these alone."""
 
     def __init__(
         self,
-        audio: AudioConfig,
+        config: ModelConfig,
         count: int,
         songs: Sequence[Song] = (),
         instrumentals: Pool[AudioFile] | None = None,
         vocals: Pool[AudioFile] | None = None,
     ) -> None:
-        self.audio, self.count = audio, count
-        self.songs, self.instrumentals, self.vocals = tuple(songs), instrumentals, vocals
+        self.config, self.count = config, count
+        own = instrumentals.entries if instrumentals else ()
+        self.songs = [*songs, *(Song.of(INSTRUMENTAL, file) for file in own)]
+        self.voices = [Song.of(VOCALS, file) for file in vocals.entries] if vocals else []
 
     def items(self, frames: int) -> Iterator[Item]:
         """`count` items; the crop of each is drawn from its index alone."""
-        samples = (frames - 1) * self.audio.hop_length + self.audio.n_fft
-        rate, channels = self.audio.sample_rate, self.audio.channels
+        samples, rate = self.config.front.samples(frames), self.config.sample_rate
         for index in range(self.count):
             rng = np.random.default_rng(index)
-            if self.songs:
-                song = self.songs[index % len(self.songs)]
-                start = _random_start(rng, song.mixture, samples, rate)
-                mixture = read_crop(song.mixture, start, samples, rate, channels)
-                instrumental = read_crop(song.instrumental, start, samples, rate, channels)
-                peak = song.mixture.peak or 0.0
-            else:
-                assert self.instrumentals is not None
-                file = self.instrumentals.entries[index % len(self.instrumentals.entries)]
-                instrumental = read_crop(file, _random_start(rng, file, samples, rate), samples, rate, channels)
-                mixture, peak = instrumental, file.peak or 0.0
-                if self.vocals is not None:
-                    voice = self.vocals.entries[index % len(self.vocals.entries)]
-                    mixture = instrumental + read_crop(
-                        voice, _random_start(rng, voice, samples, rate), samples, rate, channels
-                    )
-            yield Item(mixture, instrumental, peak, has_vocals=bool(self.songs or self.vocals), headroom=1.0)
+            stems: Stems = {}
+            for songs in filter(None, (self.songs, self.voices)):
+                song = songs[index % len(songs)]
+                start = _random_start(rng, song.file, samples, rate)
+                stems |= read_song(song, song.stems, start, samples, self.config)
+            yield Item(stems, self.songs[index % len(self.songs)].peak(), headroom=1.0)
 
 
 def _random_start(rng: np.random.Generator, file: AudioFile, samples: int, rate: int) -> int:

@@ -14,9 +14,10 @@ from itertools import islice
 from typing import Protocol
 
 from ft.config import ModelConfig
-from ft.data.batches import Batching, Waveforms, collate, load_batches
 from ft.data.examples import Item, MixtureItems
-from ft.data.scan import Scan, check_sources, music_from_sources, pool_from_sources
+from ft.data.loading import Batch, Batching, collate, load_batches
+from ft.data.scan import Scan
+from ft.data.sources import VOCALS, check_sources, music_from_sources, pool_from_sources
 from ft.train_config import TrainConfig
 
 AHEAD = 2
@@ -54,18 +55,20 @@ def mixture_items(
     config: ModelConfig, train: TrainConfig, scan: Scan | None = None, progress: bool = False
 ) -> MixtureItems:
     """Items mixed from the audio files of the configuration, whether or not it names a cache. Raises DataError."""
-    check_sources(dataclasses.replace(train, cache=None))
-    scan = scan or Scan(config.audio)
+    train = dataclasses.replace(train, cache=None)
+    check_sources(train, config)
+    scan = scan or Scan(config)
     # Where the scale is drawn for each crop, peaks of files are not asked for.
-    need_peak = config.audio.normalize == "track" and not train.augment.scale_db
-    music = music_from_sources(train.instrumentals, train.pairs, scan, need_peak, progress)
-    vocals = pool_from_sources(train.vocals, scan, progress=progress) if train.vocals else None
-    return MixtureItems(config.audio, train, music, vocals)
+    need_peak = scan.has_peaks and not train.augment.scale_db
+    music = music_from_sources(train, scan, need_peak, progress)
+    voices = train.stems.get(VOCALS, train.vocals)
+    vocals = pool_from_sources(voices, scan, progress=progress) if voices else None
+    return MixtureItems(config, train, music, vocals)
 
 
 def open_batches(
     items: Items, batching: Batching, epoch: int, numbers: range, workers: int, pin: bool = False
-) -> Iterator[Waveforms]:
+) -> Iterator[Batch]:
     """The batches of an epoch with these `numbers`, in order, read ahead by `workers`; as `load_batches`.
 
     Items of audio files are made by processes. A cache is read by threads: that is copying, during which Python is
@@ -78,12 +81,12 @@ def open_batches(
         yield from load_batches(items, batching, epoch, numbers, workers, pin)
         return
 
-    def load(number: int) -> Waveforms:
+    def load(number: int) -> Batch:
         batch = collate([items.item(*key) for key in batching.keys(epoch, number)])
         return batch.pin_memory() if pin else batch
 
     left = iter(numbers)
-    waiting: deque[Future[Waveforms]] = deque()
+    waiting: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(max(workers, 1), "examples")
     try:
         while True:

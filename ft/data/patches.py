@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import AudioConfig
+from ft.config import ModelConfig, Spectrogram
 from ft.dsp import StreamingStft, hann_window
 from ft.errors import DataError, one_line
 from ft.files import atomic_write
@@ -84,12 +84,12 @@ class PatchGrid:
         return self.offset, self.roi - self.frames % self.roi + self.offset
 
 
-def folder_name(audio: AudioConfig, size: int, offset: int, suffix: str) -> str:
+def folder_name(front: Spectrogram, sample_rate: int, size: int, offset: int, suffix: str) -> str:
     """
-    >>> folder_name(AudioConfig(), 2048, 0, "_PAIRS")
+    >>> folder_name(Spectrogram(), 44100, 2048, 0, "_PAIRS")
     'cs2048_sr44100_hl1024_nf2048_of0_PAIRS'
     """
-    return f"cs{size}_sr{audio.sample_rate}_hl{audio.hop_length}_nf{audio.n_fft}_of{offset}{suffix}"
+    return f"cs{size}_sr{sample_rate}_hl{front.hop_length}_nf{front.n_fft}_of{offset}{suffix}"
 
 
 def read_patch_info(path: Path) -> PatchInfo:
@@ -218,14 +218,22 @@ def read_waveform(path: Path, part: PatchPart, start: int, samples: int) -> Arra
     return waveform_of(spec[:, :, first : first + frames], part.hop_length)[:, :samples]
 
 
-def check_geometry(path: Path, info: PatchInfo, audio: AudioConfig) -> None:
-    """Raises DataError where a patch, or the name of its folder, tells of another STFT than the configuration's."""
-    n_fft, hop_length, sample_rate = 2 * (info.bins - 1), audio.hop_length, audio.sample_rate
+def check_geometry(path: Path, info: PatchInfo, config: ModelConfig) -> tuple[int, int]:
+    """Gives the hop of a patch and the samples of the waveform that it stands for.
+
+    Raises:
+        DataError: it, or the name of its folder, tells of another STFT than the configuration's.
+    """
+    front = config.front
+    if not isinstance(front, Spectrogram):
+        raise DataError(f"{path}: a patch for a network of waveforms; patches train networks of their own STFT only")
+    n_fft, hop_length, sample_rate = 2 * (info.bins - 1), front.hop_length, config.sample_rate
     if (named := _FOLDER.search(path.parent.name)) is not None:
         sample_rate, hop_length = int(named[2]), int(named[3])
-    wanted = (audio.sample_rate, audio.n_fft, audio.hop_length)
+    wanted = (config.sample_rate, front.n_fft, front.hop_length)
     if (sample_rate, n_fft, hop_length) != wanted:
         raise DataError(
             f"{path}: a patch of n_fft {n_fft}, hop_length {hop_length} at {sample_rate} Hz; the configuration has "
             f"{wanted[1]}, {wanted[2]} at {wanted[0]}. Patches train networks of their own STFT only"
         )
+    return hop_length, front.samples(info.frames)

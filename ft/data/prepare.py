@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from ft.audio.wav_file import WavFile
-from ft.config import AudioConfig
+from ft.config import Spectrogram
 from ft.data.align import (
     LARGEST_RESIDUAL_DB,
     LONGEST_DELAY,
@@ -42,8 +42,8 @@ KINDS: dict[Kind, str] = {
 LONGEST = 220_000_000
 """Samples of a mix in one chunk; a longer one has several, each with a peak of its own."""
 INSTRUMENTALS = ("instruments", "instrumentals")
-Report = Callable[[str], object]
-ORIGINAL = AudioConfig()
+Told = Callable[[str], object]
+ORIGINAL = Spectrogram()
 """The STFT of the original's patches."""
 
 
@@ -83,7 +83,7 @@ def align_folder(
     output: Path,
     max_delay: float = LONGEST_DELAY,
     residual_db: float = LARGEST_RESIDUAL_DB,
-    report: Report = print,
+    tell: Told = print,
 ) -> list[str]:
     """Writes each pair as `output/<song>/mixture.wav`, `instrumental.wav` and `vocals.wav`, their difference.
 
@@ -98,12 +98,12 @@ def align_folder(
     for pair in find_pairs(folder):
         target = output / pair.song
         if target.exists():
-            report(f"{pair.song}: is there already")
+            tell(f"{pair.song}: is there already")
             continue
         try:
             alignment = find_alignment(pair, max_delay, residual_db)
             _write_aligned(pair, alignment, target)
-            report(f"{pair.song}: {alignment}")
+            tell(f"{pair.song}: {alignment}")
         except OSError as error:
             raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
         except FtError as error:
@@ -138,7 +138,7 @@ def write_patches(
     kind: Kind,
     size: int = 2048,
     offset: int = 0,
-    report: Report = print,
+    tell: Told = print,
     max_delay: float = LONGEST_DELAY,
     residual_db: float = LARGEST_RESIDUAL_DB,
 ) -> list[str]:
@@ -157,7 +157,7 @@ def write_patches(
     """
     if not 0 <= 2 * offset < size:
         raise DataError(f"`frames` {size} and `offset` {offset}: expected an offset of less than half of the frames")
-    target = output / folder_name(ORIGINAL, size, offset, KINDS[kind])
+    target = output / folder_name(ORIGINAL, SAMPLE_RATE, size, offset, KINDS[kind])
     songs: Sequence[Pair] = find_pairs(folder) if kind in ("pairs", "validation") else _single(folder, kind)
     bad = []
     for song in songs:
@@ -165,7 +165,7 @@ def write_patches(
             aligned = kind in ("pairs", "validation")
             alignment = find_alignment(song, max_delay, residual_db) if aligned else None
             count = _write_song(song, alignment, target, kind, PatchGrid(0, size, offset))
-            report(f"{song.song}: {count} patches")
+            tell(f"{song.song}: {count} patches")
         except OSError as error:
             raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
         except FtError as error:
@@ -191,7 +191,7 @@ def _write_song(song: Pair, alignment: Alignment | None, target: Path, kind: Kin
     """The number of patches that were written."""
 
     def blocks() -> Iterator[Array]:
-        """Gives four channels of a pair: the mixture's and the instrumental's."""
+        """Of a pair four channels: the mixture's and the instrumental's."""
         if alignment is None:
             yield from stereo_blocks(song.mixture)
         else:
