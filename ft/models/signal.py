@@ -108,6 +108,17 @@ class Signal:
             result: (batch, [stems,] channels, ...).
             mixture: the signal of the mixture (batch, channels, ...).
         """
+        return self.of_stems(self.given(result, mixture, level), mixture)
+
+    def of_stems(self, given: Tensor, mixture: Tensor) -> Tensor:
+        """Gives what the stems are where a network gives `given`, and the other way round (`Output.of`)."""
+        return given if self.output.of == "stems" else mixture[:, None, :, : given.shape[-2]] - given
+
+    def given(self, result: Tensor, mixture: Tensor, level: Level) -> Tensor:
+        """Gives the signals that a network gives itself: those of the stems, or of the rest (`Output.of`).
+
+        Masks are laid on by real products, as complex ones take longer to differentiate.
+        """
         output = self.output
         y = result.float().reshape(len(result), self.stems, -1, *result.shape[-(mixture.ndim - 2) :])
         scale = level.scale.clamp_min(TINY).reshape(-1, *[1] * (y.ndim - 1))
@@ -115,14 +126,17 @@ class Signal:
             mean = 0 if level.mean is None else level.mean.reshape(-1, 1, 1, 1)
             return (y * scale + mean) * output.gain
         seen = mixture[:, None, :, : y.shape[-2]]
-        if output.kind == "mask":
-            return self.stem_masks(y) * seen * output.gain
-        if output.kind == "magnitude":
-            if output.combine == "ratio":
-                return ratio_masks(y, output.exponent) * seen * output.gain
-            return y * scale * torch.exp(1j * seen.angle()) * output.gain
-        values = torch.complex(*y.chunk(2, dim=2))
-        return values * (seen if output.kind == "complex-mask" else scale) * output.gain
+        if output.kind == "magnitude" and output.combine == "none":
+            y, seen = y * scale, torch.polar(torch.ones_like(seen.real), seen.angle())
+        elif output.kind == "magnitude":
+            y = ratio_masks(y, output.exponent)
+        y = y * output.gain
+        if output.parts == 1:
+            return torch.complex(y * seen.real, y * seen.imag)
+        real, imaginary = y.chunk(2, dim=2)
+        if output.kind == "spectrum":
+            return torch.complex(real * scale, imaginary * scale)
+        return torch.complex(real * seen.real - imaginary * seen.imag, real * seen.imag + imaginary * seen.real)
 
     def stem_masks(self, mask: Tensor) -> Tensor:
         """Gives the masks of the stems: `mask`, or what it leaves (`Output.of`)."""

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ft.config import AudioConfig, ConfigError, ModelConfig
-from ft.data.batches import batch_from_waveforms, collate
+from ft.config import ConfigError, ModelConfig
 from ft.data.examples import Item
-from ft.plots import HOP_LENGTH, MASK, N_FFT, draw_spectrogram, spectrograms
-from ft.training.validation import ToMask, masked_song
+from ft.plots import DECIBELS, HOP_LENGTH, MASK, N_FFT, draw_spectrogram, spectrograms
+from ft.separate import Separator
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ class Board:
         if step:
             self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step + 1)
         self._draws = True
-        self._has_references = False
+        self._told = False
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point of a curve for each value, by its name, e.g. `train/loss`."""
@@ -55,30 +53,26 @@ class Board:
             self._writer.add_summary(scalar(name, float(value)), step)
         self._writer.flush()
 
-    def examples(self, to_mask: ToMask, items: Iterable[Item], step: int, device: torch.device | None = None) -> None:
-        """Writes pictures of mixture, vocals, estimate and mask of each item, and the sound of both estimates.
+    def examples(self, separator: Separator, items: Iterable[Item], step: int) -> None:
+        """Puts down for each item a picture of the mixture, the stems and their estimates, and the sound of these.
 
-        The sound of the mixture and of both stems comes with the first call. Items of a few seconds, always the same
-        ones, let one hear what a run learns.
+        The sound of the mixture and of the true stems comes with the first call. Items of a few seconds, always the
+        same ones, let one hear what a run learns.
         """
-        device = device or torch.device("cpu")
         for number, item in enumerate(items, start=1):
-            mixture, instrumental = torch.from_numpy(item.mixture.copy()), torch.from_numpy(item.instrumental.copy())
-            with torch.no_grad():
-                kept = masked_song(to_mask, mixture, self.config, device)
-                batch = batch_from_waveforms(collate([item]).to(device), self.config)
-                mask = to_mask(batch.mixture, batch.scale).abs().mean((0, 1)).float().cpu().numpy()
-            rest = mixture - kept
-            vocals, backing = (kept, rest) if self.config.mask_stem == "vocals" else (rest, kept)
-            sounds = {"vocals": vocals, "instrumental": backing}
-            if not self._has_references:
-                true = {"mixture": mixture, "vocals": mixture - instrumental, "instrumental": instrumental}
-                sounds |= {f"true {name}": waveform for name, waveform in true.items()}
+            sounds = separator.separate(item.mixture, self.config.sample_rate)
+            panels = {"mixture": item.mixture}
+            for stem in self.config.stems:
+                if stem in item.stems:
+                    panels[f"{stem}, true"] = item.stems[stem]
+                panels[f"{stem}, estimate"] = sounds[stem]
+            if not self._told:
+                true = {"mixture": item.mixture, **item.stems}
+                sounds = {**sounds, **{f"true {name}": waveform for name, waveform in true.items()}}
             for name, waveform in sounds.items():
-                self._sound(f"example {number}/{name}", waveform.numpy(), step)
-            panels = {"mixture": mixture, "vocals, true": mixture - instrumental, "vocals, estimate": vocals}
-            self._picture(f"example {number}", {name: panel.numpy() for name, panel in panels.items()}, mask, step)
-        self._has_references = True
+                self._sound(f"example {number}/{name}", waveform, step)
+            self._picture(f"example {number}", panels, step)
+        self._told = True
         self._writer.flush()
 
     def close(self) -> None:
@@ -90,7 +84,7 @@ class Board:
         import soundfile
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        rate, file = self.config.audio.sample_rate, io.BytesIO()
+        rate, file = self.config.sample_rate, io.BytesIO()
         soundfile.write(file, waveform.T, rate, format="WAV", subtype="PCM_16")
         audio = Summary.Audio(
             sample_rate=rate,
@@ -101,15 +95,13 @@ class Board:
         )
         self._writer.add_summary(Summary(value=[Summary.Value(tag=name, audio=audio)]), step)
 
-    def _picture(
-        self, name: str, waveforms: Mapping[str, NDArray[np.float32]], mask: NDArray[np.float32], step: int
-    ) -> None:
+    def _picture(self, name: str, waveforms: Mapping[str, NDArray[np.float32]], step: int) -> None:
         from torch.utils.tensorboard.summary import image
 
         if not self._draws:
             return
         try:
-            pixels = draw_example(waveforms, mask, self.config.audio)
+            pixels = draw_example(waveforms, self.config.sample_rate)
         except ImportError:
             self._draws = False
             logger.warning("no pictures for TensorBoard without matplotlib: pip install 'frame-transformer[plots]'")
@@ -117,10 +109,9 @@ class Board:
         self._writer.add_summary(image(name, pixels, dataformats="HWC"), step)
 
 
-def draw_example(
-    waveforms: Mapping[str, NDArray[np.float32]], mask: NDArray[np.float32], audio: AudioConfig
-) -> NDArray[np.uint8]:
-    """Spectrograms of waveforms (channels, samples) in dB below the peak of the first, and a mask (bins, frames) below.
+def draw_example(waveforms: Mapping[str, NDArray[np.float32]], sample_rate: int) -> NDArray[np.uint8]:
+    """Spectrograms of waveforms (channels, samples) in dB below the peak of the first, which is the mixture, and below
+    them what share of its magnitudes the last one has.
 
     Returns:
         (height, width, 3).
@@ -130,22 +121,21 @@ def draw_example(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = len(waveforms) + 1
+    panels = {title: (values, DECIBELS) for title, values in spectrograms(waveforms).items()}
+    mixture, *_, last = panels
+    share = np.power(10, (panels[last][0] - panels[mixture][0]) / 20, dtype=np.float32)
+    panels[f"{last} / {mixture}"] = share, MASK
+    rows = len(panels)
     figure = Figure(figsize=(9, 2 * rows), dpi=80)
     canvas = FigureCanvasAgg(figure)
     # Places are given: finding them takes longer than all of the drawing.
     places = {"left": 0.06, "right": 0.93, "bottom": 0.22 / rows, "top": 1 - 0.12 / rows, "hspace": 0.2, "wspace": 0.02}
     grid = figure.subplots(rows, 2, sharex="col", width_ratios=[50, 1], gridspec_kw=places)
-    for (axes, bar), (title, values) in zip(grid[:-1], spectrograms(waveforms).items(), strict=True):
-        seconds = (0.0, len(values) * HOP_LENGTH / audio.sample_rate)
-        image = draw_spectrogram(axes, values, seconds, audio.sample_rate / N_FFT, title)
+    for (axes, bar), (title, (values, scale)) in zip(grid, panels.items(), strict=True):
+        seconds = (0.0, len(values) * HOP_LENGTH / sample_rate)
+        image = draw_spectrogram(axes, values, seconds, sample_rate / N_FFT, title, scale)
         axes.minorticks_off()
-        figure.colorbar(image, cax=bar, label="dB")
-    axes, bar = grid[-1]
-    seconds = (0.0, mask.shape[1] * audio.hop_length / audio.sample_rate)
-    image = draw_spectrogram(axes, mask.T, seconds, audio.sample_rate / audio.n_fft, "mask", MASK)
-    axes.minorticks_off()
+        figure.colorbar(image, cax=bar, label="dB" if scale is DECIBELS else None)
     axes.set_xlabel("seconds")
-    figure.colorbar(image, cax=bar)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

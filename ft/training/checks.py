@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 from ft.checkpoint import load_config
-from ft.config import AudioConfig, ModelConfig
-from ft.data.scan import check_folders, check_sources
-from ft.errors import ConfigError
+from ft.config import ModelConfig, Spectrogram
+from ft.data.sources import check_sources, check_validation
+from ft.errors import CheckpointError, ConfigError
 from ft.files import check_writable
+from ft.models import Sizes
 from ft.train_config import Stage, TrainConfig
 from ft.training.run_folder import STATE
 
@@ -31,21 +33,34 @@ def check_run(config: ModelConfig, train: TrainConfig, folder: Path | None, resu
         if resume and not there:
             raise ConfigError(f"{folder}: no run to go on with ({STATE} is missing); start without `resume`")
         check_writable(folder / STATE)
-    check_sources(train)
-    sets = train.validation
-    check_folders([source.folder for source in (*sets.pairs, *sets.instrumentals, *sets.vocals, *sets.songs)])
+    check_task(config, train)
+    check_sources(train, config)
+    check_validation(train, config)
     if train.epoch_size is not None and not resume:
         for stage in train.stages:
             check_epoch(train.epoch_size, stage)
-    if train.task == "separate":
-        check_crops(config.audio, train)
     if train.init_from and not resume:
-        load_config(train.init_from)
+        check_weights(train.init_from, config)
+
+
+def check_weights(source: str, config: ModelConfig) -> None:
+    """Raises CheckpointError where the weights in a file are those of a network of another kind or size."""
+    found = load_config(source)
+    kinds = [each.network.kind for each in (found, config)]
+    if kinds[0] != kinds[1]:
+        raise CheckpointError(f"{source}: weights of a network of kind {kinds[0]}, expected {kinds[1]}")
+    sizes = [{**asdict(Sizes.of(each)), "sample_rate": None} for each in (found, config)]
+    for name, value in sizes[1].items():
+        if sizes[0][name] != value:
+            what = {"reads": "channels read", "gives": "channels given", "parts": "numbers of each value"}.get(
+                name, name
+            )
+            raise CheckpointError(f"{source}: weights of a network of {sizes[0][name]} {what}, expected {value}")
 
 
 def check_epoch(items: int, stage: Stage, processes: int = 1) -> None:
     """Raises ConfigError where an epoch of so many items is less than one step."""
-    if items < stage.batch_size * stage.accumulation * processes:
+    if items < stage.items * processes:
         more = f" x {processes} processes" if processes > 1 else ""
         raise ConfigError(
             f"an epoch of {items} items is less than one step of {stage.batch_size} x {stage.accumulation}{more}; "
@@ -53,14 +68,26 @@ def check_epoch(items: int, stage: Stage, processes: int = 1) -> None:
         )
 
 
-def check_crops(audio: AudioConfig, train: TrainConfig) -> None:
-    """Raises ConfigError where a window of a loss is longer than a crop."""
+def check_task(config: ModelConfig, train: TrainConfig) -> None:
+    """Raises ConfigError where the network cannot do the task, or the examples are too short or long for it."""
+    kind, segment = config.network.kind, config.segment
+    if train.task == "denoise" and kind != "frame-transformer":
+        raise ConfigError(f"train.task: denoise with a network of kind {kind}; it is for frame-transformer alone")
+    for stage in train.stages:
+        if stage.frames % segment.multiple or (segment.frames or stage.frames) != stage.frames:
+            expected = f"a multiple of {segment.multiple}" if segment.frames is None else f"{segment.frames}"
+            raise ConfigError(f"train.stages: crops of {stage.frames} frames; this network takes {expected}")
     frames = min(stage.frames for stage in train.stages)
-    samples, longest = (frames - 1) * audio.hop_length + audio.n_fft, max(train.losses.stft_n_fft)
-    if train.losses.on_stft and longest > samples:
+    samples, losses = config.front.samples(frames), train.losses
+    if train.task == "separate" and losses.on_stft and max(losses.stft_n_fft) > samples:
         raise ConfigError(
-            f"train.losses.stft_n_fft: {longest} is more than the {samples} samples of a crop of {frames} frames; "
-            "leave it out, or raise the frames of train.stages"
+            f"train.losses.stft_n_fft: {max(losses.stft_n_fft)} is more than the {samples} samples of a crop of "
+            f"{frames} frames; leave it out, or raise the frames of train.stages"
+        )
+    if config.front.kind == "waveform" and losses.on_spectra and samples < Spectrogram.n_fft:
+        raise ConfigError(
+            f"train.losses: spectra of {Spectrogram.n_fft} samples, and a crop of {frames} frames has {samples}; raise "
+            "the frames of train.stages"
         )
 
 

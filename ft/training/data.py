@@ -7,7 +7,8 @@ from pathlib import Path
 from ft.config import ModelConfig
 from ft.data.examples import ValidationItems
 from ft.data.items import Items, open_items
-from ft.data.scan import SCAN, Scan, Song, pool_from_sources, songs_from_sources
+from ft.data.scan import SCAN, Scan
+from ft.data.sources import Song, pool_from_sources, songs_from_sources
 from ft.train_config import TrainConfig
 
 
@@ -21,18 +22,18 @@ class TrainingData:
     """
 
     def __init__(self, config: ModelConfig, train: TrainConfig, folder: Path | None, progress: bool = False) -> None:
-        scan = Scan(config.audio, folder and folder / SCAN)
+        scan = Scan(config, folder and folder / SCAN)
         self.items: Items = open_items(config, train, scan, progress)
         self.items_per_epoch: int = train.epoch_size or self.items.count
         self.validation: dict[str, ValidationItems] = {}
-        options, track = train.validation, config.audio.normalize == "track"
+        options, track = train.validation, scan.has_peaks
         if options.pairs:
-            pairs = songs_from_sources(options.pairs, scan, track)
-            self.validation["pairs"] = ValidationItems(config.audio, options.items, songs=pairs)
+            pairs = songs_from_sources(options.pairs, scan, need_peak=track)
+            self.validation["pairs"] = ValidationItems(config, options.items, songs=pairs)
         if options.instrumentals:
             vocals = pool_from_sources(options.vocals, scan) if options.vocals else None
             self.validation["mixed" if vocals else "instrumentals"] = ValidationItems(
-                config.audio,
+                config,
                 options.items,
                 instrumentals=pool_from_sources(options.instrumentals, scan, track),
                 vocals=vocals,

@@ -7,53 +7,56 @@ same, so that every weight is handed over.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ft.config import ModelConfig
-from ft.data.batches import Waveforms, batch_from_waveforms, network_input
+from ft.data.loading import Batch
+from ft.models import make_network
+from ft.models.signal import Signal
 from ft.train_config import Denoise, TrainConfig
 from ft.training.losses import Loss
-from ft.training.tasks import Autocast, Network
+from ft.training.tasks import Autocast, Network, mixture_of
 
 
 class DenoiseTask:
-    """The network gives the noise; what waveforms hold of music is `mixture`, with vocals or without.
+    """The network gives the noise; what a batch holds of music is its mixture, with vocals or without.
 
     In training, noise is drawn from the device's default generator, which `ft.training.state` saves beside the weights;
     in validation from one of each item's own, so that each validation sees the same noise and each item another.
     """
 
     name = "denoise"
-    needs_vocals = False
     separates = False
 
     def __init__(self, train: TrainConfig, config: ModelConfig) -> None:
-        self.options, self.seed, self.config = train.denoise, train.seed, config
+        self.options, self.seed, self.signal = train.denoise, train.seed, Signal(config)
+        with torch.device("meta"):
+            self.prepared: Callable[[Tensor], Tensor] = make_network(config).prepared  # type: ignore[assignment]
 
-    def loss(self, network: Network, waveforms: Waveforms, autocast: Autocast) -> Loss:
+    def loss(self, network: Network, batch: Batch, autocast: Autocast) -> Loss:
         """Mean of | f(x) - noise |."""
-        return self._loss(network, waveforms, autocast, None, 1.0)
+        return self._loss(network, batch, autocast, None, 1.0)
 
-    def validation_loss(self, network: Network, waveforms: Waveforms, autocast: Autocast, index: int = 0) -> Loss:
+    def validation_loss(self, network: Network, batch: Batch, autocast: Autocast, index: int = 0) -> Loss:
         """Half of `loss`, which is what | (f(x) + 1) / 2 - (noise + 1) / 2 | comes to."""
-        generator = torch.Generator(waveforms.mixture.device).manual_seed(self.seed + index)
-        return self._loss(network, waveforms, autocast, generator, 0.5)
+        generator = torch.Generator(batch.peak.device).manual_seed(self.seed + index)
+        return self._loss(network, batch, autocast, generator, 0.5)
 
     def _loss(
         self,
         network: Network,
-        waveforms: Waveforms,
+        batch: Batch,
         autocast: Autocast,
         generator: torch.Generator | None,
         weight: float,
     ) -> Loss:
-        batch = batch_from_waveforms(waveforms, self.config)
-        clean = network_input(batch.mixture, batch.scale, self.config)
+        clean = self.prepared(self.signal.inputs(*mixture_of(batch, self.signal)))
         noisy, noise = add_noise(clean, self.options, generator)
         with autocast():
-            estimate = network(noisy)
+            estimate = network(noisy, prepared=True)
         distance = (estimate.float() - noise).abs().mean((1, 2, 3))
         return Loss.from_parts({"noise_l1": weight * distance})
 

@@ -14,14 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ft.config import ModelConfig
+from ft.data.loading import Batch
+from ft.models import completed
 from ft.settings import plain
 from ft.train_config import Stage, TrainConfig
 from ft.training.distributed import own_part
 from ft.training.trainer import Trainer
 
 STEPS = 3
-NETWORK_ELSEWHERE = ("bins", "in_channels")
-"""Keys of `NetworkConfig` that a YAML file gives in `audio:`."""
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,18 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _activations(trainer: Trainer, waveforms: Any) -> int:
+def _activations(trainer: Trainer, batch: Batch) -> int:
     device = trainer.device
-    waveforms = waveforms.to(device)
+    batch = batch.to(device)
     trainer.network.train()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        trainer.task.loss(trainer.network, waveforms, trainer.autocast).value.backward()
+        trainer.task.loss(trainer.network, batch, trainer.autocast).value.backward()
         return torch.cuda.max_memory_allocated(device) - before
     with _LiveMemory() as memory:
-        trainer.task.loss(trainer.network, waveforms, trainer.autocast).value.backward()
+        trainer.task.loss(trainer.network, batch, trainer.autocast).value.backward()
     return memory.peak
 
 
@@ -194,10 +194,7 @@ def effective_yaml(config: ModelConfig, train: TrainConfig) -> str:
     """Every key of a configuration with its value, defaults included, as a YAML file has them."""
     import yaml
 
-    values = config.to_dict()
-    network = {key: value for key, value in values["network"].items() if key not in NETWORK_ELSEWHERE}
-    outer = {key: values[key] for key in ("name", "stems", "mask_stem", "license")}
-    sections = {"audio": values["audio"], "model": outer | network, "train": plain(dataclasses.asdict(train))}
+    sections = {**completed(config).to_sections(), "train": plain(dataclasses.asdict(train))}
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -1,20 +1,20 @@
-"""The training objective: losses of a masked mixture, each item for itself.
+"""The training objective: losses of estimates, each item for itself.
 
-X is the mixture, Y the stem that the mask keeps. Each loss is (batch,), so that the mean over micro-batches of equal
-size is that of the large batch. All are finite for silence, and so are their gradients. They are computed in float32
-whatever precision the network runs in.
+X is the mixture, Y what a network is to give: its stems, or the rest where its mask is of that. Each loss is (batch,),
+a mean over stems, so that the mean over micro-batches of equal size is that of the large batch. All are finite for
+silence, and so are their gradients. They are computed in float32 whatever precision the network runs in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ft.config import AudioConfig
-from ft.data.batches import Batch, scaled_magnitude, squared_magnitude, waveform_from_spectrogram
+from ft.config import ModelConfig
+from ft.models.signal import Level, Signal, magnitude_peak
 from ft.train_config import Losses
 
 EPSILON = 1e-8
@@ -44,69 +44,90 @@ class Loss:
         return cls(torch.stack(list(means.values())).sum(), {name: mean.detach() for name, mean in means.items()})
 
 
-def separation_parts(mask: Tensor, batch: Batch, weights: Losses, audio: AudioConfig) -> dict[str, Tensor]:
-    """The weighted losses (batch,) whose weight is not 0, by name.
+class Objective:
+    """The losses of `weights` for what the network of a model gives.
 
     Args:
-        mask: (batch, channels, bins, frames), in 0..1 or complex.
         weights: `ft.train_config.Losses`, which says what each loss is.
     """
-    with torch.autocast(mask.device.type, enabled=False):
-        real, imaginary = _masked(mask if mask.is_complex() else mask.float(), batch.mixture)
-        parts = _spectral(mask, real, imaginary, batch, weights)
-        if weights.on_waveforms:
-            parts |= _temporal(torch.complex(real, imaginary), batch, weights, audio)
-        return {name: getattr(weights, name) * value for name, value in parts.items()}
 
+    def __init__(self, config: ModelConfig, weights: Losses) -> None:
+        self.signal, self.weights = Signal(config), weights
+        self.spectra = Signal(ModelConfig(channels=config.channels))
+        """What gives spectra of waveforms where a network has none."""
+        self.by_peak = config.front.scale in ("track-peak", "window-peak")
+        self.with_rest = weights.stems == "both" and config.rest is not None
 
-def _masked(mask: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of mask X, through real products: complex autograd is slower."""
-    if not mask.is_complex():
-        return mask * mixture.real, mask * mixture.imag
-    real = mask.real * mixture.real - mask.imag * mixture.imag
-    return real, mask.real * mixture.imag + mask.imag * mixture.real
+    def parts(self, result: Tensor, targets: Tensor, mixture: Tensor, level: Level) -> dict[str, Tensor]:
+        """Gives the weighted losses (batch,) whose weight is not 0, by name.
 
+        Args:
+            result: what the network gave, activated: (batch, [stems,] channels, ...).
+            targets: the signals of the true stems (batch, stems, channels, ...), in the model's order.
+            mixture: the signal of the mixture (batch, channels, ...).
+            level: of the mixture, as the network read it.
+        """
+        parts: dict[str, Tensor] = {}
+        with torch.autocast(result.device.type, enabled=False):
+            estimates = self.signal.given(result, mixture, level)
+            sounds = [estimates, self.signal.of_stems(targets, mixture), mixture[:, None]]
+            is_spectral, frames = mixture.is_complex(), estimates.shape[-1]
+            if is_spectral:
+                sounds = [sound[..., : estimates.shape[-2], :] for sound in sounds]
+            if self.weights.on_spectra:
+                spectra = sounds if is_spectral else [self.spectra.transformed(sound) for sound in sounds]
+                scale = level.scale if self.by_peak and is_spectral else magnitude_peak(spectra[2])
+                parts |= self._spectral(spectra, scale)
+            if self.weights.on_waveforms:
+                if is_spectral:
+                    # All are made from spectrograms in the same way, so that the bins which the network does not see
+                    # and the half-covered ends are no error.
+                    samples = self.signal.front.samples(frames)
+                    sounds = [self.signal.waveform(sound, samples) for sound in sounds]
+                parts |= self._temporal(sounds)
+            return {name: getattr(self.weights, name) * value for name, value in parts.items()}
 
-def _spectral(mask: Tensor, real: Tensor, imaginary: Tensor, batch: Batch, weights: Losses) -> dict[str, Tensor]:
-    """Losses of the spectrogram at the model's own STFT."""
-    parts, scale = {}, batch.scale.reshape(-1, 1, 1, 1)
-    if weights.magnitude_l1:
-        # The original clips the mixture, and so do we, rather than what the mask leaves of it.
-        error = mask.abs() * batch.magnitude - scaled_magnitude(batch.target, batch.scale)
-        parts["magnitude_l1"] = error.abs().mean((1, 2, 3))
-    if weights.complex_l1 or weights.energy:
-        squared = (real - batch.target.real).square() + (imaginary - batch.target.imag).square()
-        if weights.complex_l1:
-            # The root has no gradient at 0, hence the floor.
-            parts["complex_l1"] = torch.sqrt(squared / scale.square() + EPSILON).mean((1, 2, 3))
-        if weights.energy:
-            energy = squared_magnitude(batch.mixture).sum((1, 2, 3))
-            parts["energy"] = squared.sum((1, 2, 3)) / (energy + EPSILON * batch.scale.square())
-    return parts
+    def _spectral(self, spectra: Sequence[Tensor], scale: Tensor) -> dict[str, Tensor]:
+        """Losses of estimates, targets and mixture (batch, stems, channels, bins, frames)."""
+        estimates, targets, mixture = spectra
+        parts, weights, scale = {}, self.weights, scale.clamp_min(EPSILON).reshape(-1, 1, 1, 1, 1)
+        if weights.magnitude_l1:
+            error = estimates.abs() / scale - (targets.abs() / scale).clamp(max=1)
+            parts["magnitude_l1"] = error.abs().mean((1, 2, 3, 4))
+        if weights.complex_l1 or weights.energy:
+            squared = (estimates.real - targets.real).square() + (estimates.imag - targets.imag).square()
+            if weights.complex_l1:
+                # The root has no gradient at 0, hence the floor.
+                parts["complex_l1"] = torch.sqrt(squared / scale.square() + EPSILON).mean((1, 2, 3, 4))
+            if weights.energy:
+                energy = (mixture.real.square() + mixture.imag.square()).sum((2, 3, 4))
+                parts["energy"] = (squared.sum((2, 3, 4)) / (energy + EPSILON * scale.flatten(1).square())).mean(1)
+        return parts
 
-
-def _temporal(estimate: Tensor, batch: Batch, weights: Losses, audio: AudioConfig) -> dict[str, Tensor]:
-    """Losses of waveforms. All are made from spectrograms in the same way, so that the bins which the network does not
-    see and the half-covered ends are no error."""
-    samples = (estimate.shape[-1] - 1) * audio.hop_length + audio.n_fft
-    estimate = waveform_from_spectrogram(estimate, audio, samples)
-    target = waveform_from_spectrogram(batch.target, audio, samples)
-    mixture = waveform_from_spectrogram(batch.mixture, audio, samples)
-    pairs = [(estimate, target)]
-    if weights.stems == "both":
-        pairs.append((mixture - estimate, mixture - target))
-    parts = {}
-    if weights.waveform_l1:
-        parts["waveform_l1"] = (estimate - target).abs().mean((1, 2))
-    for name, loss in (("si_sdr", si_sdr_loss), ("snr", snr_loss)):
-        if getattr(weights, name):
-            parts[name] = torch.stack([loss(*pair, mixture) for pair in pairs]).mean(0)
-    if weights.on_stft:
-        lengths = [stft_losses(estimate, target, mixture, n_fft, weights.stems) for n_fft in weights.stft_n_fft]
-        for name, values in zip(("stft_convergence", "stft_log_magnitude"), zip(*lengths, strict=True), strict=True):
+    def _temporal(self, waveforms: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Losses of estimates, targets and mixture (batch, stems, channels, samples)."""
+        estimates, targets, mixture = waveforms
+        weights, parts = self.weights, {}
+        if weights.waveform_l1:
+            parts["waveform_l1"] = (estimates - targets).abs().mean((1, 2, 3))
+        if weights.on_stft:
+            lengths = [stft_losses(estimates, targets, mixture, n, self.with_rest) for n in weights.stft_n_fft]
+            for name, values in zip(
+                ("stft_convergence", "stft_log_magnitude"), zip(*lengths, strict=True), strict=True
+            ):
+                if getattr(weights, name):
+                    parts[name] = torch.stack(values).mean(0)
+        if self.with_rest:
+            estimates, targets = with_rest(estimates, mixture), with_rest(targets, mixture)
+        for name, loss in (("si_sdr", si_sdr_loss), ("snr", snr_loss)):
             if getattr(weights, name):
-                parts[name] = torch.stack(values).mean(0)
-    return parts
+                parts[name] = loss(estimates, targets, mixture).mean(1)
+        return parts
+
+
+def with_rest(stems: Tensor, mixture: Tensor) -> Tensor:
+    """Gives stems (batch, stems, ...) and behind them what they leave of the mixture (batch, 1, ...)."""
+    return torch.cat((stems, mixture - stems.sum(1, keepdim=True)), dim=1)
 
 
 def si_sdr_loss(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
@@ -116,27 +137,27 @@ def si_sdr_loss(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
     energy: for a silent target it is the energy of the estimate over the floor, in dB, and so 0 for silence.
 
     Args:
-        estimate, target, mixture: (batch, channels, samples).
+        estimate, target, mixture: (..., channels, samples).
     Returns:
-        (batch,) in dB; lower is better.
+        (...) in dB; lower is better.
     """
-    estimate, target = estimate.flatten(1), target.flatten(1)
-    gain = (estimate * target).sum(1) / (target.square().sum(1) + EPSILON)
-    return _ratio_loss(estimate, gain[:, None] * target, mixture)
+    estimate, target = estimate.flatten(-2), target.flatten(-2)
+    gain = (estimate * target).sum(-1) / (target.square().sum(-1) + EPSILON)
+    return _ratio_loss(estimate, gain[..., None] * target, mixture)
 
 
 def snr_loss(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
     """-10 log10((|y|^2 + floor) / (|y - e|^2 + floor)): `si_sdr_loss` without its free scale."""
-    return _ratio_loss(estimate.flatten(1), target.flatten(1), mixture)
+    return _ratio_loss(estimate.flatten(-2), target.flatten(-2), mixture)
 
 
 def _ratio_loss(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-    floor = ENERGY_FLOOR * mixture.flatten(1).square().sum(1) + EPSILON
-    error, energy = (estimate - target).square().sum(1), target.square().sum(1)
+    floor = ENERGY_FLOOR * mixture.flatten(-2).square().sum(-1) + EPSILON
+    error, energy = (estimate - target).square().sum(-1), target.square().sum(-1)
     return 10 * (torch.log10(error + floor) - torch.log10(energy + floor))
 
 
-def stft_losses(estimate: Tensor, target: Tensor, mixture: Tensor, n_fft: int, stems: str) -> tuple[Tensor, Tensor]:
+def stft_losses(estimates: Tensor, targets: Tensor, mixture: Tensor, n_fft: int, rest: bool) -> tuple[Tensor, Tensor]:
     """Spectral convergence | |E| - |Y| | / |Y| and mean | log |E| - log |Y| | at one window length.
 
     Yamamoto et al., "Parallel WaveGAN", ICASSP 2020, equations 4 and 5; a Hann window, a quarter of it as hop.
@@ -144,24 +165,23 @@ def stft_losses(estimate: Tensor, target: Tensor, mixture: Tensor, n_fft: int, s
     weaker than `NORM_FLOOR` of the mixture is replaced by that, so that faint targets do not outweigh all others.
 
     Args:
-        estimate, target, mixture: (batch, channels, samples), at least `n_fft` of them.
-        stems: `masked` for these; `both` for the mean of these and of what they leave of the mixture.
+        estimates, targets: (batch, stems, channels, samples), at least `n_fft` of them; `mixture` has one stem.
+        rest: whether what they leave of the mixture counts as a stem.
     Returns:
-        Two (batch,).
+        Two (batch,), means over the stems.
     """
-    window = torch.hann_window(n_fft, device=estimate.device)
-    specs = [torch.fft.rfft(x.unfold(-1, n_fft, n_fft // 4) * window) for x in (estimate, target, mixture)]
-    pairs = [(specs[0], specs[1])]  # (batch, channels, frames, bins)
-    if stems == "both":
-        pairs.append((specs[2] - specs[0], specs[2] - specs[1]))
-    whole = specs[2].abs()
-    floor = MAGNITUDE_FLOOR**2 * whole.square().amax((1, 2, 3), keepdim=True) + EPSILON**2
-    smallest = (NORM_FLOOR * torch.linalg.vector_norm(whole, dim=(1, 2, 3))).clamp_min(EPSILON)
-    convergence, logarithmic = [], []
-    for spec, wanted in pairs:
-        powers = spec.abs().square() + floor, wanted.abs().square() + floor
-        error = (powers[0].sqrt() - powers[1].sqrt()).square().sum((1, 2, 3))
-        norm = torch.maximum(torch.linalg.vector_norm(wanted, dim=(1, 2, 3)), smallest)
-        convergence.append(torch.sqrt(error / norm.square() + EPSILON))
-        logarithmic.append((powers[0].log() - powers[1].log()).abs().mean((1, 2, 3)) / 2)
-    return torch.stack(convergence).mean(0), torch.stack(logarithmic).mean(0)
+    window, values = torch.hann_window(n_fft, device=estimates.device), (2, 3, 4)  # channels, frames, bins
+    spec, wanted, whole = (
+        torch.fft.rfft(x.unfold(-1, n_fft, n_fft // 4) * window) for x in (estimates, targets, mixture)
+    )
+    if rest:
+        spec, wanted = with_rest(spec, whole), with_rest(wanted, whole)
+    whole = whole.abs()
+    floor = MAGNITUDE_FLOOR**2 * whole.square().amax(values, keepdim=True) + EPSILON**2
+    smallest = (NORM_FLOOR * torch.linalg.vector_norm(whole, dim=values)).clamp_min(EPSILON)
+    powers = spec.abs().square() + floor, wanted.abs().square() + floor
+    error = (powers[0].sqrt() - powers[1].sqrt()).square().sum(values)
+    norm = torch.maximum(torch.linalg.vector_norm(wanted, dim=values), smallest)
+    convergence = torch.sqrt(error / norm.square() + EPSILON)
+    logarithmic = (powers[0].log() - powers[1].log()).abs().mean(values) / 2
+    return convergence.mean(1), logarithmic.mean(1)

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ft.checkpoint import check_shapes, expected_shapes, is_unused, load_model
+from ft.checkpoint import check_shapes, load_model
 from ft.config import ModelConfig
-from ft.models.frame_transformer import FrameTransformer
+from ft.data.items import Items
+from ft.data.loading import collate
+from ft.models import make_network
+from ft.models.network import SeparationNetwork
+from ft.models.signal import Signal
 from ft.train_config import TrainConfig
 from ft.training.compiling import checkpoint_levels
 from ft.training.distributed import Group
+from ft.training.tasks import mixture_of
 
 logger = logging.getLogger(__name__)
 
+FIT_ITEMS = 64
+"""By which a network that wants it is fitted to its inputs."""
 RANK_SEED = 7919
 """Added to the seed once for each process before this one, so that their dropout differs."""
-
-
-@runtime_checkable
-class Fitted(Protocol):
-    """A network that knows how its inputs are spread before it learns."""
-
-    wants_fit: bool
-
-    def fit(self, inputs: Tensor) -> None:
-        """Fits the network to inputs (batch, channels, bins, frames)."""
 
 
 def new_network(
@@ -38,26 +33,25 @@ def new_network(
     train: TrainConfig,
     group: Group,
     source: str | None,
-    given: nn.Module | None = None,
-    first_inputs: Callable[[], Tensor] | None = None,
-) -> nn.Module:
+    items: Items | None = None,
+) -> SeparationNetwork:
     """The network where it will train: all of it on this process's device, or this process's share of it.
 
     Args:
-        given: taken as it is, instead of a frame transformer.
         source: what to load the weights from, as `train.init_from` has it.
-        first_inputs: gives inputs (batch, channels, bins, frames), the same in every process, to which a network that
-            wants it is fitted where no weights are loaded.
+        items: to which a network that wants it is fitted where no weights are loaded.
     Raises:
         CheckpointError: weights that cannot be loaded or do not fit.
     """
-    network = given if given is not None else FrameTransformer(config.network)
+    network = make_network(config)
     if source:
-        load_weights(network, source, config)
+        load_weights(network, source)
         if not group.rank:
             logger.info("begins with the weights of %s", source)
-    elif first_inputs is not None and isinstance(network, Fitted) and network.wants_fit:
-        network.fit(first_inputs())
+    elif items is not None and network.wants_fit:
+        frames, signal = train.stages[0].frames, Signal(config)
+        batch = collate([items.item(0, index, frames) for index in range(FIT_ITEMS)])
+        network.fit(signal.inputs(*mixture_of(batch, signal)))
     if train.checkpoint_gradients:
         checkpoint_levels(network)
     if group.size > 1 and train.parallel == "fsdp":
@@ -67,7 +61,7 @@ def new_network(
     return network.to(group.device)
 
 
-def load_weights(network: nn.Module, source: str, config: ModelConfig) -> None:
+def load_weights(network: nn.Module, source: str) -> None:
     """Every weight of a checkpoint, an exported .onnx or `default` into `network`.
 
     Raises:
@@ -75,10 +69,10 @@ def load_weights(network: nn.Module, source: str, config: ModelConfig) -> None:
     """
     weights = load_model(source).state_dict()
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    check_shapes(Path(source), shapes, expected_shapes(config))
+    check_shapes(Path(source), shapes, {name: tuple(value.shape) for name, value in network.state_dict().items()})
     network.load_state_dict(weights)
 
 
-def has_unused(network: nn.Module, config: ModelConfig) -> bool:
+def has_unused(network: SeparationNetwork) -> bool:
     """Whether there are parameters that never get a gradient."""
-    return any(is_unused(name, tuple(value.shape), config) for name, value in network.named_parameters())
+    return any(network.is_unused(name) for name, _ in network.named_parameters())

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ft import __version__
 from ft.checkpoint import save_checkpoint
 from ft.config import ModelConfig
-from ft.errors import one_line
+from ft.errors import ConfigError, one_line
 from ft.files import atomic_write, check_writable
+from ft.models import completed
 from ft.settings import plain
 from ft.train_config import TrainConfig
 
@@ -32,15 +33,11 @@ class RunFolder:
 
     Args:
         path: made where it is missing, by what is written first; None: nothing is kept.
-        models: whether models are kept; a network that is not `config`'s has its state only.
     Raises:
         FtError: it cannot be written.
     """
 
-    def __init__(
-        self, path: Path | None, config: ModelConfig, train: TrainConfig, group: Group, models: bool = True
-    ) -> None:
-        self.models = models
+    def __init__(self, path: Path | None, config: ModelConfig, train: TrainConfig, group: Group) -> None:
         self.path, self.config, self.train, self.group = path, config, train, group
         if path is not None:
             check_writable(path / STATE)
@@ -81,20 +78,20 @@ class RunFolder:
             there = _keys(described)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s: cannot be compared with (%s)", self.path / DESCRIPTION, one_line(error))
             return None
         here = _keys(self._configuration())
-        defaults = _keys({"model": ModelConfig().to_dict(), "train": plain(asdict(TrainConfig()))})
+        defaults = _keys({"model": completed(ModelConfig()).to_dict(), "train": plain(asdict(TrainConfig()))})
         pairs = {name: (there.get(name, defaults.get(name)), here.get(name)) for name in (*here, *there)}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def _configuration(self) -> dict[str, Any]:
-        return {"model": self.config.to_dict(), "train": plain(asdict(self.train))}
+        return {"model": completed(self.config).to_dict(), "train": plain(asdict(self.train))}
 
     def save_model(self, name: str, average: WeightAverage, step: int, scores: Mapping[str, float]) -> None:
         """Writes the averaged weights as a checkpoint."""
-        if self.path is None or not self.models:
+        if self.path is None:
             return
         from ft.training.state import whole_copies
 
@@ -110,9 +107,17 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def _keys(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a model and a training by their keys in YAML: audio.bins, model.heads, train.augment.pan."""
-    model, found = dict(described["model"]), {}
-    waiting = [("audio", model.pop("audio")), ("model", model | model.pop("network")), ("train", described["train"])]
+    """Values of a model and a training by their keys in YAML: front.bins, network.heads, train.augment.pan."""
+    return flat({**ModelConfig.from_dict(described["model"]).to_sections(), "train": described["train"]})
+
+
+def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives values by their keys with those of the sections before them.
+
+    >>> flat({"train": {"augment": {"pan": 0.3}}})
+    {'train.augment.pan': 0.3}
+    """
+    found, waiting = {}, [*sections.items()]
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, dict):

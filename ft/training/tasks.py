@@ -6,20 +6,23 @@ several GPUs) or compiled, so that nothing else is asked of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ft.config import ModelConfig
-from ft.data.batches import Waveforms, batch_from_waveforms, mask_from_logits, network_input
+from ft.data.loading import Batch
+from ft.models.signal import Level, Signal, activated
+from ft.stems import recipe
 from ft.train_config import TrainConfig
-from ft.training.checks import check_crops
-from ft.training.losses import Loss, separation_parts
+from ft.training.checks import check_task
+from ft.training.losses import Loss, Objective
 
-Network = Callable[[Tensor], Tensor]
-"""Turns what `ft.data.batches.network_input` gives into logits of that shape."""
+Network = Callable[..., Tensor]
+"""A network of `ft.models`, before its activation."""
 Autocast = Callable[[], AbstractContextManager]
 """Makes the context in which the network, and only the network, runs."""
 
@@ -28,17 +31,15 @@ class Task(Protocol):
     """What a run trains."""
 
     name: str
-    needs_vocals: bool
-    """Whether there have to be vocals, or pairs that hold them."""
     separates: bool
-    """Whether the network gives a mask, so that songs can be separated and scored."""
+    """Whether the network gives stems, so that songs can be separated and scored."""
 
-    def loss(self, network: Network, waveforms: Waveforms, autocast: Autocast) -> Loss:
+    def loss(self, network: Network, batch: Batch, autocast: Autocast) -> Loss:
         """The objective of a batch, to be differentiated. Its mean over micro-batches of equal size is that of the
         large batch."""
         ...
 
-    def validation_loss(self, network: Network, waveforms: Waveforms, autocast: Autocast, index: int = 0) -> Loss:
+    def validation_loss(self, network: Network, batch: Batch, autocast: Autocast, index: int = 0) -> Loss:
         """What is followed in validation. Random numbers of the training run are neither drawn nor moved.
 
         Args:
@@ -48,7 +49,8 @@ class Task(Protocol):
 
 
 def make_task(train: TrainConfig, config: ModelConfig) -> Task:
-    """The task that `train.task` names."""
+    """The task that `train.task` names. Raises ConfigError where it does not go with the model (`check_task`)."""
+    check_task(config, train)
     if train.task == "denoise":
         from ft.training.denoise import DenoiseTask
 
@@ -57,33 +59,45 @@ def make_task(train: TrainConfig, config: ModelConfig) -> Task:
 
 
 class SeparationTask:
-    """The network gives the mask of one stem of the mixture (A.6)."""
+    """The network gives the stems of the mixture, or the masks that make them."""
 
     name = "separate"
-    needs_vocals = True
     separates = True
 
     def __init__(self, train: TrainConfig, config: ModelConfig) -> None:
-        """Raises ConfigError: a window of a loss is longer than a crop."""
-        self.weights, self.config = train.losses, config
-        check_crops(config.audio, train)
+        self.config, self.signal = config, Signal(config)
+        self.objective = Objective(config, train.losses)
 
-    def loss(self, network: Network, waveforms: Waveforms, autocast: Autocast) -> Loss:
+    def loss(self, network: Network, batch: Batch, autocast: Autocast) -> Loss:
         """The weighted losses of `train.losses`."""
-        batch = batch_from_waveforms(waveforms, self.config)
-        mask = self.mask(network, batch.mixture, batch.scale, autocast)
-        return Loss.from_parts(separation_parts(mask, batch, self.weights, self.config.audio))
-
-    def validation_loss(self, network: Network, waveforms: Waveforms, autocast: Autocast, index: int = 0) -> Loss:
-        """Gives `loss` of a batch of validation; nothing is drawn at random for it."""
-        return self.loss(network, waveforms, autocast)
-
-    def mask(self, network: Network, mixture: Tensor, scale: Tensor, autocast: Autocast) -> Tensor:
-        """The mask of a complex spectrogram (batch, channels, bins, frames), one `scale` for each item.
-
-        It is float32 in 0..1, or complex64 where `model.mask` says so.
-        """
-        x = network_input(mixture, scale, self.config)
+        mixture, level = mixture_of(batch, self.signal)
+        targets = self.signal.transformed(true_stems(batch, self.config.stems))
+        x = self.signal.inputs(mixture, level)
         with autocast():
-            logits = network(x)
-        return mask_from_logits(logits, self.config)
+            result = network(x)
+        result = activated(result, self.config.output)
+        return Loss.from_parts(self.objective.parts(result, targets, mixture, level))
+
+    def validation_loss(self, network: Network, batch: Batch, autocast: Autocast, index: int = 0) -> Loss:
+        """The same; nothing is drawn for it."""
+        return self.loss(network, batch, autocast)
+
+
+def true_stems(batch: Batch, names: Sequence[str]) -> Tensor:
+    """Gives waveforms (batch, stems, channels, samples) of these names, made of what the batch has."""
+    recipes = (recipe(name, batch.stems) for name in names)
+    sums = (torch.stack([sign * batch.stems[name] for name, sign in signs.items()]).sum(0) for signs in recipes)
+    return torch.stack([*sums], dim=1)
+
+
+def mixture_of(batch: Batch, signal: Signal) -> tuple[Tensor, Level]:
+    """Gives the signal of a batch's mixture, and its level: that of its tracks, or of the crops where they are louder.
+
+    What is scaled by a peak or deviation is scaled further by the headroom of each item.
+    """
+    mixture = signal.transformed(batch.mixture)
+    level, rule = signal.level(mixture), signal.front.scale
+    if rule == "none" or not isinstance(rule, str):
+        return mixture, level
+    scale = torch.maximum(level.scale, batch.peak) if rule == "track-peak" else level.scale
+    return mixture, Level(scale * batch.headroom, level.mean)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ft.config import ModelConfig
-from ft.data.batches import Batching, Waveforms, batch_from_waveforms, collate, network_input
 from ft.data.items import open_batches
-from ft.errors import CheckpointError, ConfigError, one_line
+from ft.data.loading import Batch, Batching, collate
+from ft.errors import ConfigError, one_line
+from ft.models import completed
 from ft.progress import is_watched
 from ft.train_config import Stage, TrainConfig
 from ft.training.averaging import WeightAverage
@@ -32,8 +32,9 @@ from ft.training.log import TrainingLog
 from ft.training.new_network import has_unused, new_network
 from ft.training.optimizers import make_optimizer
 from ft.training.position import Position
+from ft.training.resuming import check_saved, meaning, say_changes
 from ft.training.run_folder import BEST, LAST, STATE, RunFolder
-from ft.training.schedule import Schedule
+from ft.training.schedule import Schedule, planned
 from ft.training.state import load_state, save_state
 from ft.training.stop_signals import on_stop_signals
 from ft.training.tasks import make_task
@@ -47,13 +48,6 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-DRAWN = ("train.seed", "train.instrumentals", "train.vocals", "train.pairs", "train.cache", "train.epoch_size",
-         "train.voxaug", "train.augment")  # fmt: skip
-"""What begins the keys by which examples are drawn."""
-SCHEDULED = ("train.stages", "train.extra_epochs")
-FIT_ITEMS = 64
-"""A network that wants it is fitted to this many inputs."""
-
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C; the state has been saved."""
@@ -64,7 +58,6 @@ class Trainer:
 
     Args:
         folder: of the run; None: nothing is written.
-        network: another one than the frame transformer of `config`, which gives logits of its input's shape.
     Raises:
         ConfigError, DataError, CheckpointError: the run cannot begin.
     """
@@ -76,23 +69,25 @@ class Trainer:
         folder: Path | None,
         group: Group,
         progress: bool = False,
-        network: nn.Module | None = None,
     ) -> None:
         if train.precision == "float16" and group.device.type == "cpu":
             raise ConfigError("train.precision: float16 needs a GPU; on a CPU use bfloat16 or float32")
-        self.config, self.train, self.group = config, train, group
+        self.config = config = completed(config)
+        self.train, self.group = train, group
         self.device, self.progress = group.device, progress and not group.rank
         self.sharded = group.size > 1 and train.parallel == "fsdp"
         self.task = make_task(train, config)
         with group.first_alone():  # it writes what the others then read
-            self.folder = RunFolder(folder, config, train, group, models=network is None)
+            self.folder = RunFolder(folder, config, train, group)
             self.data = TrainingData(config, train, folder, self.progress)
-        self.check_stages()
+        for stage, _ in self.planned():
+            self.check_epoch(stage)
         self.validation = Validation(self.data, self.task, config, group, self.autocast, everywhere=self.sharded)
         torch.manual_seed(train.seed)
         fresh = folder is None or not (folder / STATE).exists()  # else its weights are about to be restored
-        first_inputs = self._first_inputs if fresh else None
-        self.network = new_network(config, train, group, train.init_from if fresh else None, network, first_inputs)
+        self.network = new_network(
+            config, train, group, train.init_from if fresh else None, self.data.items if fresh else None
+        )
         self.trained: Any = self.network
         self.average = WeightAverage(self.network, train.ema)
         self.optimizer = make_optimizer(train, self.network)
@@ -109,11 +104,6 @@ class Trainer:
         self.asked = self.stopping = False  # in this process, and in all of them from the same step on
         self.log = TrainingLog(self.folder.writable, self._board if train.tensorboard else None)
 
-    def _first_inputs(self) -> Tensor:
-        items = [self.data.items.item(0, index, self.train.stages[0].frames) for index in range(FIT_ITEMS)]
-        batch = batch_from_waveforms(collate(items), self.config)
-        return network_input(batch.mixture, batch.scale, self.config)
-
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context in which the network runs."""
         dtype = DTYPES[self.train.precision]
@@ -121,19 +111,14 @@ class Trainer:
 
     def items_per_step(self, stage: Stage) -> int:
         """Items of one optimizer step, over all processes."""
-        return stage.batch_size * stage.accumulation * self.group.size
+        return stage.items * self.group.size
 
     def restore(self) -> None:
         """Goes back to the saved state of this folder. Raises CheckpointError."""
         assert self.folder.path is not None
         path = self.folder.path
         facts = load_state(path / STATE, self.network, self.average, self.optimizer, self.group)
-        if (task := facts.get("task", "separate")) != self.train.task:
-            raise CheckpointError(
-                f"{path}: a run of train.task {task} and not {self.train.task}; begin another with -o, and "
-                f"train.init_from: {path / LAST}"
-            )
-        self._check_meaning(facts.get("model"))
+        check_saved(path, facts, self.config, self.train)
         self.position = Position.saved(facts["position"], self.train, self.group.size)
         self.sums = dict(facts.get("sums", {}))
         if facts["scaler"]:  # empty where the run had another precision so far
@@ -145,27 +130,9 @@ class Trainer:
                 self.group.size,
             )
         if self.folder.writable is not None:
-            self._say_changes()
+            say_changes(self.folder)
         if self.position.step:
             logger.info("resumed at step %d (epoch %d)", self.position.step, self.position.epoch)
-
-    def _check_meaning(self, saved: Mapping[str, Any] | None) -> None:
-        """Raises CheckpointError where the weights were trained to mean something else; older states do not say."""
-        for key, value in _meaning(self.config).items():
-            if saved is not None and (found := saved.get(key, value)) != value:
-                raise CheckpointError(
-                    f"{self.folder.path}: a run of {key} {found} and not {value}; go on with {found}, or begin another "
-                    "with -o"
-                )
-
-    def _say_changes(self) -> None:
-        """Logs what of the configuration is another since this run was last begun."""
-        changes = self.folder.changes() or {}
-        for name, (there, here) in changes.items():
-            log = logger.warning if name in SCHEDULED else logger.info  # older versions counted epochs from 0
-            log("%s: %s -> %s", name, *(json.dumps(value, ensure_ascii=False) for value in (there, here)))
-        if drawn := [name for name in changes if name.startswith(DRAWN)]:
-            logger.warning("other examples from here on than those of the run before, by %s", ", ".join(drawn))
 
     def run(self) -> None:
         """Trains to the end of the last stage (or `max_steps`, or `patience`). Ctrl-C saves and raises Interrupted."""
@@ -229,23 +196,11 @@ class Trainer:
                 self.train.precision,
             )
         if self.group.size > 1 and not self.sharded:
-            self.trained = self.group.replicate(self.trained, has_unused(self.network, self.config))
+            self.trained = self.group.replicate(self.trained, has_unused(self.network))
 
     def planned(self) -> Iterator[tuple[Stage, int]]:
         """The stages and how many optimizer steps the whole run takes in each; those past `max_steps` are left out."""
-        left, done = self.train.max_steps, 0
-        for stage in self.train.stages:
-            last = self.train.epochs if stage is self.train.stages[-1] else stage.last_epoch
-            steps = (last - done) * (self.data.items_per_epoch // self.items_per_step(stage))
-            if left is not None and left <= 0:
-                return
-            yield stage, steps if left is None else min(steps, left)
-            done, left = last, None if left is None else left - steps
-
-    def check_stages(self) -> None:
-        """Raises ConfigError where an epoch of a stage that the run comes to is less than one step."""
-        for stage, _ in self.planned():
-            self.check_epoch(stage)
+        return planned(self.train, self.data.items_per_epoch, self.group.size)
 
     def check_epoch(self, stage: Stage) -> None:
         """Raises ConfigError where an epoch is less than one step."""
@@ -260,7 +215,7 @@ class Trainer:
         batch = self.position.items // (stage.batch_size * self.group.size) + micro
         return self.batching(stage).keys(self.position.epoch, batch)
 
-    def batches(self, stage: Stage, count: int) -> Iterator[Waveforms]:
+    def batches(self, stage: Stage, count: int) -> Iterator[Batch]:
         """The next `count` micro-batches of this epoch."""
         first = self.position.items // (stage.batch_size * self.group.size)
         numbers, pin = range(first, first + count), self.device.type == "cuda"
@@ -298,7 +253,7 @@ class Trainer:
         position.epoch, position.items = position.epoch + 1, 0
         self.save()
 
-    def step(self, batches: Iterator[Waveforms], stage: Stage) -> bool:
+    def step(self, batches: Iterator[Batch], stage: Stage) -> bool:
         """One optimizer step over `accumulation` micro-batches; False where the guard passed over it."""
         self.network.train()
         self.clock.start()
@@ -307,9 +262,9 @@ class Trainer:
         losses: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for micro in range(stage.accumulation):
-            waveforms = self.clock.next(batches).to(self.device)
+            batch = self.clock.next(batches).to(self.device)
             with self._counted(stage), self._accumulating(micro + 1 < stage.accumulation):
-                loss = self.task.loss(self.trained, waveforms, self.autocast)
+                loss = self.task.loss(self.trained, batch, self.autocast)
                 self.scaler.scale(loss.value / stage.accumulation).backward()
             losses.append(loss.value.detach().float())
             for name, part in loss.parts.items():
@@ -411,7 +366,7 @@ class Trainer:
             logger.info("step %d: %s", position.step, ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
             if bad := [name for name, value in scores.items() if not _finite(value)]:
                 logger.warning("step %d: %s not finite: these weights are no better", position.step, ", ".join(bad))
-        if (found := score(scores)) > position.best:
+        if (found := score(scores, self.validation.stems)) > position.best:
             position.best, position.stale = found, 0
             self.folder.save_model(BEST, self.average, position.step, scores)
         elif waited:
@@ -428,7 +383,7 @@ class Trainer:
             "sums": self.sums,
             "scaler": self.scaler.state_dict(),
             "task": self.train.task,
-            "model": _meaning(self.config),
+            "model": meaning(self.config),
         }
         save_state(self.folder.path / STATE, self.network, self.average, self.optimizer, facts, self.group)
 
@@ -439,14 +394,6 @@ class Trainer:
         return tqdm(
             total=total, initial=self.position.step, unit="step", desc="train", disable=disable, file=sys.stderr
         )
-
-
-def _meaning(config: ModelConfig) -> dict[str, Any]:
-    """What decides what the weights mean, by its key in YAML; dropout may change on the way."""
-    values = config.to_dict()
-    keys = {f"audio.{key}": value for key, value in values["audio"].items()}
-    keys |= {f"model.{key}": value for key, value in values["network"].items() if "dropout" not in key}
-    return keys | {"model.mask_stem": config.mask_stem}
 
 
 def _finite(value: float) -> bool:
