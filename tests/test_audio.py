@@ -148,7 +148,7 @@ def test_truncated_lossless_files_are_refused_or_told_of(tmp_path, song, name, f
     whole = write(tmp_path / name, song[:1] if format == "SVX" else song, 48000, format=format)
     path = cut(whole, 0.6)
     text = refusal(path)
-    assert "--allow-truncated" in text
+    assert "`allow_truncated`" in text
     with open_source(path, allow_truncated=True) as source:
         found = np.concatenate(list(source.blocks()), axis=1)
         again = np.concatenate(list(source.blocks()), axis=1)
@@ -173,7 +173,7 @@ def test_compressed_files_keep_their_length_and_truncated_ones_are_told_of(
     expected, _ = read_audio(whole)
     assert expected.shape == song.shape and open_source(whole).info.samples == song.shape[1]
     path = cut(whole, 0.8)
-    assert "--allow-truncated" in refusal(path)
+    assert "`allow_truncated`" in refusal(path)
     source = open_source(path, allow_truncated=True)
     found = read(source)
     assert 0.1 < found.shape[1] / expected.shape[1] < 0.95 and len(source.warnings) == 1
@@ -211,7 +211,7 @@ def test_compressed_sound_in_wav_is_whole_unless_it_is_cut(tmp_path, song, codin
     found = read(source)
     assert 0 <= found.shape[1] - song.shape[1] < 5000 and source.warnings == []
     assert source.info.samples in (None, found.shape[1])
-    assert "--allow-truncated" in refusal(cut(path, 0.6))
+    assert "`allow_truncated`" in refusal(cut(path, 0.6))
 
 
 def test_compressed_wav_whose_length_was_left_open_is_whole(tmp_path, song):
@@ -240,7 +240,7 @@ def test_64_bit_integers_are_named(tmp_path, format):
 
 def test_a_start_behind_the_end_says_where_the_end_is(tmp_path):
     path = write(tmp_path / "a.wav", noise(8000))
-    assert refusal(path, start=1.5).endswith("--start 1.5: the sound ends after 1 s")
+    assert refusal(path, start=1.5).endswith("`start` 1.5: the sound ends after 1 s")
 
 
 def test_a_part_that_is_whole_is_not_truncated(tmp_path, song):
@@ -248,7 +248,7 @@ def test_a_part_that_is_whole_is_not_truncated(tmp_path, song):
         path = cut(write(tmp_path / name, song, 48000, subtype), 0.7)
         source = open_source(path, duration=0.5)
         assert read(source).shape == (2, 24000) and source.warnings == []
-        assert "--allow-truncated" in refusal(path, duration=3.9)
+        assert "`allow_truncated`" in refusal(path, duration=3.9)
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
@@ -295,7 +295,7 @@ def test_flac_without_a_count_of_samples_is_read_to_its_end(tmp_path, song):
     source = open_source(path)
     assert source.info.samples is None and source.info.seconds is None
     assert np.array_equal(read(source), expected)
-    assert "--start 99: the sound ends before" in refusal(path, start=99)
+    assert "`start` 99: the sound ends before" in refusal(path, start=99)
 
 
 def test_flac_is_given_up_to_the_block_that_is_damaged(tmp_path, song):

@@ -132,13 +132,13 @@ def test_depth_is_the_inputs_unless_it_is_chosen():
 @pytest.mark.parametrize(
     ("name", "bitrate", "message"),
     [
-        ("mp3", 63, "--bitrate 63: expected 64 to 320 kbit/s for mp3"),
-        ("mp3", 321, "--bitrate 321: expected 64 to 320 kbit/s for mp3"),
-        ("mp3", 200, "--bitrate 200: mp3 has no such rate; expected one of 64, 80, 96, "),
-        ("opus", 5, "--bitrate 5: expected 6 to 512 kbit/s for opus"),
-        ("opus", 1000, "--bitrate 1000: expected 6 to 512 kbit/s for opus"),
-        ("ogg", 7, "--bitrate 7: expected 8 to 500 kbit/s for ogg"),
-        ("ogg", 501, "--bitrate 501: expected 8 to 500 kbit/s for ogg"),
+        ("mp3", 63, "`bitrate` 63: expected 64 to 320 kbit/s for mp3"),
+        ("mp3", 321, "`bitrate` 321: expected 64 to 320 kbit/s for mp3"),
+        ("mp3", 200, "`bitrate` 200: mp3 has no such rate; expected one of 64, 80, 96, "),
+        ("opus", 5, "`bitrate` 5: expected 6 to 512 kbit/s for opus"),
+        ("opus", 1000, "`bitrate` 1000: expected 6 to 512 kbit/s for opus"),
+        ("ogg", 7, "`bitrate` 7: expected 8 to 500 kbit/s for ogg"),
+        ("ogg", 501, "`bitrate` 501: expected 8 to 500 kbit/s for ogg"),
     ],
 )
 def test_a_bitrate_that_no_sound_can_have_is_refused(name, bitrate, message):
@@ -167,5 +167,5 @@ def test_what_a_format_cannot_hold_of_one_song_is_noted():
 
 def test_flac_says_what_it_cannot_hold():
     for rate in (768_000, 65_537):
-        with pytest.raises(AudioError, match=rf"song\.wav: {rate} Hz; .*--format wav"):
+        with pytest.raises(AudioError, match=rf"song\.wav: {rate} Hz; .*`format` wav"):
             stem_format(SeparateOptions(format="flac"), info(rate))

@@ -263,7 +263,7 @@ def test_the_folder_of_a_song_named_directly_is_the_one_it_lies_in(library):
     ],
 )
 def test_a_template_that_leads_astray_is_wrong_usage(library, template):
-    with pytest.raises(ConfigError, match=r"--name-template .*(expected|not below)") as error:
+    with pytest.raises(ConfigError, match=r"`name_template` .*(expected|not below)") as error:
         found(library("a.wav"), name_template=template)
     assert error.value.exit_code == 2
 
@@ -280,7 +280,7 @@ def test_a_template_that_leads_astray_is_wrong_usage(library, template):
     ],
 )
 def test_a_file_without_the_suffix_of_its_format_is_wrong_usage(library, template):
-    with pytest.raises(ConfigError, match=r"expected \.{ext} at the end; --format is mp3"):
+    with pytest.raises(ConfigError, match=r"expected \.{ext} at the end; `format` is mp3"):
         found(library("a.wav"), name_template=template, format="mp3")
     with pytest.raises(ConfigError, match=r"expected \.{ext} at the end"):
         found(library("a.wav"), name_template="{song}", stem="vocals")
@@ -356,7 +356,7 @@ def test_the_suffix_of_the_input_tells_songs_of_one_name_apart(library):
     root = library("a/song.wav", "a/song.flac", "a/Song.WAV")
     assert all("rename one" in str(song.error) for song in found(root))
     pair = (root / "a/song.wav", root / "a/song.flac")
-    assert all("{input_ext} in --name-template" in str(song.error) for song in found(*pair))
+    assert all("{input_ext} in `name_template`" in str(song.error) for song in found(*pair))
     songs = found(*pair, name_template="{song}.{input_ext}/{stem}.{ext}", images=True)
     assert [song.error for song in songs] == [None, None]
     assert [song.files["vocals"].as_posix() for song in songs] == [
@@ -371,7 +371,7 @@ def test_songs_of_two_folders_collide_and_those_of_one_do_not(library):
     assert [path.parent.name for path in failing(found(root / "a", root / "b"))] == ["a", "b"]
     flat = "{stem}/{song}.{ext}"
     named = found(root / "a/song.wav", root / "b/song.wav", name_template=flat)
-    assert all("and so would" in str(song.error) and "{folder} in --name-template" in str(song.error) for song in named)
+    assert all("and so would" in str(song.error) and "{folder} in `name_template`" in str(song.error) for song in named)
     assert failing(found(root, name_template=flat)) == []
 
 
@@ -415,7 +415,7 @@ def test_what_is_there_decides_what_is_done(tmp_path):
     assert existing(song) == "none" and to_do(song, plain) and to_do(song, kept) and to_do(song, forced)
     song.files["instrumental"].write_bytes(b"sound")
     assert existing(song) == "some" and to_do(song, kept) and to_do(song, forced)
-    with pytest.raises(AudioError, match=r"instrumental\.wav is there already; --force"):
+    with pytest.raises(AudioError, match=r"instrumental\.wav is there already; `force`"):
         to_do(song, plain)
     song.files["vocals"].touch()
     assert existing(song) == "some" and to_do(song, kept)  # an empty file is no stem

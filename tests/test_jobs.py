@@ -159,6 +159,15 @@ def test_format_and_stem_hold_for_jobs_too(batch, tmp_path):
     assert song.files == {"vocals": tmp_path / "out/a_Vocals.mp3"}
 
 
+def test_any_stems_have_names_as_the_original_would_give_them(batch, tmp_path):
+    jobs = read_jobs(batch({"output": "out", "convert": ["a.flac"]}))
+    (song,) = work_of(jobs, ("drums", "bass", "vocals", "no_vocals"), SeparateOptions(images=True), "net").songs
+    assert [file.name for file in song.files.values()] == [
+        f"a_{title}.wav" for title in ("Drums", "Bass", "Vocals", "No_vocals")
+    ]
+    assert [file.name for file in song.images.values()][:2] == ["a_Mask.png", "a_Drums.png"]
+
+
 def test_a_template_of_ones_own_has_its_own_names(batch, tmp_path):
     document = {"output": "out", "convert": ["a.flac"], "copy": ["c.mp3"]}
     found = work(batch, document, name_template="{model}/{song}.{stem}.{ext}")
@@ -289,7 +298,7 @@ def test_a_copy_that_another_run_is_writing_is_left_to_it(copy_of, monkeypatch):
     monkeypatch.setattr(shutil, "copyfile", copies_while_another_tries)
     target = song.files["instrumental"]
     assert copy_song(song, SeparateOptions()).status == "copied"
-    assert refused == [f"{target}: another run is writing it; wait for it, or choose another -o"]
+    assert refused == [f"{target}: another run is writing it; wait for it, or choose another `output`"]
     assert target.read_bytes() == song.path.read_bytes() and below(target.parent) == [target.name]
     target.unlink()
 

@@ -228,7 +228,7 @@ def test_the_tracks_of_a_video(tmp_path, song):
     assert np.array_equal(read(open_source(path)), read(open_source(path, track=1)))
     second = read(open_source(path, track=2))
     assert second.shape == (2, RATE) and np.abs(second + 0.5 * song[:, :RATE]).max() < 1 / 30000
-    assert "--track 3: it has 2 audio tracks; expected 1 to 2" in refusal(path, track=3)
+    assert "`track` 3: it has 2 audio tracks; expected 1 to 2" in refusal(path, track=3)
     silent = encode(tmp_path / "silent.mp4", [], "aac", "mp4", video=True)
     assert "holds no audio track" in refusal(silent)
     surround = encode(tmp_path / "surround.m4a", [np.zeros((6, 9000), np.float32)], "aac", "ipod")
@@ -243,7 +243,7 @@ def test_a_part_is_that_part_of_the_whole(tmp_path, song):
         stop = None if duration is None else round(start * RATE) + round(duration * RATE)
         part = expected[:, round(start * RATE) : stop]
         assert source.info.samples == part.shape[1] and np.array_equal(read(source), part)
-    assert "--start 9: the sound ends after 2 s" in refusal(path, start=9.0)
+    assert "`start` 9: the sound ends after 2 s" in refusal(path, start=9.0)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
@@ -261,7 +261,7 @@ def test_truncated_files_are_refused_or_told_of(tmp_path, song, name, codec, for
     path = encode(tmp_path / name, [song], codec, format, options=options)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    assert "--allow-truncated" in refusal(path)
+    assert "`allow_truncated`" in refusal(path)
     source = open_source(path, allow_truncated=True)
     found = read(source)
     assert 0.3 < found.shape[1] / song.shape[1] <= 1.02

@@ -42,7 +42,7 @@ def test_an_mp3_may_count_a_frame_too_many_but_lack_none(tmp_path, song):
     data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + 1).to_bytes(4, "big")
     path.write_bytes(data)
     assert 0 <= read(open_source(path)).shape[1] - song.shape[1] < 1152
-    assert "--allow-truncated" in refusal(cut(path, 0.99))
+    assert "`allow_truncated`" in refusal(cut(path, 0.99))
 
 
 def test_mp3_files_that_were_joined_are_read_to_the_end_of_the_last(tmp_path, song):
@@ -110,7 +110,7 @@ def test_an_mp3_of_which_the_decoder_loses_the_rest_is_refused(tmp_path, mp3, ca
     first, last = starts[len(starts) // 4], starts[len(starts) // 4 + 1]
     path = tmp_path / "a.mp3"
     path.write_bytes(mp3[:first] + b"\0\0\0\0\xff\xf5\x12\xff".ljust(last - first, b"\0") + mp3[last:])
-    assert "--allow-truncated" in refusal(path)
+    assert "`allow_truncated`" in refusal(path)
     source = open_source(path, allow_truncated=True)
     assert 0.2 < read(source).shape[1] / 192_000 < 0.3
     assert len(source.warnings) == 1 and "1.0 s" in source.warnings[0]

@@ -142,16 +142,16 @@ def test_a_part(start, duration):
 
 
 def test_a_start_behind_the_end():
-    assert "--start 3: the sound ends after 1 s" in refusal(wav(noise(RATE)), start=3.0)
-    assert "--start 3: the sound ends before" in refusal(streamed_header(RATE, 2, "16") + bytes(4000), start=3.0)
+    assert "`start` 3: the sound ends after 1 s" in refusal(wav(noise(RATE)), start=3.0)
+    assert "`start` 3: the sound ends before" in refusal(streamed_header(RATE, 2, "16") + bytes(4000), start=3.0)
 
 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", "nothing came; expected WAV. Bare samples need --raw"),
+        (b"", "nothing came; expected WAV. Bare samples need `raw`"),
         (b"fLaC\x00\x00\x00\x22" + bytes(100), "begins with 66 4c 61 43 00 00 00 22 (FLAC, "),
-        (b"hello, world, this is text\n", "'hello, world'); expected WAV. Bare samples need --raw"),
+        (b"hello, world, this is text\n", "'hello, world'); expected WAV. Bare samples need `raw`"),
         (bytes(1000), "begins with 00 00 00 00"),
         (wav(noise(10))[:30], "a WAV header that breaks off"),
         (wav(noise(0)), "holds no samples"),

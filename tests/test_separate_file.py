@@ -171,7 +171,7 @@ def test_a_file_that_is_damaged_on_the_way_leaves_nothing(tmp_path, separator):
 def test_a_file_shorter_than_its_header_says_is_an_error_or_a_warning(song, separator, tmp_path):
     path = song()
     path.write_bytes(path.read_bytes()[: 44 + 4 * 4000])
-    with pytest.raises(AudioError, match=r"song\.wav: .*--allow-truncated"):
+    with pytest.raises(AudioError, match=r"song\.wav: .*`allow_truncated`"):
         separate_file(separator, path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     tolerant = Separator(StubEngine(each_frame_alone), allow_truncated=True, **SHORT)

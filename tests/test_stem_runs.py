@@ -63,7 +63,7 @@ def test_of_two_processes_that_write_the_same_files_one_is_told_and_one_wins(tmp
         )
         return process, process.stdout.readline()
 
-    line = rf"instrumental\.{name}: another run is writing it; wait for it, or choose another -o\n?$"
+    line = rf"instrumental\.{name}: another run is writing it; wait for it, or choose another `output`\n?$"
     if other_first:
         process, said = start()
         assert said == "begun\n"

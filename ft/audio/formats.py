@@ -82,7 +82,7 @@ def stem_format(options: SeparateOptions, info: AudioInfo) -> StemFormat:
         if name == "flac" and not _fits_flac(rate):
             raise AudioError(
                 f"{info.path}: {rate} Hz; expected for flac at most {_FLAC_LIMIT} Hz, above {_FLAC_ANY} in tens. "
-                "--format wav holds every rate"
+                "`format` wav holds every rate"
             )
         depth = options.bit_depth or info.bit_depth
         return StemFormat(name, "24" if (name, depth) == ("flac", "float") else depth, None, rate)
@@ -97,10 +97,10 @@ def check_bitrate(options: SeparateOptions) -> None:
         return
     low, high = _RANGES[name]
     if not low <= bitrate <= high:
-        raise ConfigError(f"--bitrate {bitrate}: expected {low} to {high} kbit/s for {name}")
+        raise ConfigError(f"`bitrate` {bitrate}: expected {low} to {high} kbit/s for {name}")
     if name == "mp3" and bitrate not in (*_MPEG1, *_MPEG2):
         choices = ", ".join(map(str, sorted({*_MPEG1, *_MPEG2})))
-        raise ConfigError(f"--bitrate {bitrate}: mp3 has no such rate; expected one of {choices} kbit/s")
+        raise ConfigError(f"`bitrate` {bitrate}: mp3 has no such rate; expected one of {choices} kbit/s")
 
 
 def format_notes(format: StemFormat, options: SeparateOptions, info: AudioInfo) -> list[str]:

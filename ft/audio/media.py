@@ -122,7 +122,7 @@ class MediaSource(AudioSource):
                     raise NoSound(f"{path}: holds no audio track; expected one at least")
                 if number > len(tracks):
                     count = "1 audio track" if len(tracks) == 1 else f"{len(tracks)} audio tracks"
-                    raise AudioError(f"{path}: --track {number}: it has {count}; expected 1 to {len(tracks)}")
+                    raise AudioError(f"{path}: `track` {number}: it has {count}; expected 1 to {len(tracks)}")
                 yield container, tracks[number - 1]
 
     def _first_frame(self, container: av.container.InputContainer, stream: av.AudioStream) -> av.AudioFrame:

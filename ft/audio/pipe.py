@@ -14,7 +14,7 @@ from ft.errors import AudioError
 STDIN = Path("-")
 PIPE_SAMPLES = 4096
 """Of a block at most; of what is there already, fewer are given at once."""
-_RAW = "Bare samples need --raw, e.g. --raw f32le --rate 44100 --channels 2"
+_RAW = "Bare samples need `raw`, e.g. `raw` f32le `rate` 44100 `channels` 2"
 
 _CODINGS = "expected PCM of 8, 16, 24 or 32 bits, or float of 32 or 64"
 _TO_24 = "ffmpeg -i FILE -c:a pcm_s24le song.wav"

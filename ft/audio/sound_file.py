@@ -65,7 +65,7 @@ def open_sound_file(
         if found is not None and found.cut and not allow_truncated:
             raise AudioError(
                 f"{path}: ends after {found.present} bytes of sound; its header says {found.promised}. "
-                "--allow-truncated separates what is there"
+                "`allow_truncated` separates what is there"
             ) from error
         if head[:4] == b"OggS":
             with path.open("rb") as file:
@@ -99,7 +99,7 @@ def _by_others(path: Path, error: Exception, chosen: dict[str, Any]) -> AudioSou
     said = reason(error) or type(error).__name__
     what = f"{path}: not audio that can be read ({said}); expected {READABLE}"
     if path.suffix.lower() == ".raw":
-        raise AudioError(f"{what}. Bare samples can be piped: ft separate - --raw f32le --rate 44100 < FILE") from error
+        raise AudioError(f"{what}. Bare samples are read from a pipe, with `raw`, `rate` and `channels`") from error
     try:
         return open_media(path, **chosen)
     except NoMedia:

@@ -47,7 +47,7 @@ MEDIA_SUFFIXES = _suffixes(
 READABLE = "WAV, FLAC, OGG, MP3 or another format that libsndfile reads"
 INSTALL_MEDIA = "pip install 'frame-transformer[media]'"
 RATES = (1_000, 768_000)
-_ALLOW = "--allow-truncated separates what is there"
+_ALLOW = "`allow_truncated` separates what is there"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class AudioSource(ABC):
         self._first = round(start * sample_rate)
         self._stop = None if duration is None else self._first + max(1, round(duration * sample_rate))
         if total is not None and self._first >= total:
-            raise AudioError(f"{path}: --start {start:g}: the sound ends after {round(total / sample_rate, 2):g} s")
+            raise AudioError(f"{path}: `start` {start:g}: the sound ends after {round(total / sample_rate, 2):g} s")
         samples = self._last(total)
         self.info = AudioInfo(
             path, sample_rate, channels, None if samples is None else samples - self._first, bit_depth, offset
@@ -167,7 +167,7 @@ class AudioSource(ABC):
             self._ends_early(position, self._total, broken)
         if position == self._first:
             if self._first:
-                raise AudioError(f"{self._path}: --start {self._start:g}: the sound ends before")
+                raise AudioError(f"{self._path}: `start` {self._start:g}: the sound ends before")
             raise AudioError(f"{self._path}: holds no samples; expected at least one")
 
     def part(self, first: int, samples: int) -> Array:

@@ -71,8 +71,8 @@ def find_songs(
         raise AudioError(f"{', '.join(str(song.path) for song in empty)}{said}")
     if not inputs:
         raise AudioError(
-            f"{', '.join(map(str, paths))}: nothing to separate: output folders ('{OUTPUT_FOLDER}', the one of -o and "
-            "those of earlier runs) are not searched; name the files, or choose another -o"
+            f"{', '.join(map(str, paths))}: nothing to separate: output folders ('{OUTPUT_FOLDER}', `output` and those "
+            "of earlier runs) are not searched; name the files, or choose another `output`"
         )
     names = Names.of(options, stems, model)
     return failures_first(checked([(with_files(song, output_dir, names), output_dir) for song in inputs]))
@@ -149,18 +149,18 @@ def to_do(song: Song, options: SeparateOptions) -> bool:
         return True
     if not options.skip_existing:
         first = next(path for path in song.outputs if _is_there(song, path))
-        raise AudioError(f"{song.path}: {first} is there already; --force replaces it, --skip-existing leaves it")
+        raise AudioError(f"{song.path}: {first} is there already; `force` replaces it, `skip_existing` leaves it")
     return there != "all"
 
 
 def _is_there(song: Song, path: Path) -> bool:
     try:
         if path.is_dir():
-            raise AudioError(f"{song.path}: {path} is a folder; expected a file or nothing. Choose another -o")
+            raise AudioError(f"{song.path}: {path} is a folder; expected a file or nothing. Choose another `output`")
         status = path.stat()
         return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
     except PermissionError as error:
-        raise AudioError(f"{song.path}: {path}: {error.strerror}; choose another -o") from error
+        raise AudioError(f"{song.path}: {path}: {error.strerror}; choose another `output`") from error
     except OSError:  # too long a name, or a file where a folder should be: the writer says so
         return False
 

@@ -27,9 +27,9 @@ from ft.songs.report import SongRecord
 KEYS = ("output", "convert", "copy")
 EXPECTED = "an object of output, convert and copy"
 TEMPLATE = "{song}_{stem}.{ext}"
-TITLES = {"instrumental": "Instruments", "vocals": "Vocals", MASK: "Mask"}
-"""Names of the original implementation; other stems keep theirs."""
 COPIED_STEM = "instrumental"
+TITLES = {COPIED_STEM: "Instruments"}
+"""Names of the original implementation. It calls the others Vocals and Mask, and so Drums is what it would say."""
 SHOWN = 3
 
 
@@ -91,7 +91,8 @@ def work_of(jobs: Sequence[Job], stems: Sequence[str], options: SeparateOptions,
     Raises:
         ConfigError: the model has no such stem, or the template leads out of the output folder.
     """
-    names = Names.of(options, stems, model, TEMPLATE, TITLES)
+    titles = {stem: TITLES.get(stem, stem.capitalize()) for stem in (*stems, MASK)}
+    names = Names.of(options, stems, model, TEMPLATE, titles)
     title = TITLES[COPIED_STEM] if names.template == TEMPLATE else COPIED_STEM
     songs, copies = list[tuple[Song, Path]](), list[tuple[Song, Path]]()
     for job in jobs:

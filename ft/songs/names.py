@@ -69,13 +69,13 @@ class Names:
 
     def _check(self) -> None:
         """Raises ConfigError for a template that cannot be used whatever the song."""
-        problem = f"--name-template {self.template}: expected"
+        problem = f"`name_template` {self.template}: expected"
         for _, name, spec, conversion in string.Formatter().parse(self.template):
             if name is not None and (spec or conversion):
                 raise ConfigError(f"{problem} {{{name}}} alone, without : or !")
         parts = re.split(_SEPARATORS, self.template)
         if re.match(r"[A-Za-z]:", self.template) or not parts[0]:
-            raise ConfigError(f"{problem} a path below the folder of -o")
+            raise ConfigError(f"{problem} a path below the folder of `output`")
         if "\0" in self.template or any(part in ("", ".", "..") for part in parts):
             raise ConfigError(f"{problem} a name on each side of every /, none of them . or ..")
         for folder in (PurePath(), PurePath("folder")):
@@ -84,7 +84,7 @@ class Names:
                 raise ConfigError(f"{problem} {{stem}}; files would collide")
             for file in files.values():
                 if file.suffix.lower() != f".{self.ext}":
-                    raise ConfigError(f"{problem} .{{ext}} at the end; --format is {self.ext}")
+                    raise ConfigError(f"{problem} .{{ext}} at the end; `format` is {self.ext}")
 
     def of_song(
         self, title: str, folder: PurePath, input_ext: str = ""
@@ -105,7 +105,7 @@ class Names:
         safe = {name: as_one_name(value) for name, value in values.items()}
         path = PurePath(template.format(folder=folder.as_posix() if folder.parts else "", ext=ext, **safe))
         if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ConfigError(f"--name-template {self.template}: {path} is not below the folder of -o")
+            raise ConfigError(f"`name_template` {self.template}: {path} is not below the folder of `output`")
         return folder / path if keeps_folder else path
 
     @cached_property
@@ -173,7 +173,7 @@ def check_outputs(outputs: Sequence[tuple[Path, Sequence[Path]]]) -> tuple[set[i
             known[number] = file
             replaced = inputs.get(identity(file) or (-1, -1))
             if replaced is not None:
-                problems[number] = f"{file} would replace the input {replaced}; choose another folder with -o"
+                problems[number] = f"{file} would replace the input {replaced}; choose another `output`"
     for known in owners.values():
         if len(known) > 1:
             paths = [outputs[number][0] for number in known]
@@ -211,8 +211,8 @@ def _hint(paths: Sequence[Path]) -> str:
         ("folder", [path.absolute().parent.name for path in paths]),
     ):
         if paths and len({_key(PurePath(value)) for value in values}) == len(paths):
-            return f"{{{field}}} in --name-template tells them apart"
-    return "rename one of them, or separate them one at a time with another -o"
+            return f"{{{field}}} in `name_template` tells them apart"
+    return "rename one of them, or separate them one at a time with another `output`"
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -62,7 +62,7 @@ class Claim:
         try:
             self._descriptor = self._take()
             if self._descriptor is None:
-                raise AudioError(f"{path}: another run is writing it; wait for it, or choose another -o")
+                raise AudioError(f"{path}: another run is writing it; wait for it, or choose another `output`")
             self._status = os.fstat(self._descriptor)
             os.ftruncate(self._descriptor, 0)
         except BaseException:

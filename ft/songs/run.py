@@ -140,7 +140,7 @@ def recorded(song: Song, work: Callable[[Song], SongRecord], new: Callable[[Song
     except Exception as error:  # one song of thousands must not end the others, whatever it met
         logger.debug("traceback", exc_info=True)
         what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-        text = f"{song.path}: failed unexpectedly ({what}); -v shows where"
+        text = f"{song.path}: failed unexpectedly ({what}); the debug log (-v) shows where"
         record = new(song).changed(status="failed", error=text)
     return record if record.wall_seconds is not None else record.changed(wall_seconds=time.perf_counter() - start)
 
@@ -217,7 +217,7 @@ def separate_to_pipe(
         seconds = _separate(separator, source, pipe.write, progress, eager=True)
     warnings = list(source.warnings)
     if pipe.clipped:
-        kept = "--raw f32le" if encoding else "--bit-depth float"
+        kept = "`raw` f32le" if encoding else "`bit_depth` float"
         warnings.append(f"{song.path}: {pipe.clipped} samples of {stem} were clipped; {kept} keeps them")
     return _done(new_record(separator, song), info, seconds, start, warnings).changed(clipped=pipe.clipped)
 
@@ -311,8 +311,8 @@ def _check_length(song: Song, options: SeparateOptions) -> None:
             expected = sum(block.shape[1] for block in source.blocks()) / source.info.sample_rate
         if abs(found - expected) > _SAME_SECONDS:
             raise AudioError(
-                f"{song.path}: {file} is there and lasts {found:.1f} s, not {expected:.1f} s; --force replaces it, or "
-                "choose another -o"
+                f"{song.path}: {file} is there and lasts {found:.1f} s, not {expected:.1f} s; `force` replaces it, or "
+                "choose another `output`"
             )
 
 
@@ -321,5 +321,5 @@ def _gain_warning(song: Song, gain: float, format: StemFormat) -> Iterator[str]:
         depth = f"{format.bit_depth} bit" if format.bit_depth else format.name
         yield (
             f"{song.path}: {depth} would clip; all stems were lowered by one gain of {gain:.4f} "
-            f"({20 * np.log10(gain):.2f} dB). --format wav --bit-depth float keeps the level"
+            f"({20 * np.log10(gain):.2f} dB). `format` wav `bit_depth` float keeps the level"
         )

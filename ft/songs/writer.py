@@ -231,4 +231,4 @@ def _check_place(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if path.is_dir():
-        raise AudioError(f"{path}: is a folder; expected to write a file there. Rename it, or choose another with -o")
+        raise AudioError(f"{path}: is a folder; expected to write a file there. Rename it, or choose another `output`")
