@@ -40,11 +40,12 @@ Found = dict[str, Any]
 CORES = 2
 FRAMES = 256
 OVERRIDES = (
-    "audio.n_fft=1024",
-    "audio.hop_length=512",
-    "audio.bins=512",
-    "model.channels=2",
-    "model.expansion=4",
+    "front.n_fft=1024",
+    "front.hop_length=512",
+    "front.bins=512",
+    "network.channels=2",
+    "network.expansion=4",
+    "segment.seconds=8.4",
 )
 """These numbers give the preset `original-gelu` 45,234,057 parameters."""
 ENGINES = ("onnxruntime", "openvino")
@@ -86,7 +87,7 @@ def make_models(work: Path) -> tuple[Path, Path]:
     from export.to_onnx import export_onnx
     from ft.checkpoint import save_checkpoint
     from ft.config import model_config_from_yaml
-    from ft.models.frame_transformer import FrameTransformer
+    from ft.models import make_network
     from ft.settings import load_yaml, override
 
     checkpoint, whole, small = (work / f"original-45m{suffix}" for suffix in (".safetensors", ".onnx", ".int8.onnx"))
@@ -95,7 +96,7 @@ def make_models(work: Path) -> tuple[Path, Path]:
         values = override(load_yaml("original-gelu"), OVERRIDES)
         config = model_config_from_yaml(values, "original-gelu")
         torch.manual_seed(0)
-        save_checkpoint(checkpoint, FrameTransformer(config.network).state_dict(), config)
+        save_checkpoint(checkpoint, make_network(config).state_dict(), config)
     if not whole.exists():
         logger.info("exporting %s", whole)
         export_onnx(checkpoint, whole)

@@ -18,13 +18,13 @@ from collections.abc import Iterable, Iterator
 import click
 
 from engines import load_engine
-from engines.base import Array, Engine
+from engines.base import Array, Engine, Inputs
 from ft.audio.open import read_audio
+from ft.config import Segment
 from ft.dsp import frame_count
 from ft.files import FP32_MODEL, example_folder
 from ft.metrics import sdr
-from ft.separate.separator import CONTEXT_SECONDS, OVERLAP, Separator
-from ft.windows import WINDOW_SECONDS
+from ft.separate import Separator
 
 EXAMPLE = example_folder()
 CONTEXTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -37,8 +37,8 @@ def rows(
     """SDR of the vocals and frames run for each context that leaves half of a window."""
     mixture, sample_rate = read_audio(EXAMPLE / "mixture.flac")
     target, _ = read_audio(EXAMPLE / "vocals.flac")
-    audio = engine.describe().config.audio
-    frames = frame_count(round(mixture.shape[1] * audio.sample_rate / sample_rate), audio.hop_length)
+    config = engine.describe().config
+    frames = frame_count(round(mixture.shape[1] * config.sample_rate / sample_rate), config.front.hop_length)
     for context in contexts:
         if 4 * context > segment_seconds:
             return
@@ -74,9 +74,10 @@ class Counted:
     def __enter__(self) -> Counted:
         infer = self.engine._infer
 
-        def count(batch: Array) -> Array:
-            self.frames += batch.shape[0] * batch.shape[3]
-            return infer(batch)
+        def count(inputs: Inputs) -> Array:
+            items, frames = self.engine.describe().size(inputs)
+            self.frames += items * frames
+            return infer(inputs)
 
         self.engine._infer = count  # type: ignore[method-assign]
         return self
@@ -87,11 +88,11 @@ class Counted:
 
 @click.command()
 @click.option("--model", "--engine", "model", default=FP32_MODEL, show_default=True)
-@click.option("--segment-seconds", default=WINDOW_SECONDS, show_default=True)
-@click.option("--overlap", default=OVERLAP, show_default=True)
+@click.option("--segment-seconds", default=Segment.seconds, show_default=True)
+@click.option("--overlap", default=Segment.overlap, show_default=True)
 def main(model: str, segment_seconds: float, overlap: float) -> None:
     """Prints the table, then the same as JSON."""
-    print(f"window {segment_seconds:g} s, overlap {overlap:g}; default context {CONTEXT_SECONDS:g} s")
+    print(f"window {segment_seconds:g} s, overlap {overlap:g}; default context {Segment.context:g} s")
     print(f"{'context s':>10}{'SDR dB':>9}{'doubling':>10}{'frames run':>12}{'long song':>11}")
     found: list[dict[str, float]] = []
     with load_engine(model) as engine:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import click
 import torch
+from ft.data.batches import Batching
 
 from ft.config import ModelConfig, model_config_from_yaml
-from ft.data.batches import Batching
 from ft.data.cache import CachedItems
 from ft.data.cache_build import build_cache
 from ft.data.items import Items, mixture_items, open_batches
@@ -125,8 +125,8 @@ def main(
         if folder is not None:
             train = replace(train, cache=Cache(str(folder)))
         items = CachedItems(model, train)
-        frames = (items.manifest.samples - model.audio.n_fft) // model.audio.hop_length + 1
-        seconds = items.manifest.samples / model.audio.sample_rate
+        frames = model.front.frames(items.manifest.samples)
+        seconds = items.manifest.samples / model.sample_rate
         print(f"examples of {seconds:.2f} s; {items.count} in the cache, load {os.getloadavg()[0]:.1f}")
         rows = {}
         if direct:

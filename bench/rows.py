@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.flops import Work, count
 from bench.runners import Spec
 from engines import SUFFIXES, read_config
-from ft.config import ModelConfig
+from ft.config import IO, ModelConfig
 from ft.errors import ConfigError
 from ft.files import DEFAULT_MODEL, FP32_MODEL, model_path
 from ft.info import describe_model
@@ -73,7 +73,7 @@ def read_model(source: str) -> Model:
     path = str(model_path(source))
     precision = str(facts["precision"]).partition(" ")[0]
     name = FP32_MODEL if source == DEFAULT_MODEL else Path(source).name
-    return Model(name, path, precision, str(facts.get("io", "magnitude")), read_config(source))
+    return Model(name, path, precision, str(facts.get("io", IO[0])), read_config(source))
 
 
 def references(models: Sequence[Model]) -> dict[str, Model]:
@@ -84,14 +84,14 @@ def references(models: Sequence[Model]) -> dict[str, Model]:
     Raises:
         ConfigError: a model in low precision without its fp32 one.
     """
-    measured = [model for model in models if model.io == "magnitude"]
+    measured = [model for model in models if model.io == IO[0]]
     whole = [model for model in measured if model.precision == "fp32" and model.suffix in (".onnx", ".safetensors")]
-    found = {model.path: model for model in models if model.io != "magnitude"}
+    found = {model.path: model for model in models if model.io != IO[0]}
     for model in measured:
         same = [other for other in whole if other.path == model.path] + [
             other
             for other in whole
-            if (other.config.network, other.config.audio) == (model.config.network, model.config.audio)
+            if (other.config.network, other.config.front) == (model.config.network, model.config.front)
         ]
         if not same:
             raise ConfigError(
@@ -118,8 +118,8 @@ def plan_rows(
         baseline: the Python file of the plain implementation, for one more row per fp32 model.
     """
     for model in models:
-        if model.io != "magnitude":
-            reason = "takes waveforms; windows of magnitudes are measured here, and `python -m bench.speed` runs it"
+        if model.io != IO[0]:
+            reason = "takes whole waveforms; the network alone is measured here, and `python -m bench.speed` runs it"
             # Once, by the first engine that takes such files: the reason is that of all engines and devices.
             engine = SUFFIXES[model.suffix][0]
             yield Row(engine, model.precision, model, reason=reason, wanted="cuda" if engine == "tensorrt" else "cpu")
@@ -158,27 +158,24 @@ def _precisions(engine: str, device: str, model: Model) -> tuple[str, ...]:
 
 
 def model_inputs(config: ModelConfig, batch: int, frames: int) -> Array:
-    """Windows of the example as the network takes them, (batch, channels, bins, frames); they repeat if there are few.
+    """Gives windows of the example as the network reads them, (batch, ...); they repeat if there are few.
 
     Real sound, because the arithmetic of low precision depends on its values.
     """
     from bench.context import EXAMPLE
     from ft.audio.open import read_audio
-    from ft.dsp import magnitude
-    from ft.separate.stream import network_input, song_spectrum
+    from ft.separate.front import Meter, make_front
+    from ft.windows import Window
 
-    audio = config.audio
     mixture, sample_rate = read_audio(EXAMPLE / "mixture.flac")
-    if sample_rate != audio.sample_rate:
-        import soxr
-
-        mixture = np.ascontiguousarray(soxr.resample(mixture.T, sample_rate, audio.sample_rate).T, np.float32)
-    values = magnitude(song_spectrum(mixture, audio))
-    whole = network_input(values, float(values.max()), config)[:1]
-    starts = np.arange(batch) * frames % max(whole.shape[3] - frames, 1)
-    columns = starts[:, None] + np.arange(frames)
-    windows = whole[0].take(columns, axis=2, mode="wrap")  # (channels, bins, batch, frames)
-    return np.ascontiguousarray(windows.transpose(2, 0, 1, 3))
+    front = make_front(config, IO[0], sample_rate)
+    song = np.concatenate(list(front.frames([mixture])), axis=1)
+    inputs = front.inputs(Window(song, slice(0, song.shape[1]), 0, 0), Meter(front).level(song))
+    whole, size = inputs[config.reads[0].name][0], config.size(IO[0], frames)
+    starts = np.arange(batch) * size % max(whole.shape[-1] - size, 1)
+    columns = starts[:, None] + np.arange(size)
+    windows = whole.take(columns, axis=-1, mode="wrap")  # (..., batch, size)
+    return np.ascontiguousarray(np.moveaxis(windows, -2, 0))
 
 
 def mask_snr(mask: Array, reference: Array) -> float:
@@ -206,8 +203,8 @@ def summarise(row: Row, seconds: Sequence[float], per_window: float | None = Non
         per_window: seconds of a batch in a row of them, where the engine hides copies behind computing.
     """
     assert row.spec is not None
-    audio, spec = row.model.config.audio, row.spec
-    sound = spec.batch * spec.frames * audio.hop_length / audio.sample_rate
+    spec = row.spec
+    sound = spec.batch * spec.frames / row.model.config.frame_rate
     median = statistics.median(seconds)
     return {
         "latency_ms": {
@@ -233,15 +230,37 @@ def rates_used(row: Row) -> tuple[Rate, Rate]:
     return (precision, row.device), ("copy", row.device)
 
 
+class Work(NamedTuple):
+    """What a network must compute and move for a batch; products of matrices, convolutions and attention only."""
+
+    flops: int
+    values: int
+    """What is read and written where each product reads its operands once and writes its result once."""
+
+
+@functools.cache
+def count_work(config: ModelConfig, batch: int, frames: int) -> Work:
+    """Counts the work of a network for a batch of windows, without memory for its values."""
+    import torch
+
+    from ft.models import make_network
+    from ft.training.utilisation import CountFlops
+
+    (spec,) = config.reads
+    with torch.device("meta"), torch.inference_mode(), CountFlops() as counter:
+        make_network(config).eval()(torch.empty(spec.sized(batch, config.size(IO[0], frames))))
+    return Work(counter.total, counter.values)
+
+
 def shares(row: Row, median: float, rates: Mapping[Rate, float]) -> dict[str, float | None]:
     """Of the device's measured matrix rate in the row's precision, and of its memory bandwidth.
 
     `rates`: operations (or bytes, for `copy`) a second.
     """
     assert row.spec is not None
-    work: Work = count(row.model.config.network, row.spec.batch, row.spec.frames)
+    work = count_work(row.model.config, row.spec.batch, row.spec.frames)
     matrix, copy = map(rates.get, rates_used(row))
-    traffic = work.bytes(ITEM_BYTES[row.precision])
+    traffic = work.values * ITEM_BYTES[row.precision]
     return {
         "matmul_share": round(work.flops / median / matrix, 4) if matrix else None,
         "bandwidth_share": round(traffic / median / copy, 4) if copy else None,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.base import Engine
+from engines.base import Engine, Inputs
 from ft.errors import EngineError, FtError
 from ft.workers import usable_cores
 
@@ -95,11 +95,15 @@ class EngineRunner(Runner):
 
     def run(self, batch: Array | None) -> Array:
         assert batch is not None
-        return self.engine.run(batch)
+        return self.engine.run(self._inputs(batch))
 
     def stream(self, batch: Array, count: int) -> None:
-        for _ in self.engine.map([batch] * count):
+        for _ in self.engine.map([self._inputs(batch)] * count):
             pass
+
+    def _inputs(self, batch: Array) -> Inputs:
+        (spec,) = self.engine.describe().reads
+        return {spec.name: batch}
 
 
 def engine_facts(engine: Engine) -> dict[str, Any]:
@@ -117,21 +121,18 @@ class TorchRunner(Runner):
     def open(self) -> dict[str, Any]:
         import torch
 
+        from export.graph import lowered
         from ft.checkpoint import load_model
+        from ft.models.signal import Runnable
 
         torch.set_num_threads(usable_cores())
-        network = load_model(self.spec.model).to(self.spec.device)
+        model = load_model(self.spec.model)
+        config = model.model_config
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
-        for name, value in (*network.named_parameters(), *network.named_buffers()):
-            if not name.endswith(".freqs"):  # rotary angles need all their bits
-                value.data = value.data.to(dtype)
-
-        def mask(magnitude: torch.Tensor) -> torch.Tensor:
-            return torch.sigmoid(network(network.scale_input(magnitude).to(dtype)).float())
-
-        self.mask: Callable[[torch.Tensor], torch.Tensor] = mask
+        network = Runnable(lowered(model, config, dtype, native=False), config.output).to(self.spec.device)
+        self.network: Callable[[torch.Tensor], torch.Tensor] = network
         if self.compiled:
-            self.mask = torch.compile(mask, mode="reduce-overhead" if self.graph else "default")
+            self.network = torch.compile(network, mode="reduce-overhead" if self.graph else "default")
         self._captured: Any = None
         spec = self.spec
         return {"name": "torch", "version": torch.__version__, "precision": spec.precision, "device": spec.device}
@@ -144,7 +145,7 @@ class TorchRunner(Runner):
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             if self.graph and not self.compiled:
                 return self._replay(torch.from_numpy(batch))
-            result: Array = self.mask(torch.from_numpy(batch).to(self.spec.device)).cpu().numpy()
+            result: Array = self.network(torch.from_numpy(batch).to(self.spec.device)).cpu().numpy()
         return result
 
     def _replay(self, batch: Any) -> Array:
@@ -156,11 +157,11 @@ class TorchRunner(Runner):
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):  # libraries choose and allocate before the capture
-                    self.mask(given)
+                    self.network(given)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                found = self.mask(given)
+                found = self.network(given)
             self._captured = graph, given, found
         graph, given, found = self._captured
         given.copy_(batch)
@@ -259,7 +260,7 @@ class BaselineSongRunner(BaselineRunner):
 
         mixture, _ = read_audio(Path(self.spec.song))
         stems = self.baseline.separate(self.network, mixture)
-        return np.stack([stems[stem] for stem in self.network.config.stems])
+        return np.stack([stems[stem] for stem in self.network.config.all_stems])
 
 
 def load_baseline(path: str) -> Any:

@@ -30,6 +30,7 @@ from bench.rows import Model, read_model
 from bench.runners import Array, Runner, Spec, engine_facts
 from bench.worker import Worker, in_turn
 from engines.machine import cpu_name
+from ft.separate.stream import window_inputs
 
 Item = TypeVar("Item")
 Found = dict[str, Any]
@@ -58,7 +59,7 @@ class StageClock:
         """
         from ft import dsp
         from ft.audio import source as audio
-        from ft.separate import song_stream
+        from ft.separate import stream as song_stream
         from ft.songs import writer as stem_files
 
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -159,21 +160,16 @@ class WindowsRunner(SongRunner):
     """The engine of `ft separate` on the windows of a song, and nothing else."""
 
     def open(self) -> Found:
-        from ft.separate.song_stream import SongStream
-
-        from engines.runner import Runner
         from ft.audio.open import audio_info, read_blocks
-        from ft.separate.stream import Analysis
         from ft.windows import cut_windows
 
         facts = super().open()
         song = Path(self.spec.song)
-        rate, separator = audio_info(song).sample_rate, self.separator
-        io = separator.engine.describe().io
-        stream = SongStream([Runner(separator.engine, 1)], separator.plan, separator.options)
-        peak = separator.track_peak(read_blocks(song), rate)
-        windows = cut_windows(Analysis(separator.config, rate, io).frames(read_blocks(song)), separator.plan)
-        self.batches = [batch for _, batch in stream.inputs(windows, peak)]
+        rate, (model,) = audio_info(song).sample_rate, self.separator.song_stream().models
+        (level,) = self.separator.levels(read_blocks(song), rate)
+        front = model.front(rate)
+        windows = cut_windows(front.frames(read_blocks(song)), *model.grids)
+        self.batches = [inputs for _, inputs in window_inputs(windows, front, level)]
         return facts
 
     def run(self, batch: Array | None) -> Array | None:

@@ -93,6 +93,10 @@ class Spectrogram:
         """
         return self.n_fft + (frames - 1) * self.hop_length
 
+    def frames(self, samples: int) -> int:
+        """Frames that so many samples hold whole."""
+        return (samples - self.n_fft) // self.hop_length + 1
+
 
 @dataclass(frozen=True)
 class Waveform:
@@ -114,6 +118,10 @@ class Waveform:
         3072
         """
         return frames * self.hop_length
+
+    def frames(self, samples: int) -> int:
+        """Frames that so many samples hold whole."""
+        return samples // self.hop_length
 
 
 Front = Spectrogram | Waveform

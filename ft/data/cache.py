@@ -113,7 +113,7 @@ def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
     return None
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_cache_manifest(folder: Path) -> Manifest:
     """The manifest of a cache. Raises DataError where there is none, or one of another format."""
     path = folder / MANIFEST
     try:
@@ -203,7 +203,7 @@ class CachedItems:
                 f"train.augment.{together[0]} with train.cache: mixed anew, an instrumental would keep what another "
                 f"voice did to it; leave it out, or `set` 'train.cache={{folder: {folder}, remix: false}}'"
             )
-        self.manifest = read_manifest(folder)
+        self.manifest = read_cache_manifest(folder)
         if (found := difference(self.manifest.made_from, made_from(config, train))) is not None:
             raise ConfigError(f"{folder}: a cache of another configuration: {found}; {_MAKE} ANOTHER_FOLDER")
         longest = max(stage.frames for stage in train.stages)

@@ -42,7 +42,7 @@ KINDS: dict[Kind, str] = {
 LONGEST = 220_000_000
 """Samples of a mix in one chunk; a longer one has several, each with a peak of its own."""
 INSTRUMENTALS = ("instruments", "instrumentals")
-Told = Callable[[str], object]
+Report = Callable[[str], object]
 ORIGINAL = Spectrogram()
 """The STFT of the original's patches."""
 
@@ -83,7 +83,7 @@ def align_folder(
     output: Path,
     max_delay: float = LONGEST_DELAY,
     residual_db: float = LARGEST_RESIDUAL_DB,
-    tell: Told = print,
+    report: Report = print,
 ) -> list[str]:
     """Writes each pair as `output/<song>/mixture.wav`, `instrumental.wav` and `vocals.wav`, their difference.
 
@@ -98,12 +98,12 @@ def align_folder(
     for pair in find_pairs(folder):
         target = output / pair.song
         if target.exists():
-            tell(f"{pair.song}: is there already")
+            report(f"{pair.song}: is there already")
             continue
         try:
             alignment = find_alignment(pair, max_delay, residual_db)
             _write_aligned(pair, alignment, target)
-            tell(f"{pair.song}: {alignment}")
+            report(f"{pair.song}: {alignment}")
         except OSError as error:
             raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
         except FtError as error:
@@ -138,7 +138,7 @@ def write_patches(
     kind: Kind,
     size: int = 2048,
     offset: int = 0,
-    tell: Told = print,
+    report: Report = print,
     max_delay: float = LONGEST_DELAY,
     residual_db: float = LARGEST_RESIDUAL_DB,
 ) -> list[str]:
@@ -165,7 +165,7 @@ def write_patches(
             aligned = kind in ("pairs", "validation")
             alignment = find_alignment(song, max_delay, residual_db) if aligned else None
             count = _write_song(song, alignment, target, kind, PatchGrid(0, size, offset))
-            tell(f"{song.song}: {count} patches")
+            report(f"{song.song}: {count} patches")
         except OSError as error:
             raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
         except FtError as error:

@@ -17,7 +17,7 @@ from ft.audio.open import open_source, read_blocks
 from ft.audio.sound_file import SoundFile
 from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from ft.config import ModelConfig, Spectrogram
-from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_info
+from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_patch_info
 from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write, files_below
@@ -170,7 +170,7 @@ class Scan:
 
     def read_patch(self, path: Path) -> dict[str, AudioFile]:
         """What a patch file holds, opened once: `mixture` and of a pair `instrumental`. Raises DataError."""
-        info = read_info(path)
+        info = read_patch_info(path)
         hop_length, samples = check_geometry(path, info, self.config)
         arrays: dict[str, Literal["X", "Y"]] = {"mixture": "X", **({"instrumental": "Y"} if info.is_pair else {})}
         return {

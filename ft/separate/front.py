@@ -285,12 +285,14 @@ class WholeFront(SpectrogramFront):
             return super().weights(grid)
         more, fade = self.parts - 1, grid.fade - self.parts + 1
         frame = np.arange(-more, fade + more)  # counted from the first that fades
-        later = np.concatenate((np.zeros(more), rising_weights(fade)[:, 0], np.ones(more)))
+        later = np.concatenate((np.zeros(more), rising_weights(fade)[:, 0], np.ones(more))).astype(np.float64)
         whole = self._covering(np.ones_like(later))
         shares = []
         for share, present in ((later, frame >= -grid.left), (1 - later, frame < fade + grid.right)):
             own = self._covering(share * present)
-            divided = self._covering(present.astype(float))  # by this a file divides, but by no less than EDGE_WEIGHT
+            divided = self._covering(
+                present.astype(np.float64)
+            )  # a file divides by no less than EDGE_WEIGHT
             scale = np.maximum(divided, EDGE_WEIGHT) / np.maximum(divided, 1e-30)
             shares.append((own * scale / whole).astype(np.float32))
         return shares[0], shares[1]
@@ -301,7 +303,7 @@ class WholeFront(SpectrogramFront):
         square[: self.front.n_fft] = hann_window(self.front.n_fft) ** 2
         parts = square.reshape(self.parts, self.hop)
         hops = len(shares) - self.parts + 1
-        return sum(shares[self.parts - 1 - part :][:hops, None] * parts[part] for part in range(self.parts))  # type: ignore[return-value]
+        return sum(shares[self.parts - 1 - part :][:hops, None] * parts[part] for part in range(self.parts))
 
     def _begin(self) -> None:
         self._pieces = StreamingFrames(self.channels, self.front.n_fft, self.hop)

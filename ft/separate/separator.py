@@ -86,7 +86,7 @@ class Separator:
             self._runners = [
                 self._opened(model, plan, batch_size) for model, plan in zip(self._models, self.plans, strict=True)
             ]
-            self._song()  # refuses what a model cannot do, before a song is opened
+            self.song_stream()  # refuses what a model cannot do, before a song is opened
             logger.debug("%s: %s; %s, %d at once", self.model, self.config, self.plan, self.batch_size)
             self._closing = self._closing.pop_all()
 
@@ -108,8 +108,8 @@ class Separator:
             changes["overlap"] = options.overlap
         return WindowPlan.of(replace(config.segment, **changes), config.frame_rate)
 
-    def _song(self) -> SongStream:
-        """What turns one song into its stems. Raises ConfigError for what a model cannot do."""
+    def song_stream(self) -> SongStream:
+        """Makes what turns songs into stems. Raises ConfigError for what a model cannot do."""
         models = [
             ModelStream(runner, plan, self.options) for runner, plan in zip(self._runners, self.plans, strict=True)
         ]
@@ -185,7 +185,7 @@ class Separator:
 
         None, without reading a block, for models that need not know it.
         """
-        models = self._song().models
+        models = self.song_stream().models
         wanted = [model for model in models if model.config.front.scale in OF_SONG]
         if not wanted:
             return (None,) * len(models)
@@ -217,7 +217,7 @@ class Separator:
             AudioError: not one or two channels, or values that are not finite.
             EngineError: the engine failed.
         """
-        return self._song().stems(blocks, sample_rate, levels or (None,) * len(self._models), eager)
+        return self.song_stream().stems(blocks, sample_rate, levels or (None,) * len(self._models), eager)
 
     def ready(self) -> None:
         """Goes on with another engine where a device was lost. Raises DeviceLost where none is allowed."""

@@ -74,7 +74,7 @@ class ModelStream:
         windows = cut if eager else prefetch(cut, _AHEAD)
         back: Back | None = None
         try:
-            for (window, own), result in self.runner.run(_inputs(windows, front, level), eager=eager):
+            for (window, own), result in self.runner.run(window_inputs(windows, front, level), eager=eager):
                 back = back or Back(front, self.grids, self.options.postprocess)
                 stems = back.push(window, own, result)
                 if stems.shape[-1]:
@@ -92,10 +92,10 @@ class ModelStream:
         return named
 
 
-def _inputs(
+def window_inputs(
     windows: Iterator[Window], front: Front, level: Level | None
 ) -> Iterator[tuple[tuple[Window, Level], Inputs]]:
-    """Each window and its level with what the network reads of it."""
+    """Gives each window and its level with what the network reads of it."""
     meter = Meter(front)
     for window in windows:
         own = meter.level(window.spec) if level is None else level

@@ -63,6 +63,8 @@ class CountFlops(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self.values = 0
+        """Values that the counted operations read and write."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -71,6 +73,10 @@ class CountFlops(TorchDispatchMode):
         elif (counted := _ON_CPU.get(func._overloadpacket)) is not None:
             operands, like = counted
             self.total += flop_registry[like](*args[:operands], out_val=result)
+        else:
+            return result
+        tensors = [value for value in (*args, result) if isinstance(value, torch.Tensor)]
+        self.values += sum(tensor.numel() for tensor in tensors)
         return result
 
 
