@@ -79,7 +79,7 @@ def compare(
         "load": load_average(),
         "rounds": rounds,
         "rates": _middle(rates),
-        "rows": _without_repeats(found),
+        "rows": [row for number, row in enumerate(found) if row not in found[:number]],  # none twice
     }
 
 
@@ -98,7 +98,7 @@ def measure(
     gpu = "cuda:0" if gpus.found else None
     planned = list(table.plan_rows(models, engines, batch, frames, gpu, gpus.reason, baseline))
     finished = {
-        number: _head(row, batch=None) | {"status": "unusable", "reason": row.reason}
+        number: _head(row) | {"status": "unusable", "reason": row.reason}
         for number, row in enumerate(planned)
         if row.spec is None
     }
@@ -153,23 +153,23 @@ def start(row: Row, worker: Worker, folder: Path, reference: Array | None) -> Ru
     """Opens a row and looks at its first mask: ready to be timed, or the row of what is wrong."""
     assert row.spec is not None
     before = device_memory_mb(row.spec.device)
-    head = _head(row, row.spec.batch)
     try:
         facts = worker.ask("open", batch=str(folder / "batch.npy"))
     except WorkerError as error:
-        return head | {"status": "unusable", "reason": str(error)}
+        return _head(row) | {"status": "unusable", "reason": str(error)}
+    head = _head(row, facts)
     try:
         first = facts["seconds"] + worker.ask("run", save=str(folder / "mask.npy"))["seconds"]
         after = device_memory_mb(row.spec.device)
     except WorkerError as error:
-        return head | _engine_facts(facts) | {"status": "failed", "reason": str(error)}
+        return head | {"status": "failed", "reason": str(error)}
     snr = None
     if reference is not None:
         snr = table.mask_snr(np.load(folder / "mask.npy"), reference)
         wrong = table.judge(snr, row.precision)
         if wrong is not None:
             value = None if np.isnan(snr) else round(snr, 2)
-            return head | _engine_facts(facts) | {"status": "wrong", "reason": wrong, "snr_db": value}
+            return head | {"status": "wrong", "reason": wrong, "snr_db": value}
     memory = after - before if before is not None and after is not None else None
     return Running(row, worker, facts, first, snr, memory)
 
@@ -181,8 +181,7 @@ def finish(entry: Running, seconds: Sequence[float], rates: Mapping[Rate, float]
     streamed = entry.worker.ask("stream", count=STREAMED)["seconds"] if spec.device != "cpu" else None
     peak = entry.worker.ask("memory")["peak_mb"]
     return (
-        _head(row, spec.batch)
-        | _engine_facts(entry.facts)
+        _head(row, entry.facts)
         | {"status": "ok"}
         | table.summarise(row, seconds, streamed)
         | {
@@ -197,11 +196,8 @@ def finish(entry: Running, seconds: Sequence[float], rates: Mapping[Rate, float]
 
 def give_up(entry: Running, error: WorkerError) -> Found:
     """The row of one that ran at first and failed later; its process ends, so that what it holds is free again."""
-    assert entry.row.spec is not None
     entry.worker.close()
-    found = (
-        _head(entry.row, entry.row.spec.batch) | _engine_facts(entry.facts) | {"status": "failed", "reason": str(error)}
-    )
+    found = _head(entry.row, entry.facts) | {"status": "failed", "reason": str(error)}
     logger.warning("%s", _log_line(found, entry.row))
     return found
 
@@ -250,20 +246,17 @@ def _groups(models: Sequence[Model], originals: Mapping[str, Model]) -> Iterator
         yield [model for model in models if originals[model.path].path == path]
 
 
-def _head(row: Row, batch: int | None) -> Found:
-    spec = row.spec
+def _head(row: Row, facts: Found | None = None) -> Found:
+    """Says what a row is, and the version of an engine that was opened."""
     return {
         "model": row.model.name,
         "engine": row.engine,
         "precision": row.precision,
         "device": row.device,
-        "batch": batch,
-        "frames": spec.frames if spec is not None else None,
+        "batch": row.spec and row.spec.batch,
+        "frames": row.spec and row.spec.frames,
+        **({} if facts is None else {"version": facts.get("version", "")}),
     }
-
-
-def _engine_facts(facts: Mapping[str, Any]) -> Found:
-    return {"version": facts.get("version", "")}
 
 
 def _log_line(result: Running | Found, row: Row) -> str:
@@ -286,12 +279,3 @@ def _middle(rates: Iterable[Found]) -> list[Found]:
         reason = {} if values else {"reason": each[0]["reason"]}
         found.append({"what": name, "device": device, "giga_per_second": middle, **reason})
     return found
-
-
-def _without_repeats(found: Sequence[Found]) -> list[Found]:
-    """A row that cannot run at any batch size stands once."""
-    kept: list[Found] = []
-    for row in found:
-        if row not in kept:
-            kept.append(row)
-    return kept

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engines.devices import find_gpus
+from engines.devices import find_gpus, open_nvml
 from engines.machine import INT8_FEATURES, cpu_features, cpu_name, memory_bytes
 from ft.workers import usable_cores
 
@@ -88,6 +88,9 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
+_nvml = functools.cache(open_nvml)
+
+
 class _NvmlMemory(ctypes.Structure):
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
@@ -100,8 +103,7 @@ def device_memory_mb(device: str) -> float | None:
     """
     if device == "cpu":
         return None
-    nvml = _nvml()
-    if nvml is None:
+    if (nvml := _nvml()) is None:
         return None
     index = int(device.partition(":")[2] or 0)
     visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
@@ -114,12 +116,3 @@ def device_memory_mb(device: str) -> float | None:
     if failed or nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
         return None
     return float(memory.used / 1e6)
-
-
-@functools.cache
-def _nvml() -> ctypes.CDLL | None:
-    try:
-        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
-    except OSError:
-        return None
-    return None if nvml.nvmlInit_v2() else nvml

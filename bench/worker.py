@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -131,23 +130,18 @@ def in_turn(
     return times
 
 
-class fresh_compilations:  # noqa: N801  a context manager
+@contextmanager
+def fresh_compilations(folder: Path) -> Iterator[None]:
     """Gives torch.compile an empty cache in workers that start within: a first output is that of a first use."""
-
-    NAME = "TORCHINDUCTOR_CACHE_DIR"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "inductor"
-        self.before = os.environ.get(self.NAME)
-
-    def __enter__(self) -> None:
-        os.environ[self.NAME] = str(self.folder)
-
-    def __exit__(self, *error: object) -> None:
-        os.environ.pop(self.NAME)
-        if self.before is not None:
-            os.environ[self.NAME] = self.before
-        shutil.rmtree(self.folder, ignore_errors=True)
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder / "inductor")
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def serve(runner: Runner, requests: IO[str], answers: IO[str]) -> None:

@@ -197,13 +197,18 @@ def _error_name(cuda: ctypes.CDLL, status: int) -> str:
     return text.value.decode() if text.value else "unknown"
 
 
-def _driver_version() -> str | None:
-    """Asks the NVIDIA driver's management library for its version."""
+def open_nvml() -> ctypes.CDLL | None:
+    """Opens the NVIDIA driver's management library, for `nvmlShutdown` to close; None where there is none."""
     try:
         nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:
         return None
-    if nvml.nvmlInit_v2():
+    return None if nvml.nvmlInit_v2() else nvml
+
+
+def _driver_version() -> str | None:
+    """Asks the NVIDIA driver's management library for its version."""
+    if (nvml := open_nvml()) is None:
         return None
     version = ctypes.create_string_buffer(96)
     failed = nvml.nvmlSystemGetDriverVersion(version, len(version))
