@@ -242,12 +242,13 @@ class Work(NamedTuple):
 def count_work(config: ModelConfig, batch: int, frames: int) -> Work:
     """Counts the work of a network for a batch of windows, without memory for its values."""
     import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from ft.models import make_network
     from ft.training.utilisation import CountFlops
 
     (spec,) = config.reads
-    with torch.device("meta"), torch.inference_mode(), CountFlops() as counter:
+    with FakeTensorMode(), torch.no_grad(), CountFlops() as counter:
         make_network(config).eval()(torch.empty(spec.sized(batch, config.size(IO[0], frames))))
     return Work(counter.total, counter.values)
 
