@@ -151,7 +151,7 @@ def tiny_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import onnx_ir
     import torch
-    from networks import GATE, tiny_model
+    from networks import GATE, PARAMETERS, tiny_model
 
     from export.graph import build_graph
     from ft.checkpoint import CONFIG_KEY, GATE_KEY
@@ -160,7 +160,9 @@ def tiny_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         graph = build_graph(model, model.model_config, 23, torch.float16)
-        graph.metadata_props.update({"ft_io": "magnitude", "ft_parameters": "263177", GATE_KEY: json.dumps(GATE)})
+        graph.metadata_props.update(
+            {"ft_io": "magnitude", "ft_parameters": str(PARAMETERS), GATE_KEY: json.dumps(GATE)}
+        )
         graph.metadata_props[CONFIG_KEY] = json.dumps(model.model_config.to_dict())
         for precision in ("fp16", "bf16"):
             graph.metadata_props["ft_precision"] = precision

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ft.config import ModelConfig, load_model_config
-from ft.models.frame_transformer import FrameTransformer
+from ft.models.frame_transformer import FrameTransformer, count_parameters
 
 GOLDEN = Path(__file__).parent / "golden"
 DENSE: dict[str, Any] = {
@@ -28,6 +28,9 @@ def tiny_config(**network: Any) -> ModelConfig:
     """The preset `tiny` with some keys of its network changed."""
     config = load_model_config("tiny")
     return dataclasses.replace(config, network=dataclasses.replace(config.network, **network))
+
+
+PARAMETERS = count_parameters(tiny_config().network)
 
 
 def tiny_model(config: ModelConfig | None = None, seed: int = 0) -> FrameTransformer:

@@ -24,8 +24,8 @@ def stub_config(mask_stem: str = "vocals", **audio: Any) -> ModelConfig:
         in_channels=settings.channels,
         bins=settings.bins,
         channels=1,
-        multipliers=(1,) * 6,
-        heads=(1,) * 6,
+        multipliers=(1, 1),
+        heads=(1, 1),
         expansion=1,
     )
     return ModelConfig(name="stub", audio=settings, network=network, mask_stem=mask_stem)

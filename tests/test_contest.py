@@ -19,7 +19,7 @@ from ft.train_config import Source, TrainConfig, Validation
 def contest(tmp_path, music, example):
     base = {
         "audio": {"n_fft": 256, "hop_length": 128, "bins": 32, "stereo": "mid-side"},
-        "model": {"preset": "tiny", "multipliers": [1] * 6, "heads": [1] * 6, "expansion": 1, "mask_stem": "vocals"},
+        "model": {"preset": "tiny", "multipliers": [1, 1], "heads": [1, 1], "expansion": 1, "mask_stem": "vocals"},
         "train": {
             "instrumentals": [str(music / "instrumentals")],
             "vocals": [str(music / "vocals")],
@@ -32,7 +32,7 @@ def contest(tmp_path, music, example):
     }
     rows = [
         {"name": "ours"},
-        {"name": "no attention", "set": {"model.heads": [0] * 6}},
+        {"name": "no attention", "set": {"model.heads": [0, 0]}},
         {"name": "pre-trained", "pretrain": 0.4},
         {"name": "umx", "network": "open-unmix", "arguments": {"hidden": 8, "layers": 1}},
         {

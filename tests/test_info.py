@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from networks import DENSE, tiny_config, tiny_model
+from networks import DENSE, PARAMETERS, tiny_config, tiny_model
 
 from ft.checkpoint import save_checkpoint
 from ft.cli import main
@@ -29,7 +29,6 @@ KEYS = {
     "mask_stem",
     "license",
 }
-PARAMETERS = 263_177
 
 
 @pytest.mark.parametrize("name", presets())

@@ -24,7 +24,7 @@ VARIANTS = {
     "norm-first": {"qk_norm_order": "norm-first"},
     "power": {"input_power": 0.5},
     "standardize": {"standardize": True},
-    "attention below the first two levels": {"heads": (0, 0, 2, 2, 1, 1)},
+    "attention below the first level": {"heads": (0, 2)},
 }
 
 
@@ -60,7 +60,7 @@ def test_work_that_is_counted_is_the_work_that_is_done(network):
 
 @pytest.mark.parametrize(
     "network",
-    [{"transformer": False}, {"heads": (0,) * 6}, {"heads": (0, 0, 2, 2, 1, 1)}, {"attention_conv": "none"}],
+    [{"transformer": False}, {"heads": (0, 0)}, {"heads": (0, 2)}, {"attention_conv": "none"}],
     ids=str,
 )
 def test_parts_that_are_left_out_are_not_counted(network):

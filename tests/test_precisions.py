@@ -163,8 +163,8 @@ def test_a_network_that_overflows_in_half_does_not_pass(example):
 def test_a_weight_beyond_half_precision_is_named(excerpt_folder):
     model = tiny_model()
     with torch.no_grad():
-        model.enc3.linear1.weight_pw[0, 0, 0] = 1e5
-    with pytest.raises(ExportError, match=r"enc3.linear1.weight_pw has values beyond 65504"):
+        model.enc2.linear1.weight_pw[0, 0, 0] = 1e5
+    with pytest.raises(ExportError, match=r"enc2.linear1.weight_pw has values beyond 65504"):
         judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example(excerpt_folder))
 
 

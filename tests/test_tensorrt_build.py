@@ -73,7 +73,7 @@ def test_an_interrupt_stops_the_build_and_writes_nothing(tiny_half, tmp_path):
 
 
 def test_attentions_without_a_kernel_are_taken_apart(tiny_plan, tiny_half, tiny_onnx):
-    # The heads of the tiny network are 8 to 32 wide in places; fp16 has kernels from 16 on, fp32 none.
+    # The heads of the tiny network are 16 and 8 wide; fp16 has kernels from 16 on, fp32 none.
     half = parse(library("rtx"), tiny_half)
     fused, decomposed = decompose(half)
     widths = [layer.get_input(0).shape[-1] for layer in half.attentions()]
@@ -86,7 +86,7 @@ def test_attentions_without_a_kernel_are_taken_apart(tiny_plan, tiny_half, tiny_
 
 def test_precision_is_that_of_the_parsed_network(tiny_half, tiny_onnx, tmp_path):
     half, single = (parse(library("rtx"), path) for path in (tiny_half, tiny_onnx))
-    assert check_precision(half, "fp16") == check_precision(single, "fp32") > 100
+    assert check_precision(half, "fp16") == check_precision(single, "fp32") > 30
     for network, precision in ((single, "fp16"), (half, "fp32"), (half, "bf16")):
         with pytest.raises(ExportError, match=rf"^\w+ \(\w+\) computes in (float|half), so this is no {precision} net"):
             check_precision(network, precision)

@@ -31,7 +31,6 @@ def runs(music, tmp_path_factory) -> Path:
     values = settings(
         music,
         *EXACT,
-        "model.multipliers=[1,1,1,1,1,1]",
         ema=0.9,
         optimizer="sgd",  # others divide by the size of a gradient, and so raise rounding
         learning_rate=0.1,

@@ -11,13 +11,16 @@ import torch
 from ft.config import model_config_from_yaml
 from ft.settings import load_yaml, override
 from ft.train_config import train_config_from_yaml
+from ft.training import utilisation
 from ft.training.distributed import Group
 from ft.training.log import LOG
 from ft.training.trainer import Trainer
 
+utilisation.CPU_SIZE = 64  # each run measures products, of which one in bfloat16 takes seconds on most processors
+
 CPU = torch.device("cpu")
-EXACT = ["model.dropout=0", "model.frame_dropout=0", "audio.bins=128"]
-"""For comparisons to 1e-5: no dropout, and no norm over two values, which raises rounding to 1e-3 of a gradient."""
+EXACT = ["model.dropout=0", "model.frame_dropout=0"]
+"""For comparisons to 1e-5."""
 
 
 def settings(music: Path, *assignments: str, **train: Any) -> dict:
