@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ft.config import ModelConfig, load_model_config
-from ft.models.frame_transformer import FrameTransformer, count_parameters
+from ft.config import ModelConfig, model_config_from_yaml
+from ft.models import completed, count_parameters, make_network
+from ft.models.network import SeparationNetwork
 
 GOLDEN = Path(__file__).parent / "golden"
 DENSE: dict[str, Any] = {
@@ -20,25 +21,49 @@ DENSE: dict[str, Any] = {
     "decoder_block": "narrow",
 }
 """What sets `original-dense` apart from the preset `tiny`."""
-GATE = {"mask_snr_db": 60.0, "mask_snr_limit_db": 45.0, "sdr_loss_db": 0.001, "sdr_loss_limit_db": 0.02, "finite": True}
+GATE = {"snr_db": 60.0, "snr_limit_db": 45.0, "sdr_loss_db": 0.001, "sdr_loss_limit_db": 0.02, "finite": True}
 """What an fp16 file that passed says of its comparison."""
 
 
 def tiny_config(**network: Any) -> ModelConfig:
-    """The preset `tiny` with some keys of its network changed."""
-    config = load_model_config("tiny")
-    return dataclasses.replace(config, network=dataclasses.replace(config.network, **network))
+    """The preset `tiny` with some numbers of its network changed."""
+    return completed(model_config_from_yaml({"model": {"preset": "tiny"}, "network": network}, "test"))
 
 
-PARAMETERS = count_parameters(tiny_config().network)
+def changed(config: ModelConfig, **values: Any) -> ModelConfig:
+    """A configuration with values of any of its parts changed, each name being that of one part only."""
+    parts = {name: getattr(config, name) for name in ("front", "output", "segment")}
+    outer = {key: values.pop(key) for key in list(values) if hasattr(config, key)}
+    for name, part in parts.items():
+        own = {key: values.pop(key) for key in list(values) if key in {f.name for f in dataclasses.fields(part)}}
+        outer[name] = dataclasses.replace(outer.get(name, part), **own)
+    numbers = {**config.network.numbers, **values}
+    return dataclasses.replace(config, **{"network": dataclasses.replace(config.network, numbers=numbers)} | outer)
 
 
-def tiny_model(config: ModelConfig | None = None, seed: int = 0) -> FrameTransformer:
+def format_1(config: ModelConfig) -> dict[str, Any]:
+    """What a checkpoint of the first format holds of a model of one real mask."""
+    front, output = config.front, config.output
+    audio = {"sample_rate": config.sample_rate, "channels": config.channels, "stereo": front.stereo}
+    audio |= {"n_fft": front.n_fft, "hop_length": front.hop_length, "bins": front.used_bins}
+    audio["extend_mask"] = output.above if isinstance(output.above, int) else 0
+    audio["normalize"] = str(front.scale).removesuffix("-peak")
+    network = {**completed(config).network.numbers, "bins": front.used_bins, "in_channels": config.channels}
+    stem, rest = config.all_stems
+    kept = stem if output.of == "stems" else rest
+    outer = {"name": config.name, "license": config.license, "stems": [stem, rest], "mask_stem": kept}
+    return {**outer, "audio": audio, "network": {**network, "mask": "magnitude"}}
+
+
+PARAMETERS = count_parameters(tiny_config())
+
+
+def tiny_model(config: ModelConfig | None = None, seed: int = 0) -> SeparationNetwork:
     """A network in eval mode with seeded random weights; `model_config` is set as `load_model` sets it."""
     config = config or tiny_config()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = FrameTransformer(config.network).eval()
+        model = make_network(config).eval()
         with torch.no_grad():
             for name, value in model.state_dict().items():
                 if ".norm." in name or "standard_" in name:
@@ -50,9 +75,10 @@ def tiny_model(config: ModelConfig | None = None, seed: int = 0) -> FrameTransfo
 
 
 def random_input(config: ModelConfig, frames: int, batch: int = 2, seed: int = 0) -> torch.Tensor:
-    """(batch, channels, bins, frames) in [-1, 1]."""
+    """What a network reads, (batch, channels, bins, frames), in 0..1."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(batch, config.audio.channels, config.audio.bins, frames, generator=generator) * 2 - 1
+    (spec,) = config.reads
+    return torch.rand(spec.sized(batch, frames), generator=generator)
 
 
 def golden(name: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ft.config import ModelConfig
 from ft.dsp import istft, stft
+from ft.models import numbers_of
 
 Array = NDArray[np.float32]
 
@@ -27,28 +28,28 @@ class Oracle:
     """Computes what `FrameTransformer` computes, from its configuration and its state dict."""
 
     def __init__(self, config: ModelConfig, state: dict[str, Tensor]) -> None:
-        self.config = config
+        self.config, self.numbers = config, numbers_of(config)
         self.weights = {name: _original_layout(name, tensor.float()) for name, tensor in state.items()}
 
     def mask(self, magnitude: Tensor) -> Tensor:
         """Mask in 0..1 of the shape of `magnitude` (batch, channels, bins, frames) in 0..1."""
-        return torch.sigmoid(self.logits(2 * magnitude**self.config.network.input_power - 1))
+        return torch.sigmoid(self.logits(2 * magnitude**self.numbers.input_power - 1))
 
     def logits(self, x: Tensor) -> Tensor:
         skips = []
         x = self.standardized("standard_in", x)
-        for level in range(1, self.config.network.levels + 1):
+        for level in range(1, self.numbers.levels + 1):
             x = self.encoder(f"enc{level}", x)
-            x = self.transformer(f"enc{level}_transformer", x, self.config.network.heads[level - 1])
+            x = self.transformer(f"enc{level}_transformer", x, self.numbers.heads[level - 1])
             skips.append(x)
-        for level in range(self.config.network.levels - 1, 0, -1):
+        for level in range(self.numbers.levels - 1, 0, -1):
             skip = skips[level - 1]
             x = self.decoder(f"dec{level}", x, skip)
-            x = self.transformer(f"dec{level}_transformer", x, self.config.network.heads[level - 1], skip)
+            x = self.transformer(f"dec{level}_transformer", x, self.numbers.heads[level - 1], skip)
         return self.standardized("standard_out", mix(self.weights["out"], x))
 
     def standardized(self, name: str, x: Tensor) -> Tensor:
-        if not self.config.network.standardize:
+        if not self.numbers.standardize:
             return x
         return x * self.weights[f"{name}.scale"].mT + self.weights[f"{name}.shift"].mT
 
@@ -85,7 +86,7 @@ class Oracle:
             x = x + self.attention(f"{name}.attn2", self.norm(f"{name}.norm2", x), skip, heads)
         normed = self.norm(f"{name}.norm2" if skip is None else f"{name}.norm3", x)
         hidden = self.linear(f"{name}.linear1", normed)
-        hidden = F.gelu(hidden) if self.config.network.activation == "gelu" else torch.relu(hidden) ** 2
+        hidden = F.gelu(hidden) if self.numbers.activation == "gelu" else torch.relu(hidden) ** 2
         return x + self.linear(f"{name}.linear2", hidden)
 
     def attention(self, name: str, x: Tensor, memory: Tensor | None, heads: int) -> Tensor:
@@ -108,7 +109,7 @@ class Oracle:
             return x
         freqs = self.weights[f"{name.rpartition('.')[0]}.rotary_embedding.freqs"]
         weight, bias = self.weights[f"{name}_norm.norm.weight"], self.weights[f"{name}_norm.norm.bias"]
-        if self.config.network.qk_norm_order == "norm-first":
+        if self.numbers.qk_norm_order == "norm-first":
             return rotate(F.layer_norm(x, weight.shape, weight, bias), freqs)
         return F.layer_norm(rotate(x, freqs), weight.shape, weight, bias)
 
@@ -144,23 +145,23 @@ def separate(oracle: Oracle, mixture: Array, padding: int = PADDING_FRAMES) -> d
     Windows of 512 frames follow each other without overlap; each runs with `padding` frames of its neighbours on both
     sides, silence beyond the ends of the song. Everything is scaled by the song's peak.
     """
-    audio = oracle.config.audio
-    spec = stft(mixture, audio.n_fft, audio.hop_length)
+    front = oracle.config.front
+    spec = stft(mixture, front.n_fft, front.hop_length)
     values = np.abs(spec)
     frames = spec.shape[2]
     windows = frames // WINDOW_FRAMES + 1
-    scaled = np.zeros((spec.shape[0], audio.bins, windows * WINDOW_FRAMES + 2 * padding), np.float32)
-    scaled[:, :, padding : padding + frames] = values[:, : audio.bins] / max(float(values.max()), 1e-12)
+    scaled = np.zeros((spec.shape[0], front.used_bins, windows * WINDOW_FRAMES + 2 * padding), np.float32)
+    scaled[:, :, padding : padding + frames] = values[:, : front.used_bins] / max(float(values.max()), 1e-12)
     masks = []
     for start in range(0, windows * WINDOW_FRAMES, WINDOW_FRAMES):
         part = torch.from_numpy(scaled[None, :, :, start : start + WINDOW_FRAMES + 2 * padding])
         masks.append(oracle.mask(part)[0, :, :, padding : padding + WINDOW_FRAMES].numpy())
     mask = np.concatenate(masks, axis=2)[:, :, :frames]
-    mask = np.pad(mask, ((0, 0), (0, spec.shape[1] - audio.bins), (0, 0)))  # bins above the network's have no mask
-    found = istft(mask * spec, audio.n_fft, audio.hop_length, mixture.shape[1])
-    rest = istft((1 - mask) * spec, audio.n_fft, audio.hop_length, mixture.shape[1])
-    other = next(stem for stem in oracle.config.stems if stem != oracle.config.mask_stem)
-    return {oracle.config.mask_stem: found, other: rest}
+    mask = np.pad(mask, ((0, 0), (0, spec.shape[1] - front.used_bins), (0, 0)))  # bins above the network's have no mask
+    found = istft(mask * spec, front.n_fft, front.hop_length, mixture.shape[1])
+    rest = istft((1 - mask) * spec, front.n_fft, front.hop_length, mixture.shape[1])
+    stem, other = oracle.config.all_stems if oracle.config.output.of == "stems" else oracle.config.all_stems[::-1]
+    return {stem: found, other: rest}
 
 
 def _original_layout(name: str, tensor: Tensor) -> Tensor:

@@ -7,28 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from engines.base import Array, Engine, EngineInfo, WaveformBatch
-from ft.config import AudioConfig, ModelConfig, NetworkConfig
+from engines.base import Array, Engine, EngineInfo, Inputs
+from ft.config import IO, ModelConfig, model_config_from_yaml
 from ft.dsp import hann_window, left_right, mid_side
-from ft.separate.stream import vocals_mask
+from ft.separate.back import stem_spectra
 
 MaskFunction = Callable[[Array], Array]
 
 
 def stub_config(mask_stem: str = "vocals", **audio: Any) -> ModelConfig:
-    """A model of 32 bins (of 33) at 8 kHz, so that seconds of sound are little work."""
-    settings = AudioConfig(
-        **{"sample_rate": 8000, "n_fft": 64, "hop_length": 32, "bins": 32, "normalize": "window", **audio}
+    """A model of 32 bins (of 33) at 8 kHz, so that seconds of sound are little work; keys are of the first format."""
+    audio = {"sample_rate": 8000, "n_fft": 64, "hop_length": 32, "bins": 32, "normalize": "window", **audio}
+    numbers = {"channels": 1, "multipliers": [1, 1], "heads": [1, 1], "expansion": 1}
+    return model_config_from_yaml(
+        {"audio": audio, "model": {"name": "stub", "mask_stem": mask_stem}, "network": numbers}, "stub"
     )
-    network = NetworkConfig(
-        in_channels=settings.channels,
-        bins=settings.bins,
-        channels=1,
-        multipliers=(1, 1),
-        heads=(1, 1),
-        expansion=1,
-    )
-    return ModelConfig(name="stub", audio=settings, network=network, mask_stem=mask_stem)
 
 
 class StubEngine(Engine):
@@ -53,7 +46,8 @@ class StubEngine(Engine):
     def _unload(self) -> None:
         pass
 
-    def _infer(self, batch: Array) -> Array:
+    def _infer(self, inputs: Inputs) -> Array:
+        (batch,) = inputs.values()
         self.batches.append(batch)
         return self.mask(batch)
 
@@ -65,10 +59,10 @@ class WaveformStub(Engine):
         super().__init__()
         self.mask = mask
         self.config = config or stub_config()
-        self.batches: list[WaveformBatch] = []
+        self.batches: list[Inputs] = []
 
     def describe(self) -> EngineInfo:
-        return EngineInfo("stub", "none", "cpu", "fp32", self.config, "waveform")
+        return EngineInfo("stub", "none", "cpu", "fp32", self.config, IO[1])
 
     def _load(self) -> None:
         pass
@@ -76,32 +70,27 @@ class WaveformStub(Engine):
     def _unload(self) -> None:
         pass
 
-    def _infer(self, batch: Array) -> Array:
-        raise AssertionError("magnitudes for a model that takes waveforms")
-
-    def _infer_waveform(self, batch: WaveformBatch) -> Array:
-        self.batches.append(batch)
-        return np.stack([self._stems(*item) for item in zip(*batch, strict=True)])
+    def _infer(self, inputs: Inputs) -> Array:
+        self.batches.append(inputs)
+        return np.stack([self._stems(*item) for item in zip(*inputs.values(), strict=True)])
 
     def _stems(self, waveform: Array, scale: np.float32) -> Array:
-        audio = self.config.audio
-        both = audio.stereo == "mid-side"
+        front, both = self.config.front, self.config.is_mid_side
         whole, waveform = waveform, mid_side(waveform) if both else waveform
-        starts = range(0, waveform.shape[1] - audio.covered + 1, audio.hop_length)
-        window = hann_window(audio.n_fft)
-        spec = np.stack([np.fft.rfft(waveform[:, start : start + audio.n_fft] * window) for start in starts], axis=1)
+        starts = range(0, waveform.shape[1] - front.covered + 1, front.hop_length)
+        window = hann_window(front.n_fft)
+        spec = np.stack([np.fft.rfft(waveform[:, start : start + front.n_fft] * window) for start in starts], axis=1)
         values = np.abs(spec)
-        scaled = np.clip(values[..., : audio.bins] / ((scale if scale > 0 else values.max()) or 1), 0, 1)
+        scaled = np.clip(values[..., : front.used_bins] / ((scale if scale > 0 else values.max()) or 1), 0, 1)
         mask = self.mask(scaled.swapaxes(1, 2)[None].astype(np.float32))[0].swapaxes(1, 2)
-        frames = np.fft.irfft(spec * vocals_mask(mask, self.config)) * window
-        vocals, weight = np.zeros(waveform.shape), np.zeros(waveform.shape[1])
+        frames = np.fft.irfft(stem_spectra(mask[None], spec, self.config)[0]) * window
+        stem, weight = np.zeros(waveform.shape), np.zeros(waveform.shape[1])
         for index, start in enumerate(starts):
-            vocals[:, start : start + audio.n_fft] += frames[:, index]
-            weight[start : start + audio.n_fft] += window**2
-        vocals /= np.maximum(weight, 0.25)
-        vocals = left_right(vocals) if both else vocals
-        stems = {"vocals": vocals, "instrumental": whole - vocals}
-        return np.stack([stems[stem] for stem in self.config.stems]).astype(np.float32)
+            stem[:, start : start + front.n_fft] += frames[:, index]
+            weight[start : start + front.n_fft] += window**2
+        stem /= np.maximum(weight, 0.25)
+        stem = left_right(stem) if both else stem
+        return np.stack([stem, whole - stem]).astype(np.float32)
 
 
 def all_ones(batch: Array) -> Array:

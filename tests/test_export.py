@@ -12,12 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from export.verify import LIMIT, SHAPES, relative_l2, synthetic_magnitude
 from networks import DENSE, PARAMETERS, tiny_config, tiny_model
 
 from export import to_onnx
 from export import verify as verify_module
 from export.to_onnx import export_onnx
-from export.verify import LIMIT, SHAPES, relative_l2, synthetic_magnitude
 from ft import __version__
 from ft.checkpoint import is_unused, load_model, save_checkpoint
 from ft.cli import main

@@ -7,10 +7,10 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from bench.flops import count
 from networks import random_input, tiny_config, tiny_model
 
 from bench.bars import OVERRIDES
-from bench.flops import count
 from bench.runners import load_baseline
 from ft.config import model_config_from_yaml
 from ft.errors import EngineError

@@ -18,11 +18,11 @@ import pytest
 import soundfile
 import torch
 import yaml
+from ft.data.batches import Batching, batch_from_waveforms, collate, load_batches
 from training import CPU, EXACT, log_lines, losses, settings, trainer
 
 from ft.checkpoint import load_model
 from ft.config import ModelConfig, model_config_from_yaml
-from ft.data.batches import Batching, batch_from_waveforms, collate, load_batches
 from ft.data.examples import MixtureItems
 from ft.data.scan import Scan, pool_from_sources
 from ft.errors import ConfigError, DataError, FtError
