@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ft.errors import ConfigError
+
 FRONT = ("stereo", "n_fft", "hop_length", "bins")
 NETWORK = (
     *("input_power", "standardize", "channels", "multipliers", "heads", "expansion", "dropout", "frame_dropout"),
@@ -90,6 +92,8 @@ def _name_stems(model: dict[str, Any], audio: dict[str, Any], front: dict[str, A
         model["stems"], model["rest"] = [stems[0]], stems[1]
     estimated = stems[0] if stems else "vocals"
     mask_stem = model.pop("mask_stem", None)
+    if mask_stem not in (None, "vocals", "instrumental"):
+        raise ConfigError(f"model: mask_stem: {mask_stem!r}, expected vocals or instrumental")
     if mask_stem is not None:
         output["of"] = "stems" if mask_stem == estimated else "rest"
     if output.get("kind", "mask") != "mask":

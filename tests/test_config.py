@@ -7,9 +7,20 @@ import json
 
 import numpy as np
 import pytest
+from networks import changed, format_1, tiny_config
 
-from ft.config import AudioConfig, ModelConfig, NetworkConfig, load_model_config, model_config_from_yaml
+from ft.config import (
+    ModelConfig,
+    Network,
+    Output,
+    Segment,
+    Spectrogram,
+    Waveform,
+    load_model_config,
+    model_config_from_yaml,
+)
 from ft.errors import ConfigError
+from ft.models import completed, make_network
 from ft.settings import build, load_yaml, override, presets
 from ft.train_config import train_config_from_yaml
 
@@ -24,86 +35,166 @@ def model(**sections):
 def test_every_preset_loads_and_has_its_own_name(name):
     config = load_model_config(name)
     assert config.name == name
-    assert config.network.bins == config.audio.bins
+    assert config.all_stems == ("vocals", "instrumental")
 
 
 def test_presets_of_the_original_have_its_front_end():
     assert set(presets()) >= ORIGINALS | {"tiny"}
     for name in ORIGINALS:
         config = load_model_config(name)
-        audio = config.audio
-        assert (audio.sample_rate, audio.n_fft, audio.hop_length, audio.bins) == (44100, 2048, 1024, 1024)
-        assert (audio.channels, audio.normalize, config.mask_stem) == (2, "track", "instrumental")
+        assert (config.sample_rate, config.channels, config.front) == (44100, 2, Spectrogram(bins=1024))
+        assert config.output == Output("mask", "sigmoid", of="rest", above="stem")
 
 
 @pytest.mark.parametrize("name", presets())
-def test_dict_and_back(name):
-    config = load_model_config(name)
+def test_dict_and_sections_and_back(name):
+    config = completed(load_model_config(name))
     values = config.to_dict()
-    assert ModelConfig.from_dict(values) == config
-    assert isinstance(values["network"]["heads"], list)  # plain values, as JSON gives them back
+    assert ModelConfig.from_dict(json.loads(json.dumps(values))) == config
+    assert model_config_from_yaml(config.to_sections(), "test") == config
 
 
-def test_models_that_say_attention_for_all_levels_still_load():
-    config = load_model_config("tiny")
-    values = config.to_dict()
-    assert ModelConfig.from_dict({**values, "network": {**values["network"], "attention": True}}) == config
+MODELS = {
+    "four stems, waveform": ModelConfig(
+        stems=("drums", "bass", "other", "vocals"),
+        rest=None,
+        front=Waveform(hop_length=256, scale="track-deviation"),
+        output=Output("waveform"),
+        segment=Segment(7.8, 0.0, overlap=0.25, frames=1344),
+        network=Network("conv-tasnet", {"layers": 2}),
+    ),
+    "complex, mono": ModelConfig(
+        sample_rate=16000,
+        channels=1,
+        mono="mix",
+        front=Spectrogram(n_fft=2048, hop_length=441, win_length=1024, values="complex", scale=32768.0),
+        output=Output("complex-mask", gain=1.035),
+        segment=Segment(8.0, lookahead=0.1, multiple=16),
+    ),
+    "ratio": ModelConfig(stems=("vocals", "rest"), rest=None, output=Output("magnitude", combine="ratio")),
+}
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
+def test_what_the_models_of_the_field_declare_comes_back(config):
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert model_config_from_yaml(config.to_sections(), "test") == config
+
+
+def test_tensors_of_models():
+    four, mono, ratio = MODELS.values()
+    assert four.reads[0].shape == ("batch", 2, 1344 * 256) and four.gives.shape == ("batch", 4, 2, 1344 * 256)
+    assert mono.reads[0].shape == ("batch", 2, 1025, "frames") and mono.reads[0].multiple == 16
+    assert mono.gives.shape == mono.reads[0].shape and mono.gives.low is None
+    assert ratio.gives.shape == ("batch", 2, 2, 1025, "frames") and (ratio.gives.low, ratio.gives.high) == (0, None)
+    reads, gives = load_model_config("small").tensors("waveform")
+    assert [spec.sized(3, 4096) for spec in reads] == [(3, 2, 4096), (3,)] and gives.sized(3, 4096) == (3, 2, 2, 4096)
+
+
+OLD = {
+    "vocals": ({"mask_stem": "vocals"}, {}, Output("mask")),
+    "vocals, extended": ({"mask_stem": "vocals"}, {"extend_mask": 32}, Output("mask", above=32)),
+    "original": ({}, {}, Output("mask", of="rest", above="stem")),
+    "original, fewer bins": ({}, {"bins": 512}, Output("mask", of="rest")),
+    "other order": ({"stems": ["instrumental", "vocals"]}, {"bins": 512}, Output("mask", above="stem")),
+    "complex": ({"mask": "complex", "mask_stem": "vocals"}, {}, Output("complex-mask")),
+}
+
+
+@pytest.mark.parametrize(("model_section", "audio", "output"), OLD.values(), ids=OLD)
+def test_sections_of_the_first_format_say_what_they_said(model_section, audio, output):
+    config = model(model={"channels": 2, **model_section}, audio={"stereo": "mid-side", **audio})
+    assert config.output == output
+    assert config.front.stereo == "mid-side" and config.network.numbers == {"channels": 2}
+    assert config.all_stems == tuple(model_section.get("stems", ("vocals", "instrumental")))
+
+
+def test_checkpoints_of_the_first_format_still_load():
+    config = changed(tiny_config(), above=8)
+    assert ModelConfig.from_dict(format_1(config)) == config
+    values = format_1(config)
     without = ModelConfig.from_dict({**values, "network": {**values["network"], "attention": False}})
-    assert without.network == dataclasses.replace(config.network, heads=(0, 0))
+    assert without.network.numbers["heads"] == [0, 0]
 
 
 def test_a_file_lists_only_what_it_changes(tmp_path):
     path = tmp_path / "model.yaml"
-    path.write_text("audio: {n_fft: 512, hop_length: 256, bins: 256}\nmodel: {name: mine, channels: 2}\n")
-    config = load_model_config(path)
-    assert config.network == NetworkConfig(bins=256, channels=2)
-    assert config.audio == AudioConfig(n_fft=512, hop_length=256, bins=256)
+    path.write_text("front: {n_fft: 512, hop_length: 256, bins: 256}\nnetwork: {channels: 2}\n")
+    expected = ModelConfig(
+        front=Spectrogram(n_fft=512, hop_length=256, bins=256), network=Network(numbers={"channels": 2})
+    )
+    assert load_model_config(path) == expected
 
 
 def test_a_file_may_start_from_a_preset():
-    config = model(model={"preset": "tiny", "expansion": 3}, audio={"normalize": "track"})
     tiny = load_model_config("tiny")
-    assert config.network == dataclasses.replace(tiny.network, expansion=3)
-    assert config.audio == dataclasses.replace(tiny.audio, normalize="track")
+    config = model(model={"preset": "tiny"}, network={"expansion": 3}, front={"scale": "track-peak"})
+    assert config == changed(tiny, expansion=3, scale="track-peak")
+    assert model(model={"preset": "tiny", "expansion": 3}, audio={"normalize": "track"}) == config
+    assert model(model={"preset": "tiny", "stems": ["drums", "bass"]}).rest == "instrumental"
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"model": {"expanson": 2}}, r"test.yaml: model: unknown key 'expanson'; did you mean 'expansion'\?"),
-        ({"audio": {"hop": 2}}, r"unknown key 'hop'; did you mean 'hop_length'\?"),
+        ({"model": {"nane": "x"}}, r"test.yaml: model: unknown key 'nane'; did you mean 'name'\?"),
+        ({"front": {"hop": 2}}, r"unknown key 'hop'; did you mean 'hop_length'\?"),
         ({"modle": {}}, r"test.yaml: unknown key 'modle'; did you mean 'model'\?"),
-        ({"model": {"bins": 64}}, r"unknown key 'bins'"),
-        ({"model": {"heads": [3, 4, 4, 4, 4, 4]}}, r"3 heads do not divide the 1024 features of level 1"),
-        ({"model": {"heads": [4, 4, 4, 4, 4, 3]}}, r"3 heads do not divide the 32 features of level 6"),
-        ({"model": {"heads": [4, 4]}}, r"heads: \[4, 4\], expected 6 numbers of at least 0"),
-        ({"model": {"heads": [4, 4, 4, 4, 4, -1]}}, r"heads: .* expected 6 numbers of at least 0"),
-        ({"model": {"multipliers": [1, 2, 4, 6, 8, 0]}}, r"multipliers: .* expected numbers of at least 1"),
-        ({"model": {"dropout": 1}}, r"dropout: 1.0, expected 0 <= x < 1"),
-        ({"model": {"activation": "relu"}}, r"activation: 'relu', expected gelu or squared-relu"),
-        ({"model": {"channels": 1.5}}, r"channels: 1.5, expected a whole number"),
-        ({"model": {"channels": True}}, r"channels: True, expected a whole number"),
-        ({"model": {"channels": 0}}, r"channels: 0, expected a number above 0"),
-        ({"model": {"feed_forward_mixing": "maybe"}}, r"expected true or false"),
+        ({"front": {"kind": "wave"}}, r"kind: 'wave', expected spectrogram or waveform"),
+        ({"front": {"scale": "loud"}}, r"scale: 'loud', expected track-peak or .* or a number"),
+        ({"front": {"scale": 0}}, r"scale: 0.0, expected a number above 0"),
         ({"model": {"name": [1]}}, r"name: \[1\], expected text"),
-        ({"model": {"mask_stem": "drums"}}, r"mask_stem: 'drums', expected one of"),
-        ({"model": {"stems": ["bass", "drums"]}}, r"expected vocals and instrumental"),
+        ({"model": {"mask_stem": "drums"}}, r"mask_stem: 'drums', expected vocals or instrumental"),
+        ({"model": {"stems": ["bass", "bass"]}}, r"stems: \['bass', 'bass'\], expected one or more different names"),
         ({"model": 3}, r"model is 3, expected keys and values"),
         ({"model": {"preset": ["tiny"]}}, r"model: preset: \['tiny'\], expected text"),
-        ({"audio": {"bins": 1056}}, r"bins: 1056, expected at most n_fft / 2 = 1024"),
-        ({"audio": {"bins": 1008}}, r"bins: 1008, expected a multiple of 32, so that 6 levels"),
-        ({"audio": {"n_fft": 2047}}, r"2047 is odd"),
-        ({"audio": {"hop_length": 1500}}, r"more than half of n_fft 2048"),
+        ({"front": {"bins": 1056}}, r"bins: 1056, expected 1 to n_fft / 2 \+ 1 = 1025"),
+        ({"front": {"n_fft": 2047}}, r"n_fft: 2047, expected an even number"),
+        ({"front": {"hop_length": 1500}}, r"more than half of the window of 2048"),
+        ({"front": {"stereo": "mid-side"}, "audio": {"channels": 1}}, r"mid-side of 1 channel"),
         ({"audio": {"channels": 3}}, r"channels: 3, expected 1 or 2"),
-        ({"audio": {"sample_rate": -1}}, r"sample_rate: -1, expected a number above 0"),
-        ({"audio": {"normalize": "song"}}, r"expected track or window"),
-        ({"audio": {"extend_mask": 2000}}, r"extend_mask: 2000, expected 0 to 1024"),
+        ({"audio": {"sample_rate": -1}}, r"sample_rate: -1, expected 1000 to 768000 Hz"),
+        ({"output": {"above": 2000}}, r"above: 2000, expected 1 to 1025"),
+        (
+            {"output": {"above": 3}, "model": {"stems": ["bass", "drums"]}},
+            r"above: 3 of the stems .* expected one",
+        ),
+        ({"output": {"kind": "waveform"}}, r"output.kind: waveform behind"),
+        ({"output": {"kind": "spectrum", "combine": "ratio"}}, r"ratio of a spectrum; expected kind: magnitude"),
+        ({"segment": {"overlap": 0.7}}, r"overlap: 0.7, expected 0 to 0.5"),
     ],
 )
 def test_a_mistake_is_named(sections, message):
     with pytest.raises(ConfigError, match=message) as caught:
         model(**sections)
     assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"expanson": 2}, r"network: unknown key 'expanson'; did you mean 'expansion'\?"),
+        ({"bins": 64}, r"unknown key 'bins'"),
+        ({"kind": "unet"}, r"network.kind: 'unet', expected frame-transformer, "),
+        ({"heads": [3, 4]}, r"heads: 3 do not divide the 64 features of level 1"),
+        ({"heads": [4, 3]}, r"heads: 3 do not divide the 32 features of level 2"),
+        ({"heads": [4]}, r"heads: \[4\], expected 2 numbers of at least 0"),
+        ({"heads": [4, -1]}, r"heads: .* expected 2 numbers of at least 0"),
+        ({"multipliers": [1, 0]}, r"multipliers: .* expected numbers of at least 1"),
+        ({"multipliers": [1] * 8, "heads": [1] * 8}, r"bins: 64, expected a multiple of 128, so that 8 levels"),
+        ({"dropout": 1}, r"dropout: 1.0, expected 0 <= x < 1"),
+        ({"activation": "relu"}, r"activation: 'relu', expected gelu or squared-relu"),
+        ({"channels": 1.5}, r"channels: 1.5, expected a whole number"),
+        ({"channels": True}, r"channels: True, expected a whole number"),
+        ({"channels": 0}, r"channels: 0, expected a number above 0"),
+        ({"feed_forward_mixing": "maybe"}, r"expected true or false"),
+    ],
+)
+def test_a_mistake_in_a_network_is_named_where_it_is_made(network, message):
+    config = model(model={"preset": "tiny"}, network=network)
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_network(config)
     assert "\n" not in str(caught.value)
 
 
@@ -126,11 +217,6 @@ def test_a_mistake_is_named(sections, message):
 def test_a_mistake_in_a_training_is_named(train, message):
     with pytest.raises(ConfigError, match=message):
         train_config_from_yaml({"train": train}, "test.yaml")
-
-
-def test_network_and_front_end_must_agree():
-    with pytest.raises(ConfigError, match=r"the network takes 512 bins and audio\.bins is 1024"):
-        ModelConfig(network=NetworkConfig(bins=512))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +242,7 @@ def test_numbers_of_numpy_are_numbers():
     assert [type(value) for value in (sample.rate, sample.steps, *sample.sizes)] == [float, int, int, int]
     with pytest.raises(ConfigError, match=r"here: steps: 2\.5, expected a whole number"):
         build(Sample, {"steps": np.float64(2.5)}, "here")
-    network = NetworkConfig(channels=np.int64(2), heads=tuple(np.array([4, 4, 2, 2, 1, 1])))
-    config = dataclasses.replace(load_model_config("tiny"), network=dataclasses.replace(network, bins=64))
+    config = tiny_config(channels=np.int64(2), heads=tuple(np.array([4, 2])))
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from networks import DENSE, golden, random_input, tiny_config, tiny_model
 from torch.nn import functional as F
 
-from ft.config import NetworkConfig, load_model_config
-from ft.models.frame_transformer import (
+from ft.config import Network, load_model_config
+from ft.models import count_parameters, make_network
+from ft.models.frame_layers import (
     CONV_WIDTH,
     FrameConvolution,
     FrameDrop,
     FrameNorm,
-    FrameTransformer,
     MultichannelLinear,
     MultichannelMultiheadAttention,
     RotaryEmbedding,
     SquaredReLU,
-    count_parameters,
     mix_channels,
 )
+from ft.models.frame_transformer import Config
 
 COUNTS = {
     "original-dense": 329_654_232,
@@ -67,22 +68,23 @@ OTHER_COUNTS = {
 
 @pytest.mark.parametrize("preset", COUNTS)
 def test_parameter_count(preset):
-    assert count_parameters(load_model_config(preset).network) == COUNTS[preset]
+    assert count_parameters(load_model_config(preset)) == COUNTS[preset]
 
 
 @pytest.mark.parametrize("size", OTHER_COUNTS)
 def test_parameter_count_at_other_sizes(size):
-    import dataclasses
-
     channels, expansion = size
-    networks = [load_model_config(name).network for name in ("original-dense", "original-gelu", "original")]
-    counts = [count_parameters(dataclasses.replace(n, channels=channels, expansion=expansion)) for n in networks]
+    models = [load_model_config(name) for name in ("original-dense", "original-gelu", "original")]
+    counts = []
+    for config in models:
+        numbers = {**config.network.numbers, "channels": channels, "expansion": expansion}
+        counts.append(count_parameters(replace(config, network=Network(config.network.kind, numbers))))
     assert tuple(counts) == OTHER_COUNTS[size]
 
 
 def test_parameter_count_of_each_module():
     with torch.device("meta"):
-        model = FrameTransformer(load_model_config("original-gelu").network)
+        model = make_network(load_model_config("original-gelu"))
     counts = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
     assert counts == MODULE_COUNTS
     assert model.out.numel() == 8
@@ -91,7 +93,7 @@ def test_parameter_count_of_each_module():
 @pytest.mark.parametrize(("name", "tensors"), [("original-dense", 420), ("original-gelu", 381), ("original", 381)])
 def test_state_dict_has_the_names_of_the_original(name, tensors):
     with torch.device("meta"):
-        names = set(FrameTransformer(load_model_config(name).network).state_dict())
+        names = set(make_network(load_model_config(name)).state_dict())
     assert len(names) == tensors
     assert names == set(golden(name)[0])
 
@@ -318,7 +320,7 @@ def test_rotary_of_a_narrow_head_does_nothing(width):
 
 
 def attention(channels=3, features=32, heads=4, **changes):
-    config = NetworkConfig(**changes)
+    config = Config(**changes)
     torch.manual_seed(0)
     module = MultichannelMultiheadAttention(channels, features, heads, config).eval()
     with torch.no_grad():
@@ -399,29 +401,29 @@ def test_convolution_is_the_plain_one_beyond_the_longest_band(monkeypatch):
 
 def test_standardised_bins_have_the_same_spread_after_the_fit_and_the_logits_are_scaled_and_shifted():
     model_config = tiny_config(standardize=True)
-    config = model_config.network
+    channels, bins = model_config.channels, model_config.front.used_bins
     model, plain = tiny_model(model_config).eval(), tiny_model(tiny_config()).eval()
-    spread = torch.logspace(0, -1.5, config.bins)[:, None]
-    x = (0.3 * spread * torch.randn(4, config.in_channels, config.bins, 200) - spread).float()
+    spread = torch.logspace(0, -1.5, bins)[:, None]
+    x = (0.3 * spread * torch.randn(4, channels, bins, 200) - spread).float()
     model.fit(x)
-    found = model.standard_in(x.transpose(2, 3))
-    torch.testing.assert_close(found.mean((0, 2)), torch.zeros(config.in_channels, config.bins), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.std((0, 2)), torch.ones(config.in_channels, config.bins), atol=0.02, rtol=0)
+    found = model.standard_in(model.prepared(x).transpose(2, 3))
+    torch.testing.assert_close(found.mean((0, 2)), torch.zeros(channels, bins), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.std((0, 2)), torch.ones(channels, bins), atol=0.02, rtol=0)
     plain.load_state_dict({name: value for name, value in model.state_dict().items() if "standard" not in name})
     with torch.no_grad():
         model.standard_out.scale.fill_(2.0)
         model.standard_out.shift.fill_(0.5)
-        expected = 2 * plain(found.transpose(2, 3)) + 0.5
+        expected = 2 * plain(found.transpose(2, 3), prepared=True) + 0.5
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_bin_that_is_always_silent_is_not_raised_without_end():
     model = tiny_model(tiny_config(standardize=True))
-    silent = -torch.ones(2, model.config.in_channels, model.config.bins, 8)
+    silent = torch.zeros(2, 2, 64, 8)
     model.fit(silent)
     assert torch.isfinite(model(silent)).all()
     some = silent.clone()
-    some[:, :, 0] = torch.randn(2, model.config.in_channels, 8)
+    some[:, :, 0] = torch.randn(2, 2, 8)
     model.fit(some)
     assert (
         model.standard_in.scale.max()

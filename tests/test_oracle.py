@@ -7,14 +7,16 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from bench.flops import count
 from networks import random_input, tiny_config, tiny_model
 
 from bench.bars import OVERRIDES
+from bench.rows import count_work
 from bench.runners import load_baseline
 from ft.config import model_config_from_yaml
 from ft.errors import EngineError
-from ft.models.frame_transformer import FrameTransformer, count_parameters
+from ft.models import count_parameters
+from ft.models.frame_transformer import FrameTransformer
+from ft.models.signal import activated
 from ft.settings import load_yaml, override
 
 VARIANTS = {
@@ -36,9 +38,10 @@ def plain(model: FrameTransformer) -> oracle.Oracle:
 @pytest.mark.parametrize("frames", [1, 37])
 def test_network_equals_its_formulas(network, frames):
     model = tiny_model(tiny_config(**network))
-    magnitude = (random_input(model.model_config, frames) + 1) / 2
+    magnitude = random_input(model.model_config, frames)
     with torch.inference_mode():
-        found, expected = model.mask(magnitude), plain(model).mask(magnitude)
+        found = activated(model(magnitude), model.model_config.output)
+        expected = plain(model).mask(magnitude)
     assert torch.linalg.norm(found - expected) <= 1e-5 * torch.linalg.norm(expected)
     assert expected.std() > 0.005
 
@@ -50,12 +53,7 @@ def test_work_that_is_counted_is_the_work_that_is_done(network):
     model = tiny_model(tiny_config(**network))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         plain(model).logits(random_input(model.model_config, 37, batch=3))
-    work = count(model.model_config.network, 3, 37)
-    assert work.flops == counter.get_total_flops()
-    matrices = [
-        value for name, value in model.named_parameters() if not name.endswith((".freqs", ".bias", ".norm.weight"))
-    ]
-    assert work.weights == sum(value.numel() for value in matrices)
+    assert count_work(model.model_config, 3, 37).flops == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(
@@ -71,37 +69,40 @@ def test_parts_that_are_left_out_are_not_counted(network):
     # The counter does not know the fused attention of a CPU.
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(random_input(model.model_config, 37, batch=3))
-    assert count(model.model_config.network, 3, 37).flops == counter.get_total_flops()
+    assert count_work(model.model_config, 3, 37).flops == counter.get_total_flops()
 
 
 def test_the_network_of_the_bars():
     values = override(load_yaml("original-gelu"), OVERRIDES)
-    network = model_config_from_yaml(values, "original-gelu").network
-    assert count_parameters(network) == 45_234_057
-    assert count(network, 1, 256).flops == 27_545_960_448
-    assert count(network, 4, 256).flops == 4 * count(network, 1, 256).flops
+    config = model_config_from_yaml(values, "original-gelu")
+    assert count_parameters(config) == 45_234_057
+    work = count_work(config, 1, 256)
+    assert work.flops == 27_545_960_448
+    assert work.values > 45_000_000
 
 
 def test_original_way_pads_with_silence_and_keeps_the_sum():
     """One window holds the song, 1,024 frames of silence on both sides of it."""
     model = tiny_model()
-    audio = model.model_config.audio
+    config = model.model_config
+    front = config.front
     generator = np.random.default_rng(0)
-    mixture = generator.uniform(-1, 1, (audio.channels, 40 * audio.hop_length)).astype(np.float32)
+    mixture = generator.uniform(-1, 1, (config.channels, 40 * front.hop_length)).astype(np.float32)
     stems = oracle.separate(plain(model), mixture, padding=16)
-    assert set(stems) == set(model.model_config.stems)
+    assert set(stems) == set(config.all_stems)
     assert np.abs(sum(stems.values()) - mixture).max() < 1e-5
 
     from ft.dsp import istft, stft
 
-    spec = stft(mixture, audio.n_fft, audio.hop_length)
-    magnitude = np.abs(spec)[:, : audio.bins] / np.abs(spec).max()
+    spec = stft(mixture, front.n_fft, front.hop_length)
+    magnitude = np.abs(spec)[:, : front.used_bins] / np.abs(spec).max()
     padded = np.pad(magnitude, ((0, 0), (0, 0), (16, 16 + oracle.WINDOW_FRAMES - spec.shape[2])))
     with torch.inference_mode():
-        mask = model.mask(torch.from_numpy(padded[None].astype(np.float32)))[0, ..., 16 : 16 + spec.shape[2]].numpy()
-    mask = np.pad(mask, ((0, 0), (0, spec.shape[1] - audio.bins), (0, 0)))
-    expected = istft(mask * spec, audio.n_fft, audio.hop_length, mixture.shape[1])
-    assert np.abs(stems[model.model_config.mask_stem] - expected).max() < 1e-5
+        given = torch.from_numpy(padded[None].astype(np.float32))
+        mask = activated(model(given), config.output)[0, ..., 16 : 16 + spec.shape[2]].numpy()
+    mask = np.pad(mask, ((0, 0), (0, spec.shape[1] - front.used_bins), (0, 0)))
+    expected = istft(mask * spec, front.n_fft, front.hop_length, mixture.shape[1])
+    assert np.abs(stems["vocals"] - expected).max() < 1e-5
 
 
 def test_original_way_runs_each_window_with_its_padding():
@@ -115,11 +116,12 @@ def test_original_way_runs_each_window_with_its_padding():
             return torch.full_like(magnitude, 0.25)
 
     model = tiny_model()
-    audio = model.model_config.audio
+    config = model.model_config
+    front = config.front
     network = Counting(model.model_config, model.state_dict())
-    mixture = np.random.default_rng(0).uniform(-1, 1, (audio.channels, 700 * audio.hop_length)).astype(np.float32)
+    mixture = np.random.default_rng(0).uniform(-1, 1, (config.channels, 700 * front.hop_length)).astype(np.float32)
     oracle.separate(network, mixture)
-    assert network.shapes == [(1, audio.channels, audio.bins, 512 + 2 * 1024)] * 2
+    assert network.shapes == [(1, config.channels, front.used_bins, 512 + 2 * 1024)] * 2
 
 
 def test_baseline_is_loaded_by_path(tmp_path, tiny_checkpoint):

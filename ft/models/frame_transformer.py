@@ -102,7 +102,7 @@ class Config:
         for level, heads in enumerate(self.heads):
             if heads and (bins >> level) % heads:
                 raise ConfigError(
-                    f"heads: {heads} heads do not divide the {bins >> level} features of level {level + 1}"
+                    f"heads: {heads} do not divide the {bins >> level} features of level {level + 1}"
                 )
 
 
