@@ -80,7 +80,7 @@ def test_metadata_is_readable_by_anyone(saved):
         metadata = file.metadata()
     assert metadata == read_metadata(path)
     assert json.loads(metadata["ft_config"]) == model.model_config.to_dict()
-    assert (metadata["ft_version"], metadata["format"], metadata["ft_format"]) == (__version__, "pt", "1")
+    assert (metadata["ft_version"], metadata["format"], metadata["ft_format"]) == (__version__, "pt", "2")
     assert (metadata["note"], metadata["step"], json.loads(metadata["run"])) == ("text", "3", {"seed": [1]})
 
 
@@ -114,7 +114,7 @@ def test_loading_names_what_does_not_fit(saved):
 
     def widen(metadata):
         config = json.loads(metadata["ft_config"])
-        config["network"]["expansion"] = 3
+        config["network"]["numbers"]["expansion"] = 3
         metadata["ft_config"] = json.dumps(config)
 
     rewrite(path, widen)
@@ -171,10 +171,10 @@ def test_a_safetensors_file_of_others_is_refused(saved):
 
 def test_a_later_format_and_a_broken_configuration_are_refused(saved):
     path, _ = saved
-    rewrite(path, lambda metadata: metadata.update(ft_format="2"))
-    with pytest.raises(CheckpointError, match=r"format version 2, this ft .* reads up to 1"):
+    rewrite(path, lambda metadata: metadata.update(ft_format="3"))
+    with pytest.raises(CheckpointError, match=r"format version 3, this ft .* reads up to 2"):
         load_config(path)
-    rewrite(path, lambda metadata: metadata.update(ft_format="1", ft_config='{"nam": "x"}'))
+    rewrite(path, lambda metadata: metadata.update(ft_format="2", ft_config='{"nam": "x"}'))
     with pytest.raises(CheckpointError, match=r"configuration is not usable: .*did you mean 'name'"):
         load_config(path)
 

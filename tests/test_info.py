@@ -26,7 +26,8 @@ KEYS = {
     "n_fft",
     "hop_length",
     "stems",
-    "mask_stem",
+    "network",
+    "output",
     "license",
 }
 
@@ -47,7 +48,7 @@ def test_the_same_network_in_three_forms(tiny_checkpoint, tiny_onnx):
         assert facts["parameters"] == PARAMETERS
         assert facts["precision"] == "fp32"
         assert (facts["sample_rate"], facts["n_fft"], facts["hop_length"]) == (44100, 1024, 512)
-        assert (facts["stems"], facts["mask_stem"]) == (["vocals", "instrumental"], "vocals")
+        assert (facts["stems"], facts["output"]) == (["vocals", "instrumental"], "mask")
 
 
 def test_a_configuration_file(tmp_path):
@@ -78,7 +79,7 @@ def test_files_are_described_without_torch_onnx_and_numpy(tiny_checkpoint, tiny_
 
 
 def test_without_torch_a_preset_is_described_without_its_number_of_parameters(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "ft.models.frame_transformer", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     assert describe_model("tiny")["parameters"] is None
     assert "pip install 'frame-transformer[train]'" in caplog.text
 
@@ -103,7 +104,7 @@ def test_the_default_is_the_shipped_model():
     path = model_path("default")
     assert (path.parent.name, path.name) == ("assets", "default.onnx")
     facts = describe_model("default")
-    assert (facts["kind"], facts["path"], facts["mask_stem"]) == ("onnx", str(path), "vocals")
+    assert (facts["kind"], facts["path"], facts["network"]) == ("onnx", str(path), "frame-transformer")
 
 
 @pytest.mark.parametrize("content", [b"RIFF of a song", b"\x72\x04ab", bytes([0x72, 0xFF]), b"\x0b"])

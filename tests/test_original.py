@@ -13,9 +13,10 @@ from networks import golden
 
 from ft.checkpoint import load_model
 from ft.cli import main
-from ft.config import load_model_config
+from ft.config import Output, Spectrogram, load_model_config
 from ft.errors import CheckpointError
 from ft.importers.original import convert_state, import_original, infer_config, read_state
+from ft.models import numbers_of
 
 HEADS = {
     "original-dense": (4, 4, 4, 2, 2, 1),
@@ -36,21 +37,20 @@ def test_logits_are_those_of_the_original(tmp_path, name, zipped):
     import_original(source, tmp_path / "model.safetensors")
     _, x, expected = golden(name)
     with torch.inference_mode():
-        logits = load_model(tmp_path / "model.safetensors")(x).numpy()
+        logits = load_model(tmp_path / "model.safetensors")(x, prepared=True).numpy()
     assert np.abs(logits - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_geometry_comes_from_the_shapes(tmp_path, name):
     config = infer_config(tmp_path / "song.pth", golden(name)[0])
-    preset = load_model_config(name).network
-    network = config.network
-    assert (network.bins, network.channels, network.expansion, network.in_channels) == (64, 2, 2, 2)
+    preset, network = numbers_of(load_model_config(name)), numbers_of(config)
+    assert (config.front.bins, network.channels, network.expansion, config.channels) == (64, 2, 2, 2)
     assert network.heads == HEADS[name]
     same = ["multipliers", "attention_conv", "rotary", "activation", "feed_forward_mixing", "decoder_block"]
     assert [getattr(network, key) for key in same] == [getattr(preset, key) for key in same]
-    assert (config.audio.n_fft, config.audio.hop_length, config.audio.normalize) == (128, 64, "track")
-    assert (config.mask_stem, config.name) == ("instrumental", "song")
+    assert config.front == Spectrogram(n_fft=128, hop_length=64, bins=64)
+    assert (config.output, config.name) == (Output("mask", of="rest", above="stem"), "song")
 
 
 def test_what_was_assumed_is_said_and_what_was_given_is_not(tmp_path, caplog):
@@ -60,11 +60,11 @@ def test_what_was_assumed_is_said_and_what_was_given_is_not(tmp_path, caplog):
         assumed = caplog.text
         caplog.clear()
         config = infer_config(tmp_path / "a.pth", state, "gelu", "norm-first")
-    assert "activation squared-relu (--activation)" in assumed
+    assert "activation squared-relu (`activation`)" in assumed
     assert "rotary-first (--qk-norm-order)" in assumed
     assert "44100 Hz" in assumed
     assert "activation" not in caplog.text and "order" not in caplog.text and "44100 Hz" in caplog.text
-    assert (config.network.activation, config.network.qk_norm_order) == ("gelu", "norm-first")
+    assert (config.network.numbers["activation"], config.network.numbers["qk_norm_order"]) == ("gelu", "norm-first")
 
 
 @pytest.mark.parametrize("option", [{"activation": "gelu"}, {"qk_norm_order": "norm-first"}])
@@ -72,7 +72,7 @@ def test_the_options_change_the_network(tmp_path, option):
     import_original(write(tmp_path / "weights.pth", "original"), tmp_path / "model.safetensors", **option)
     _, x, expected = golden("original")
     with torch.inference_mode():
-        assert np.abs(load_model(tmp_path / "model.safetensors")(x).numpy() - expected).max() > 1e-3
+        assert np.abs(load_model(tmp_path / "model.safetensors")(x, prepared=True).numpy() - expected).max() > 1e-3
 
 
 def test_pickled_code_never_runs(tmp_path):
@@ -202,7 +202,7 @@ def test_command(tmp_path, capsys):
     output = tmp_path / "weights.safetensors"
     assert captured.out.strip() == str(output)
     assert "assumed: activation gelu" in captured.err
-    assert load_model(output).config.qk_norm_order == "norm-first"
+    assert load_model(output).numbers.qk_norm_order == "norm-first"
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 1

@@ -68,7 +68,7 @@ class Breaking(StubEngine):
 @pytest.mark.parametrize("batch_size", [2, 7, 16])
 def test_every_input_has_one_result_in_order_whatever_fits(items, batch_size, caplog):
     lengths = [9] * 8 + [5] + [9] * 3 + [4, 4]
-    inputs = [(n, np.full((1, 2, 32, frames), n / 20, np.float32)) for n, frames in enumerate(lengths)]
+    inputs = [(n, {"magnitude": np.full((1, 2, 32, size), n / 20, np.float32)}) for n, size in enumerate(lengths)]
     read = []
 
     def source():
@@ -82,7 +82,7 @@ def test_every_input_has_one_result_in_order_whatever_fits(items, batch_size, ca
         results = list(runner.run(source()))
     assert [label for label, _ in results] == read == list(range(len(inputs)))
     for (_, value), (_, result) in zip(inputs, results, strict=True):
-        assert np.array_equal(value, result)
+        assert np.array_equal(value["magnitude"], result)
     assert runner.batch_size <= max(items, 1) or not engine.refused
     assert bool(caplog.messages) == bool(engine.refused) and len(set(caplog.messages)) == len(caplog.messages)
 
@@ -94,7 +94,7 @@ def test_eager_gives_each_result_before_the_next_input_is_read(batch_size):
     def source():
         for number in range(6):
             read.append(number)
-            yield number, np.full((1, 2, 32, 9), number / 10, np.float32)
+            yield number, {"magnitude": np.full((1, 2, 32, 9), number / 10, np.float32)}
 
     with StubEngine(lambda batch: batch) as engine:
         for number, (label, result) in enumerate(Runner(engine, batch_size).run(source(), eager=True)):

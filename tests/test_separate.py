@@ -10,6 +10,7 @@ from ft.dsp import istft, magnitude, stft
 from ft.errors import AudioError, ConfigError, EngineError
 from ft.metrics import sdr
 from ft.separate import Separator
+from ft.separate.front import Level
 
 RATE = 8000
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
@@ -27,9 +28,9 @@ def music(samples: int, rate: int, channels: int = 2) -> np.ndarray:
     return np.stack([sum(tones[3 * c : 3 * c + 3]) for c in range(channels)]).astype(np.float32)
 
 
-def streamed(separator: Separator, mixture: np.ndarray, rate: int, size: int, peak: float | None = None) -> dict:
+def streamed(separator: Separator, mixture: np.ndarray, rate: int, size: int, levels=None) -> dict:
     blocks = (mixture[:, start : start + size] for start in range(0, mixture.shape[1], size))
-    parts = list(separator.stream(blocks, rate, peak))
+    parts = list(separator.stream(blocks, rate, levels))
     return {stem: np.concatenate([part[stem] for part in parts], axis=1) for stem in ("vocals", "instrumental")}
 
 
@@ -247,7 +248,7 @@ def test_reading_the_peak_does_not_hold_the_song():
             yield block
 
     separator = Separator(StubEngine(all_ones, stub_config(normalize="track")))
-    assert separator.track_peak(blocks(), RATE) > 0
+    assert separator.levels(blocks(), RATE)[0].scale > 0
     assert len(alive) == 12 and most <= 3
 
 
@@ -260,7 +261,7 @@ def test_a_stream_without_a_peak_scales_by_what_came_so_far():
     list(separator.stream([mixture], RATE))
     running = engine.batches[:]
     engine.batches.clear()
-    list(separator.stream([mixture], RATE, peak=separator.track_peak([mixture], RATE)))
+    list(separator.stream([mixture], RATE, separator.levels([mixture], RATE)))
     for one, other in zip(running, engine.batches, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     engine.batches.clear()
@@ -270,7 +271,7 @@ def test_a_stream_without_a_peak_scales_by_what_came_so_far():
 
 def test_a_given_peak_is_used_and_louder_values_are_clipped():
     engine = StubEngine(all_ones, stub_config(normalize="track"))
-    list(Separator(engine, **SHORT).stream([noise(8000)], RATE, peak=1e-3))
+    list(Separator(engine, **SHORT).stream([noise(8000)], RATE, [Level(1e-3)]))
     assert all(batch.max() == 1 for batch in engine.batches)
 
 
@@ -282,7 +283,7 @@ def test_window_scaling_gives_each_window_its_own_peak():
     frames = engine.batches[0].shape[3]
     expected = spec[:, :32, :frames] / spec[:, :, :frames].max()  # the peak counts the bins above the network's too
     np.testing.assert_allclose(engine.batches[0][0], expected, atol=1e-6)
-    assert Separator(engine).track_peak(iter([mixture]), RATE) is None
+    assert Separator(engine).levels(iter([mixture]), RATE) == (None,)
 
 
 @pytest.mark.parametrize("normalize", ["track", "window"])
@@ -387,7 +388,11 @@ def test_a_mask_that_is_not_finite_names_the_engine(value):
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"batch_size": 0}, "--batch-size 0"), ({"overlap": 1.0}, "overlap: 1"), ({"segment_seconds": 1.0}, "window: 1")],
+    [
+        ({"batch_size": 0}, "`batch_size` 0"),
+        ({"overlap": 1.0}, "overlap: 1"),
+        ({"segment_seconds": 1.0}, "`segment_seconds` 1: "),
+    ],
 )
 def test_options_out_of_range_are_refused(options, text):
     with pytest.raises(ConfigError, match=text):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from networks import changed
 from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_config, with_neighbours
 
-from engines.base import WaveformBatch
+from engines.base import Inputs
 from ft.dsp import magnitude, stft
 from ft.errors import EngineError
 from ft.metrics import sdr
@@ -20,9 +21,9 @@ def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
     return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
 
 
-def streamed(separator: Separator, mixture: np.ndarray, rate: int, size: int, peak: float | None = None) -> np.ndarray:
+def streamed(separator: Separator, mixture: np.ndarray, rate: int, size: int, levels=None) -> np.ndarray:
     blocks = (mixture[:, start : start + size] for start in range(0, mixture.shape[1], size))
-    return np.concatenate([part["vocals"] for part in separator.stream(blocks, rate, peak)], axis=1)
+    return np.concatenate([part["vocals"] for part in separator.stream(blocks, rate, levels)], axis=1)
 
 
 def both(mask, config, settings) -> tuple[Separator, Separator]:
@@ -99,7 +100,7 @@ def test_the_result_does_not_depend_on_the_batch_size(channels):
     engine = WaveformStub(with_neighbours(3), stub_config(channels=channels))
     one = Separator(engine, **SHORT).separate(mixture, RATE)
     many = Separator(engine, **SHORT, batch_size=3).separate(mixture, RATE)
-    assert max(len(batch.scale) for batch in engine.batches) == (6 if channels == 1 else 3)
+    assert max(len(batch["scale"]) for batch in engine.batches) == (6 if channels == 1 else 3)
     np.testing.assert_allclose(many["vocals"], one["vocals"], atol=1e-6)
 
 
@@ -112,10 +113,11 @@ def test_magnitudes_are_scaled_as_for_masks(channels, normalize, known):
     settings = SHORT if normalize == "track" else {**SHORT, "context_seconds": 0.1}
     config = stub_config(channels=channels, normalize=normalize)
     ordinary, waveform = both(lambda batch: np.sqrt(batch), config, settings)
-    peak = ordinary.track_peak([mixture], RATE) if known else None
-    expected, found = streamed(ordinary, mixture, RATE, 500, peak), streamed(waveform, mixture, RATE, 500, peak)
-    assert sdr(found, expected) > (100 if peak else 40)  # windows with scales of their own disagree where they fade
-    scales = {float(scale) for batch in waveform.engine.batches for scale in batch.scale}
+    levels = ordinary.levels([mixture], RATE) if known else None
+    expected, found = streamed(ordinary, mixture, RATE, 500, levels), streamed(waveform, mixture, RATE, 500, levels)
+    is_one = known and normalize == "track"
+    assert sdr(found, expected) > (100 if is_one else 40)  # windows with scales of their own disagree where they fade
+    scales = {float(scale) for batch in waveform.engine.batches for scale in batch["scale"]}
     if normalize == "track" and known:
         assert scales == {magnitude(stft(mixture, 64, 32)).max()}
     elif normalize == "window" and channels == 2:
@@ -131,7 +133,7 @@ def test_mono_is_given_twice_and_averaged():
     mono = noise(10_000, 1)
     separator = Separator(WaveformStub(left_only, stub_config(extend_mask=1)), **SHORT)
     np.testing.assert_allclose(separator.separate(mono, RATE)["vocals"], mono / 2, atol=1e-5)
-    assert all(np.array_equal(batch.waveform[:, 0], batch.waveform[:, 1]) for batch in separator.engine.batches)
+    assert all(np.array_equal(batch["waveform"][:, 0], batch["waveform"][:, 1]) for batch in separator.engine.batches)
 
 
 def test_the_mask_stem_and_the_order_of_the_stems_do_not_matter():
@@ -140,7 +142,7 @@ def test_the_mask_stem_and_the_order_of_the_stems_do_not_matter():
     ordinary, waveform = both(each_frame_alone, config, SHORT)
     expected = ordinary.separate(mixture, RATE)["vocals"]
     np.testing.assert_allclose(waveform.separate(mixture, RATE)["vocals"], expected, atol=1e-5)
-    turned = WaveformStub(each_frame_alone, config.__class__(**{**vars(config), "stems": ("instrumental", "vocals")}))
+    turned = WaveformStub(each_frame_alone, changed(config, stems=("instrumental",), rest="vocals", of="stems"))
     found = Separator(turned, **SHORT).separate(mixture, RATE)
     assert list(found) == ["instrumental", "vocals"]
     np.testing.assert_allclose(found["vocals"], expected, atol=1e-5)
@@ -157,9 +159,9 @@ def test_windows_hold_the_frames_that_other_models_see():
     mixture = noise(20_000)
     for each in (engine, ordinary):
         Separator(each, **SHORT).separate(mixture, RATE)
-    audio = engine.config.audio
-    found = [batch.waveform.shape for batch in engine.batches]
-    assert found == [(len(batch), 2, audio.samples(batch.shape[3])) for batch in ordinary.batches]
+    found = [batch["waveform"].shape for batch in engine.batches]
+    size = engine.config.size
+    assert found == [(len(batch), 2, size("waveform", batch.shape[3])) for batch in ordinary.batches]
 
 
 def test_memory_does_not_grow_with_the_song():
@@ -174,50 +176,45 @@ def test_memory_does_not_grow_with_the_song():
     assert sizes[0] == sizes[1] < RATE
 
 
-BATCH = WaveformBatch(noise(640)[None], np.zeros(1, np.float32))
+WAVEFORM, SCALE = noise(640)[None], np.zeros(1, np.float32)
 
 
 @pytest.mark.parametrize(
-    "batch",
+    ("waveform", "scale"),
     [
-        BATCH._replace(waveform=BATCH.waveform[..., :639]),
-        BATCH._replace(waveform=BATCH.waveform[..., :32]),
-        BATCH._replace(waveform=BATCH.waveform[:, :1]),
-        BATCH._replace(waveform=BATCH.waveform[0]),
-        BATCH._replace(waveform=BATCH.waveform.astype(np.float64)),
-        BATCH._replace(scale=np.zeros(2, np.float32)),
-        BATCH._replace(scale=np.zeros(1)),
-        WaveformBatch(BATCH.waveform[:0], BATCH.scale[:0]),
+        (WAVEFORM[..., :639], SCALE),
+        (WAVEFORM[..., :32], SCALE),
+        (WAVEFORM[:, :1], SCALE),
+        (WAVEFORM[0], SCALE),
+        (WAVEFORM.astype(np.float64), SCALE),
+        (WAVEFORM, np.zeros(2, np.float32)),
+        (WAVEFORM, np.zeros(1)),
+        (WAVEFORM[:0], SCALE[:0]),
     ],
-    ids=lambda batch: f"{batch.waveform.shape}{batch.scale.shape}",
+    ids=lambda array: str(array.shape),
 )
-def test_what_is_no_waveform_is_refused(batch):
-    with WaveformStub(all_ones) as engine, pytest.raises(EngineError, match="multiple of 32 of at least 64"):
-        engine.run(batch)
+def test_what_is_no_waveform_is_refused(waveform, scale):
+    with WaveformStub(all_ones) as engine, pytest.raises(EngineError, match=r"of shape .* expected \(batch"):
+        engine.run({"waveform": waveform, "scale": scale})
 
 
 def test_each_kind_of_model_refuses_what_the_other_takes():
-    with WaveformStub(all_ones) as engine, pytest.raises(EngineError, match="takes a waveform; something else"):
-        engine.run(np.zeros((1, 2, 32, 5), np.float32))
-    with StubEngine(all_ones) as engine, pytest.raises(EngineError, match="takes a magnitude; something else"):
-        engine.run(BATCH)
+    batch: Inputs = {"waveform": WAVEFORM, "scale": SCALE}
+    with WaveformStub(all_ones) as engine, pytest.raises(EngineError, match="takes waveform and scale; magnitude was"):
+        engine.run({"magnitude": np.zeros((1, 2, 32, 5), np.float32)})
+    with StubEngine(all_ones) as engine, pytest.raises(EngineError, match="takes magnitude; waveform, scale was given"):
+        engine.run(batch)
 
 
 @pytest.mark.parametrize(
     ("stems", "text"),
     [
-        (lambda batch: np.zeros((1, 2, 2, 639), np.float32), r"gave shape .* expected stems of \(1, 2, 2, 640\)"),
-        (lambda batch: np.full((1, 2, 2, 640), np.nan, np.float32), r"stub \(fp32 on cpu\).*not finite"),
+        (lambda inputs: np.zeros((1, 2, 2, 639), np.float32), r"gave stems of shape .* expected \(1, 2, 2, 640\)"),
+        (lambda inputs: np.full((1, 2, 2, 640), np.nan, np.float32), r"stub \(fp32 on cpu\).*not finite"),
     ],
 )
 def test_wrong_stems_are_refused(monkeypatch, stems, text):
     with WaveformStub(all_ones) as engine:
-        monkeypatch.setattr(engine, "_infer_waveform", stems)
+        monkeypatch.setattr(engine, "_infer", stems)
         with pytest.raises(EngineError, match=text):
-            engine.run(BATCH)
-
-
-def test_an_engine_for_magnitudes_says_that_it_runs_no_waveforms(monkeypatch):
-    monkeypatch.delattr(WaveformStub, "_infer_waveform")
-    with WaveformStub(all_ones) as engine, pytest.raises(EngineError, match="stub does not run models that take wave"):
-        engine.run(BATCH)
+            engine.run({"waveform": WAVEFORM, "scale": SCALE})
