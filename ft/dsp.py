@@ -57,16 +57,16 @@ SIDE_LEVEL = 0.3
 """Of the mid, for a side that stands in."""
 
 
-def stft(waveform: Array, n_fft: int, hop_length: int) -> Spec:
+def stft(waveform: Array, n_fft: int, hop_length: int, win_length: int | None = None) -> Spec:
     """Complex spectrogram (channels, bins, frames) of (channels, samples); bins = n_fft // 2 + 1."""
-    transform = StreamingStft(waveform.shape[0], n_fft, hop_length)
+    transform = StreamingStft(waveform.shape[0], n_fft, hop_length, win_length)
     frames = np.concatenate((transform.push(waveform), transform.finish()), axis=1)
     return frames.swapaxes(1, 2)
 
 
-def istft(spec: Spec, n_fft: int, hop_length: int, samples: int) -> Array:
+def istft(spec: Spec, n_fft: int, hop_length: int, samples: int, win_length: int | None = None) -> Array:
     """The waveform (channels, samples) of which `spec` (channels, bins, frames) is the `stft`."""
-    transform = StreamingIstft(spec.shape[0], n_fft, hop_length)
+    transform = StreamingIstft(spec.shape[0], n_fft, hop_length, win_length)
     head = transform.push(spec.swapaxes(1, 2))
     return np.concatenate((head, transform.finish(samples)), axis=1)
 

@@ -10,17 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import CliRunner
 
+from ft.checkpoint import save_checkpoint
 from ft.cli import main
-from ft.config import AudioConfig
+from ft.config import ModelConfig, Output, Spectrogram, Waveform
 from ft.errors import AudioError, ConfigError
 from ft.evaluation import evaluate as evaluation
-from ft.evaluation.evaluate import BASELINES, EvaluateOptions, evaluate
+from ft.evaluation.evaluate import EvaluateOptions, evaluate
 from ft.evaluation.report import exit_code, report_lines, to_json
+from ft.evaluation.rows import BASELINES, ceilings
 from ft.evaluation.scores import METRICS, SHOWN, check_metrics, shown_metrics
 from ft.evaluation.songs import find_song_folders, read_song
-from ft.metrics import sdr
+from ft.metrics import BssReferences, sdr
+from ft.models import conv_tasnet, make_network
+from ft.separate import Separator
 
 RATE = 44100
 ENERGY = ("sdr", "si_sdr")
@@ -184,7 +189,7 @@ def test_ends_are_cut_or_filled_where_that_is_allowed(songs, stems, tmp_path, mo
     assert "theirs: cut, or silence added, at the end: up to 5 samples (1 song)" in "\n".join(report_lines(found))
     json.dumps(to_json(found))
     refused = evaluate([songs / "test/One"], dataclasses.replace(allowed, length_tolerance=4)).songs[0].problems
-    assert all(f"{2 * RATE + more} samples; the song has {2 * RATE}; --length-tolerance 5" in each for each in refused)
+    assert all(f"{2 * RATE + more} samples; the song has {2 * RATE}; `length_tolerance` 5" in each for each in refused)
     assert len(refused) == 2
 
 
@@ -250,13 +255,21 @@ def test_a_song_too_large_for_memory_leaves_the_others(songs, monkeypatch, where
 
 
 def test_ideal_masks_of_different_transforms_have_rows_of_their_own():
-    audio = AudioConfig(n_fft=2048, hop_length=1024, bins=256)
-    others = {"rate": {"sample_rate": 22050}, "band": {"bins": 512}, "whole": {"extend_mask": 8}}
-    changed = [dataclasses.replace(audio, **change) for change in others.values()]
-    alike = [dataclasses.replace(audio, normalize="window"), dataclasses.replace(changed[2], bins=512)]
-    chosen = options(baselines=("ideal-ratio-mask",))
-    rows = [row.info for row in evaluation._ceilings(chosen, [audio, *changed, *alike])]
-    assert len(rows) == len({row.name for row in rows}) == len({row.definition for row in rows}) == 4
+    model = ModelConfig(front=Spectrogram(bins=256))
+
+    def other(output: Output = model.output, rate: int = 44100, **front) -> ModelConfig:
+        return dataclasses.replace(
+            model, front=dataclasses.replace(model.front, **front), output=output, sample_rate=rate
+        )
+
+    changed = [other(rate=22050), other(bins=512), other(Output(above=8)), other(win_length=2046, hop_length=1023)]
+    alike = [
+        other(scale="window-peak"),
+        other(Output(above=8), bins=512),
+        ModelConfig(front=Waveform(), output=Output("waveform")),
+    ]
+    rows = [row.info for row in ceilings(["ideal-ratio-mask"], [model, *changed, *alike])]
+    assert len(rows) == len({row.name for row in rows}) == len({row.definition for row in rows}) == 5
 
 
 def test_a_song_without_stems_fails_and_the_others_go_on(songs, tmp_path, stems):
@@ -322,13 +335,60 @@ def test_engines_and_baselines_share_a_table(songs, tiny_checkpoint, tmp_path):
         assert name in result.output
 
 
-def test_an_estimate_that_is_no_sound_is_named(songs, monkeypatch):
-    monkeypatch.setattr(
-        "ft.evaluation.evaluate.the_mixture", lambda mixture: {"vocals": mixture * np.nan, "instrumental": mixture}
-    )
-    found = evaluate([songs], of_the_truth(songs, baselines=("mixture",)))
-    assert found.aggregate("mixture", "vocals", "sdr")["n"] == 0
-    assert found.aggregate("mixture", "instrumental", "sdr")["n"] == 2
+@pytest.fixture
+def four_stems(tmp_path):
+    """A checkpoint of a model that gives MUSDB18's stems, and no rest."""
+    config = dataclasses.replace(conv_tasnet.tiny(), stems=("drums", "bass", "other", "vocals"), rest=None)
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "four.safetensors", make_network(config).state_dict(), config)
+    return tmp_path / "four.safetensors"
+
+
+def test_models_of_two_and_of_four_stems_stand_in_one_table(songs, four_stems, stems, tmp_path):
+    """Of each stem that a song has; the instrumental of four stems is the sum of its parts."""
+    both = options(models=["default-int8", str(four_stems)], baselines=BASELINES, metrics=("sdr",))
+    found = evaluate([songs], both)
+    assert exit_code(found) == 0 and found.stems == ["vocals", "instrumental", "drums", "bass", "other"]
+    one, two = (song.rows for song in found.songs)
+    assert list(one["four"]) == found.stems and list(two["four"]) == found.stems[:2]
+    assert all("sdr" in one[row][stem].scores for row in ("silence", "mixture", "four") for stem in found.stems)
+    assert one["default-int8"]["drums"].left_out == dict.fromkeys(both.metrics, "no estimate")
+    assert one["ideal-ratio-mask"]["drums"].scores["sdr"] > one["mixture"]["drums"].scores["sdr"]
+    alone = evaluate([songs], dataclasses.replace(both, models=["default-int8"], baselines=()))
+    assert alone.stems == found.stems[:2]
+    assert all(alone.songs[0].rows["default-int8"][stem] == one["default-int8"][stem] for stem in alone.stems)
+    estimates = Separator(four_stems).separate(read_song(songs / "test/One").mixture, RATE)
+    music = sum(estimates[part] for part in ("drums", "bass", "other"))
+    assert one["four"]["instrumental"].scores["sdr"] == pytest.approx(sdr(music, stems["instrumental"]), abs=1e-3)
+    assert to_json(found)["aggregate"]["four"]["drums"]["sdr"]["n"] == 1
+    text = "\n".join(report_lines(found))
+    assert "drums, 2 songs" in text and "the songs, instrumental: bass + drums + other (1 song)" in text
+    only = evaluate([songs / "test/One"], dataclasses.replace(both, stems=("bass",), baselines=("silence",)))
+    assert only.stems == ["bass"] and [*only.songs[0].rows["silence"]] == ["bass"]
+
+
+def test_parts_of_other_tools_are_scored_as_museval_scores_four_stems(songs, stems, tmp_path):
+    drums, bass = 0.4 * stems["instrumental"], 0.3 * stems["instrumental"][:, ::-1]
+    parts = {"drums": drums, "bass": bass, "other": stems["instrumental"] - drums - bass}
+    write(songs / "test/Three", vocals=stems["vocals"], **parts)
+    theirs = {name: np.roll(wave, 20, axis=1) for name, wave in {"vocals": stems["vocals"], **parts}.items()}
+    write(tmp_path / "theirs/Three", **theirs)
+    found = evaluate([songs / "test/Three"], options(estimates=[tmp_path / "theirs"], metrics=("v3_sdr", "v3_sir")))
+    scores = found.songs[0].rows["theirs"]
+    truth = {"vocals": stems["vocals"], **parts}
+    mono = [np.stack([wave.mean(axis=0)[None] for wave in waves.values()]) for waves in (truth, theirs)]
+    expected = BssReferences(mono[0]).v3(mono[1], permute=False)
+    for index, part in enumerate(parts, 1):
+        assert scores[part].scores["v3_sir"] == pytest.approx(expected.sir[index], abs=1e-3)
+    assert found.stems[:2] == ["vocals", "instrumental"] and exit_code(found) == 0
+
+
+def test_an_estimate_that_is_no_sound_is_named(songs, stems, tmp_path):
+    for name in ("One", "Two"):
+        write(tmp_path / "theirs" / name, vocals=stems["vocals"] * np.nan, instrumental=stems["instrumental"])
+    found = evaluate([songs], options(estimates=[tmp_path / "theirs"]))
+    assert found.aggregate("theirs", "vocals", "sdr")["n"] == 0
+    assert found.aggregate("theirs", "instrumental", "sdr")["n"] == 2
     assert "not finite" in found.songs[0].problems[0] and exit_code(found) == 1
 
 
@@ -397,14 +457,15 @@ def test_wrong_options_are_refused(songs, tmp_path):
     with pytest.raises(ConfigError, match="no such metric"):
         check_metrics("sdr,sdrr")
     assert check_metrics("v4_sdr, sdr") == ("sdr", "v4_sdr") and check_metrics("all") == tuple(METRICS)
-    for wrong in ({"stems": ("drums",)}, {"baselines": ("nothing",)}, {"metrics": ()}):
+    for wrong in ({"baselines": ("nothing",)}, {"metrics": ()}):
         with pytest.raises(ConfigError, match="expected some of"):
             EvaluateOptions(**wrong)
     with pytest.raises(AudioError, match="no such folder"):
         evaluate([songs], options(estimates=[tmp_path / "absent"]))
+    with pytest.raises(ConfigError, match="stems: 'guitar', expected some of vocals, instrumental, bass, drums, other"):
+        evaluate([songs], of_the_truth(songs, stems=("guitar",)))
     runner = CliRunner()
     assert runner.invoke(main, ["evaluate", str(tmp_path / "absent")]).exit_code == 1
-    assert runner.invoke(main, ["evaluate", str(songs), "--stems", "drums"]).exit_code == 2
     (tmp_path / "taken").write_text("")
     command = ["evaluate", str(songs), "--metrics", "sdr", "--baselines", "silence", "--estimates", str(songs / "test")]
     result = runner.invoke(main, [*command, "--json", str(tmp_path / "taken/out.json")])

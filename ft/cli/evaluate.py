@@ -50,7 +50,11 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     metavar="LIST",
     help="Names with commas between them: sdr, si_sdr, v4_sdr, v3_sdr, v3_sir, l1_freq, bleedless, fullness and so on.",
 )
-@click.option("--stems", default="vocals,instrumental", show_default=True, metavar="LIST", help="Stems to score.")
+@click.option(
+    "--stems",
+    metavar="LIST",
+    help="Stems to score, as vocals,drums. [default: all that a song has, and a model or estimates have too]",
+)
 @click.option("--no-baselines", is_flag=True, help="Score no baselines.")
 @click.option(
     "--baselines",
@@ -68,7 +72,7 @@ def evaluate(
     settings: dict,
     songs: tuple[Path, ...],
     metrics: str,
-    stems: str,
+    stems: str | None,
     no_baselines: bool,
     baselines: str | None,
     json_file: Path | None,
@@ -99,7 +103,7 @@ def evaluate(
         raise click.UsageError("--json and --plot name one file")
     options = EvaluateOptions(
         metrics=check_metrics(metrics),
-        stems=_listed(stems),
+        stems=() if stems is None else _listed(stems),
         baselines=() if no_baselines else BASELINES if baselines is None else _listed(baselines),
         **chosen,
     )

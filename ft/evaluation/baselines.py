@@ -6,14 +6,14 @@ All take and give waveforms (channels, samples); the instrumental is the rest of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import AudioConfig
+from ft.config import ModelConfig, Spectrogram
 from ft.dsp import StreamingResampler, istft, left_right, magnitude, mid_side, stft
-from ft.stems import STEMS
 
 Array = NDArray[np.float32]
 
@@ -26,16 +26,6 @@ REPET_HIGH_PASS = 100.0
 """Hz, below which nothing is vocals."""
 _TINY = 1e-9
 _BLOCK = 256
-
-
-def silence(mixture: Array) -> dict[str, Array]:
-    """Silence for both stems."""
-    return dict.fromkeys(STEMS, np.zeros_like(mixture))
-
-
-def the_mixture(mixture: Array) -> dict[str, Array]:
-    """The mixture for both stems."""
-    return dict.fromkeys(STEMS, mixture)
 
 
 def repet_sim(mixture: Array, sample_rate: int) -> dict[str, Array]:
@@ -78,48 +68,61 @@ def ideal_mask(
     mixture: Array,
     stems: Mapping[str, Array],
     sample_rate: int,
-    audio: AudioConfig,
+    config: ModelConfig,
     kind: Literal["ratio", "phase"] = "ratio",
 ) -> dict[str, Array]:
-    """Stems by the mask that knows the truth, at a model's own STFT, band and stereo: the ceiling of such models.
+    """Estimates each stem by the mask that knows the truth, at a model's own STFT, band and stereo: its ceiling.
+
+    The instrumental is what the vocals leave of the mixture.
 
     Args:
-        stems: the true `vocals` and `instrumental`.
-        audio: the model's; above `audio.bins` the mask is nothing unless the model extends its own to there.
-        kind: `ratio` is |V| / (|V| + |I|); `phase` is Re(V / X) cut to 0..1, the best real mask of that range (Erdogan
-            et al., "Phase-sensitive and recognition-boosted speech separation", 2015).
+        stems: the true ones, `vocals` and `instrumental` among them.
+        config: the model's; above the bins that it reads the masks are nothing, unless it extends its own to there.
+        kind: `ratio` is |S| / (|S| + |R|) of a stem and the rest of the song; `phase` is Re(S / X) cut to 0..1, the
+            best real mask of that range (Erdogan et al., "Phase-sensitive and recognition-boosted speech separation",
+            2015).
     """
-    waves = {"mixture": mixture, **{stem: stems[stem] for stem in STEMS}}
-    seen = {name: _as_seen(wave, sample_rate, audio) for name, wave in waves.items()}
-    specs = {name: stft(wave, audio.n_fft, audio.hop_length) for name, wave in seen.items()}
-    if kind == "ratio":
-        size = {stem: magnitude(specs[stem]) for stem in STEMS}
-        mask = size["vocals"] / np.maximum(size["vocals"] + size["instrumental"], _TINY)
-    else:
-        power = np.square(magnitude(specs["mixture"]))
-        mask = np.clip((specs["vocals"] * specs["mixture"].conj()).real / np.maximum(power, _TINY**2), 0, 1)
-    if not audio.extend_mask:
-        mask[:, audio.bins :] = 0
-    vocals = istft(mask * specs["mixture"], audio.n_fft, audio.hop_length, seen["mixture"].shape[1])
-    vocals = _as_heard(vocals, sample_rate, audio, mixture.shape[1])
-    return {"vocals": vocals, "instrumental": mixture - vocals}
+    front = config.front
+    assert isinstance(front, Spectrogram)
+    stft_of = partial(stft, n_fft=front.n_fft, hop_length=front.hop_length, win_length=front.win_length)
+    seen = _as_seen(mixture, sample_rate, config)
+    spec = stft_of(seen)
+    total = stems["vocals"] + stems["instrumental"]
+    estimates = {}
+    for stem in stems:
+        if stem == "instrumental":
+            continue
+        own = stft_of(_as_seen(stems[stem], sample_rate, config))
+        if kind == "ratio":
+            size, rest = magnitude(own), magnitude(stft_of(_as_seen(total - stems[stem], sample_rate, config)))
+            mask = size / np.maximum(size + rest, _TINY)
+        else:
+            mask = np.clip((own * spec.conj()).real / np.maximum(np.square(magnitude(spec)), _TINY**2), 0, 1)
+        if (band := band_of(config)) is not None:
+            mask[:, band:] = 0
+        wave = istft(mask * spec, front.n_fft, front.hop_length, seen.shape[1], front.win_length)
+        estimates[stem] = _as_heard(wave, sample_rate, config, mixture.shape[1])
+    return {**estimates, "instrumental": mixture - estimates["vocals"]}
 
 
-def _as_seen(wave: Array, sample_rate: int, audio: AudioConfig) -> Array:
+def band_of(config: ModelConfig) -> int | None:
+    """Says how many bins a model's masks have; None for all, its own or those that it extends."""
+    front, above = config.front, config.output.above
+    assert isinstance(front, Spectrogram)
+    return None if isinstance(above, int) or front.used_bins == front.all_bins else front.used_bins
+
+
+def _as_seen(wave: Array, sample_rate: int, config: ModelConfig) -> Array:
     """A song's waveform at the model's rate, as the channels that the model sees."""
-    wave = _resampled(wave, sample_rate, audio.sample_rate)
-    return mid_side(wave) if _is_mid_side(wave, audio) else wave
+    wave = _resampled(wave, sample_rate, config.sample_rate)
+    return mid_side(wave) if config.is_mid_side and len(wave) == 2 else wave
 
 
-def _as_heard(wave: Array, sample_rate: int, audio: AudioConfig, samples: int) -> Array:
+def _as_heard(wave: Array, sample_rate: int, config: ModelConfig, samples: int) -> Array:
     """The inverse, of so many samples."""
-    wave = left_right(wave) if _is_mid_side(wave, audio) else wave
-    wave = _resampled(wave, audio.sample_rate, sample_rate)[:, :samples]
+    wave = left_right(wave) if config.is_mid_side and len(wave) == 2 else wave
+    wave = _resampled(wave, config.sample_rate, sample_rate)[:, :samples]
     return np.pad(wave, ((0, 0), (0, samples - wave.shape[1])))
-
-
-def _is_mid_side(wave: Array, audio: AudioConfig) -> bool:
-    return audio.stereo == "mid-side" and len(wave) == 2
 
 
 def _resampled(wave: Array, from_rate: int, to_rate: int) -> Array:

@@ -27,15 +27,15 @@ def save_plot(path: Path, evaluation: Evaluation) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise FtError("pictures need matplotlib: pip install 'frame-transformer[plots]'") from error
-    options, rows = evaluation.options, evaluation.rows[::-1]  # the first one at the top
-    shown = shown_metrics(options.metrics)
+    stems, rows = evaluation.stems, evaluation.rows[::-1]  # the first one at the top
+    shown = shown_metrics(evaluation.options.metrics)
     songs = sum(song.error is None for song in evaluation.songs)
     if not songs:
         raise FtError(f"{path}: no song has a figure to draw")
-    size = (max(3.0 * len(shown), 6.0) + 1.5, (0.4 * len(rows) + 1.2) * len(options.stems))
+    size = (max(3.0 * len(shown), 6.0) + 1.5, (0.4 * len(rows) + 1.2) * len(stems))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(options.stems), len(shown), sharey=True, squeeze=False)
-    for stem, line in zip(options.stems, panels, strict=True):
+    panels = figure.subplots(len(stems), len(shown), sharey=True, squeeze=False)
+    for stem, line in zip(stems, panels, strict=True):
         for metric, axes in zip(shown, line, strict=True):
             for height, row in enumerate(rows):
                 values = evaluation.values(row.name, stem, metric)

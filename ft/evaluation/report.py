@@ -38,7 +38,7 @@ def report_lines(evaluation: Evaluation) -> Iterator[str]:
     read = [song for song in evaluation.songs if song.error is None]
     shown = shown_metrics(evaluation.options.metrics)
     if read:
-        for stem in evaluation.options.stems:
+        for stem in evaluation.stems:
             yield from _table(evaluation, stem, shown, len(read))
             yield ""
         for row in evaluation.rows:
@@ -86,7 +86,7 @@ def _made_lines(evaluation: Evaluation, read: list[SongResult]) -> Iterator[str]
     known = [("the songs", [song.made for song in read if song.made is not None])]
     known += [(row.name, [song.estimates[row.name] for song in read if row.name in song.estimates]) for row in rows]
     for who, made in known:
-        for stem in evaluation.options.stems:
+        for stem in evaluation.stems:
             recipes = Counter(formula(each.recipes[stem]) for each in made if stem in each.recipes)
             for recipe, count in recipes.most_common():
                 if recipe != stem:
@@ -146,7 +146,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "engines": [str(model) for model in options.models],
             "estimates": [str(folder) for folder in options.estimates],
             "metrics": list(options.metrics),
-            "stems": list(options.stems),
+            "stems": evaluation.stems,
             "baselines": list(options.baselines),
             "length_tolerance": int(options.length_tolerance),
         },
@@ -171,7 +171,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "aggregate": {
             row.name: {
                 stem: {name: evaluation.aggregate(row.name, stem, name) for name in options.metrics}
-                for stem in options.stems
+                for stem in evaluation.stems
             }
             for row in evaluation.rows
         },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ft.errors import ConfigError
 from ft.metrics import BssReferences, l1_freq, sdr, si_sdr
 from ft.metrics.spectral import bleedless_fullness_of, log_frequency_l1_of, mel_levels
+from ft.stems import STEMS
 
 Array = NDArray[np.float32]
 Float = NDArray[np.float64]
@@ -52,7 +52,8 @@ METRICS = {
         "dB",
         "higher",
         "BSSEval v4 as museval: median over windows of 1 s, hop 1 s, of the image SDR of vocals and instrumental, "
-        "filters of 512 samples of the whole song; windows in which a reference or an estimate is silent do not count",
+        "of others among all but the instrumental, filters of 512 samples of the whole song; windows in which a "
+        "reference or an estimate is silent do not count",
     ),
     "v4_isr": Metric(
         "v4 ISR",
@@ -77,7 +78,7 @@ METRICS = {
         "dB",
         "higher",
         "BSSEval v3 as mir_eval's bss_eval_sources without permutation: SDR of the whole song with filters of 512 "
-        "samples, of vocals and instrumental mixed down to one channel (the mean)",
+        "samples, of stems as in v4_sdr, mixed down to one channel (the mean)",
     ),
     "v3_sir": Metric("v3 SIR", "dB", "higher", "signal-to-interference ratio of BSSEval v3, as v3_sdr"),
     "v3_sar": Metric("v3 SAR", "dB", "higher", "signal-to-artifacts ratio of BSSEval v3, as v3_sdr"),
@@ -149,6 +150,7 @@ class SongScorer:
         self.references, self.sample_rate, self.metrics = references, sample_rate, metrics
         self._silent = {stem: _is_silent(wave) for stem, wave in references.items()}
         self._levels: dict[str, Array] = {}
+        self._stacked: dict[tuple[tuple[str, ...], bool], BssReferences] = {}
 
     def score(self, estimates: Mapping[str, Array], problems: Mapping[str, str]) -> dict[str, StemScores]:
         """The scores of each stem.
@@ -197,52 +199,65 @@ class SongScorer:
             result.scores |= {name: value for name, value in found.items() if name in wanted}
 
     def _score_together(self, estimates: Mapping[str, Array], results: dict[str, StemScores]) -> None:
-        """The metrics for which all stems are needed."""
-        versions: dict[str, Callable[[Array], dict[str, Float]]] = {"v4_": self._v4, "v3_": self._v3}
+        """The metrics that look at stems together: vocals and instrumental, and the others among all but the latter."""
+        others = tuple(stem for stem in self.references if stem in estimates and stem != "instrumental")
+        pair = tuple(stem for stem in self.references if stem in STEMS)
+        groups = {pair: pair, others: tuple(stem for stem in others if stem not in STEMS)}
+        versions: dict[str, Callable[[tuple[str, ...], Mapping[str, Array]], dict[str, Float]]]
+        versions = {"v4_": self._v4, "v3_": self._v3}
         for prefix, compute in versions.items():
             names = [name for name in self.metrics if name.startswith(prefix)]
-            if not names:
-                continue
-            reason = self._why_not_together(estimates)
-            found = {} if reason else compute(np.stack([estimates[stem] for stem in self.references]))
-            for index, result in enumerate(results.values()):
-                for name in names:
-                    if name in result.left_out:
-                        continue
-                    value = float("nan") if reason else float(found[name.removeprefix(prefix)][index])
-                    if math.isnan(value):
-                        result.left_out[name] = reason or "no window with sound in all stems"
-                    else:
-                        result.scores[name] = value
-                if prefix == "v4_" and not reason:
-                    result.windows = self._windows
+            for group, scored in groups.items():
+                if not names or not any(names[0] not in results[stem].left_out for stem in scored):
+                    continue
+                reason = self._why_not_together(group, estimates)
+                found = {} if reason else compute(group, estimates)
+                for stem in scored:
+                    self._take(results[stem], names, reason, found, group.index(stem))
+                    if prefix == "v4_" and not reason:
+                        results[stem].windows = self._windows
 
-    def _why_not_together(self, estimates: Mapping[str, Array]) -> str | None:
-        for stem, reference in self.references.items():
+    @staticmethod
+    def _take(
+        result: StemScores, names: Sequence[str], reason: str | None, found: Mapping[str, Float], index: int
+    ) -> None:
+        for name in names:
+            if name in result.left_out:
+                continue
+            value = float("nan") if reason else float(found[name.split("_")[1]][index])
+            if math.isnan(value):
+                result.left_out[name] = reason or "no window with sound in all stems"
+            else:
+                result.scores[name] = value
+
+    def _why_not_together(self, group: Sequence[str], estimates: Mapping[str, Array]) -> str | None:
+        for stem in group:
             if stem not in estimates:
                 return f"BSSEval needs all stems, and there is no {stem}"
-            if self._silent[stem] or not _mixed_down(reference).any():
+            if self._silent[stem] or not _mixed_down(self.references[stem]).any():
                 return f"BSSEval needs sound in all stems, and the reference of {stem} is silent"
             if not _mixed_down(estimates[stem]).any():
                 return f"BSSEval needs sound in all stems, and the estimate of {stem} is silent"
         return None
 
-    @cached_property
-    def _stereo(self) -> BssReferences:
-        return BssReferences(np.stack(list(self.references.values())))
+    def _references(self, group: tuple[str, ...], mono: bool) -> BssReferences:
+        if (group, mono) not in self._stacked:
+            waves = (self.references[stem] for stem in group)
+            self._stacked[group, mono] = BssReferences(
+                np.stack([_mixed_down(wave)[None] if mono else wave for wave in waves])
+            )
+        return self._stacked[group, mono]
 
-    @cached_property
-    def _mono(self) -> BssReferences:
-        return BssReferences(np.stack([_mixed_down(wave)[None] for wave in self.references.values()]))
-
-    def _v4(self, estimates: Array) -> dict[str, Float]:
-        windows = self._stereo.v4(estimates, self.sample_rate, self.sample_rate)
+    def _v4(self, group: tuple[str, ...], estimates: Mapping[str, Array]) -> dict[str, Float]:
+        stacked = np.stack([estimates[stem] for stem in group])
+        windows = self._references(group, mono=False).v4(stacked, self.sample_rate, self.sample_rate)
         used = int((~np.isnan(windows.sdr).any(axis=0)).sum())
         self._windows = (used, windows.sdr.shape[1])
         return windows.medians()
 
-    def _v3(self, estimates: Array) -> dict[str, Float]:
-        found = self._mono.v3(np.stack([_mixed_down(wave)[None] for wave in estimates]), permute=False)
+    def _v3(self, group: tuple[str, ...], estimates: Mapping[str, Array]) -> dict[str, Float]:
+        stacked = np.stack([_mixed_down(estimates[stem])[None] for stem in group])
+        found = self._references(group, mono=True).v3(stacked, permute=False)
         return {"sdr": found.sdr, "sir": found.sir, "sar": found.sar}
 
 

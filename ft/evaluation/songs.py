@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -62,7 +62,7 @@ class SongSound:
 
     mixture: Array
     stems: dict[str, Array]
-    """`vocals` and `instrumental`, each of the mixture's shape."""
+    """`vocals`, `instrumental` and what else was asked for, each of the mixture's shape."""
     sample_rate: int
     residual_db: float
     """The energy of what the stems miss of the mixture, below that of the mixture."""
@@ -103,23 +103,27 @@ def find_song_folders(folders: Sequence[Path]) -> list[SongFolder]:
     return [SongFolder(paths[whole], names[0], own[whole.name] == 1) for whole, names in songs.items()]
 
 
-def read_song(folder: Path) -> SongSound:
-    """Reads the mixture and true stems of a folder.
+def read_song(folder: Path, stems: Collection[str] = (), more: Collection[str] = ()) -> SongSound:
+    """Reads the mixture and true stems of a folder: vocals and instrumental, and others by name.
 
     The instrumental may be the sum of its parts, a stem what the other one leaves of the mixture, and the mixture the
     sum of both. A mono file among stereo ones counts for both channels.
 
+    Args:
+        stems: others that there must be.
+        more: others that are read where they can be made of the files.
     Raises:
         AudioError: a stem is missing or cannot be read, a file has no stem's name, or their lengths or rates differ.
     """
     files = _Files(folder, _by_stem(folder, partial(stem_of, titles=[folder.resolve().name])))
-    stems = {stem: files.stem(stem) for stem in STEMS}
-    total = stems["vocals"] + stems["instrumental"]
+    wanted = dict.fromkeys((*STEMS, *stems, *(stem for stem in more if recipe(stem, files.paths))))
+    found = {stem: files.stem(stem) for stem in wanted}
+    total = found["vocals"] + found["instrumental"]
     mixture = files.read(MIXTURE) if MIXTURE in files.paths else total
     channels = max(len(mixture), len(total))
     mixture, total = _spread(mixture, channels), _spread(total, channels)
-    stems = {stem: _spread(sound, channels) for stem, sound in stems.items()}
-    return SongSound(mixture, stems, files.rate, sdr(total, mixture), files.made)
+    found = {stem: _spread(sound, channels) for stem, sound in found.items()}
+    return SongSound(mixture, found, files.rate, sdr(total, mixture), files.made)
 
 
 def read_estimates(folder: Path, song: SongFolder, sound: SongSound, alone: bool, tolerance: float = 0) -> Estimates:
@@ -131,9 +135,9 @@ def read_estimates(folder: Path, song: SongFolder, sound: SongSound, alone: bool
     try:
         files = _Files(*find_estimates(folder, song, alone), sound, tolerance)
     except AudioError as error:
-        return Estimates({}, dict.fromkeys(STEMS, str(error)))
+        return Estimates({}, dict.fromkeys(sound.stems, str(error)))
     estimates = Estimates({}, {}, files.made)
-    for stem in STEMS:
+    for stem in sound.stems:
         try:
             estimates.stems[stem] = _spread(files.stem(stem), len(sound.mixture))
         except AudioError as error:
@@ -236,7 +240,7 @@ class _Files:
         self._sounds: dict[str, Array] = {}
 
     def stem(self, stem: str) -> Array:
-        """One of `STEMS`, made of what there is. Raises AudioError."""
+        """A stem, made of what there is. Raises AudioError."""
         signs = recipe(stem, self.paths)
         if not signs:
             raise AudioError(f"{self._folder}: no {stem}.*, and no other files to make it of")
