@@ -3,9 +3,9 @@
 python -m bench.contest bench/contests/ablation.yaml -o runs/ablation [--seconds 300 | --steps 400] [--only ROW]...
 
 A contest is a YAML file: `base`, a training configuration (a preset or a file); `set`, what all rows change of it;
-`rows`, each with a `name`, `set` (as `ft train --set`), and perhaps `network` (one of `bench.peers.PEERS`) with its
-`arguments`, or `pretrain`, the share of its steps that go into denoising first. Every row begins with the same seed.
-A row that is done is not trained again, one that was interrupted goes on.
+`rows`, each with a `name`, `set` (as `ft train --set`; of another kind of network, the whole of `network`), and perhaps
+`pretrain`, the share of its steps that go into denoising first. Every row begins with the same seed. A row that is done
+is not trained again, one that was interrupted goes on.
 
 With --seconds every row gets as many steps as fit into that many seconds of training on this device, counted by what
 its first steps take, so that a slow network takes fewer; with --steps all take the same number. The learning rate falls
@@ -15,7 +15,6 @@ nothing is chosen by a score.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
@@ -31,17 +30,20 @@ from torch import nn
 
 from bench.contest_page import SPEED_SECONDS, table
 from bench.machine import describe_machine
-from bench.peers import PEERS
+from engines.pytorch import NetworkEngine
 from ft.config import ModelConfig, model_config_from_yaml
-from ft.data.examples import read_crop
+from ft.data.augment_parts import mixed
+from ft.data.examples import read_song
 from ft.errors import ConfigError, FtError
 from ft.files import atomic_write
+from ft.separate import Separator
 from ft.settings import load_yaml, override
 from ft.train_config import TrainConfig, train_config_from_yaml
+from ft.training.checks import check_task
 from ft.training.distributed import Group, processes
 from ft.training.run_folder import LAST, STATE
 from ft.training.trainer import Trainer
-from ft.training.validation import masked_song, song_sdrs
+from ft.training.validation import song_sdrs
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +64,13 @@ def load_contest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if None in names or len(set(names)) < len(names):
         raise ConfigError(f"{path}: rows named {names}, expected a name of its own for each")
     for row in contest["rows"]:
-        if row.get("network", "frame-transformer") not in ("frame-transformer", *PEERS):
-            raise ConfigError(f"{path}: network {row['network']!r}, expected one of {', '.join(PEERS)}")
-        if row.get("network", "frame-transformer") in PEERS and row.get("pretrain"):
-            raise ConfigError(f"{path}: row {row['name']}: pretrain is for the frame transformer, not {row['network']}")
+        if strange := set(row) - {"name", "set", "pretrain"}:
+            raise ConfigError(f"{path}: row {row['name']} has {', '.join(sorted(strange))}; expected set or pretrain")
     values = override(load_yaml(contest["base"]), assignments(contest.get("set")))
     for row in contest["rows"]:
-        if not configurations(row, values)[1].validation.songs:
+        config, train = configurations(row, values, *["train.task=denoise"] * bool(row.get("pretrain")))
+        check_task(config, train)
+        if not train.validation.songs:
             raise ConfigError(f"{path}: row {row['name']} has no train.validation.songs to be scored on")
     return values, contest["rows"]
 
@@ -82,19 +84,9 @@ def assignments(changes: Mapping[str, Any] | None) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
 
 
-def make_network(row: Mapping[str, Any], config: ModelConfig) -> nn.Module | None:
-    """The peer that a row names; None for the network of its configuration."""
-    peer = PEERS.get(row.get("network", ""))
-    return peer(config, **row.get("arguments", {})) if peer else None
-
-
-def open_trainer(
-    row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path | None, group: Group
-) -> Trainer:
-    """A trainer of the row's network."""
-    torch.manual_seed(train.seed)
-    network = make_network(row, config)
-    trainer = Trainer(config, train, folder, group, network=network)
+def open_trainer(config: ModelConfig, train: TrainConfig, folder: Path | None, group: Group) -> Trainer:
+    """A trainer that scores nothing by itself."""
+    trainer = Trainer(config, train, folder, group)
     trainer.validation.songs = []  # which are scored once, by `scores`
     return trainer
 
@@ -116,7 +108,7 @@ def seconds_per_step(trainer: Trainer) -> float:
 def speeds(row: Mapping[str, Any], values: Mapping[str, Any], group: Group) -> dict[str, Any]:
     """What a step of a row takes, and how fast it masks; its weights do not matter for that."""
     config, train = configurations(row, values)
-    trainer = open_trainer(row, config, train, None, group)
+    trainer = open_trainer(config, train, None, group)
     taken = seconds_per_step(trainer)
     stage = train.stages[0]
     fast = times_real_time(trainer.network.eval().cpu(), trainer, config)
@@ -168,65 +160,60 @@ def run_row(
             return json.loads(result.read_text(encoding="utf-8"))
         count = planned["steps"]
     else:
-        count = steps or max(1, round(seconds / seconds_per_step(open_trainer(row, config, train, None, group))))
+        count = steps or max(1, round(seconds / seconds_per_step(open_trainer(config, train, None, group))))
         folder.mkdir(parents=True, exist_ok=True)
         _write(plan, {"asked": asked, "steps": count})
     before = round(count * row.get("pretrain", 0))
     if before:
         denoising = budgeted(configurations(row, values, "train.task=denoise")[1], before)
-        train_row({}, config, denoising, folder / "pretraining", group)
+        train_row(config, denoising, folder / "pretraining", group)
         train = replace(train, init_from=str(folder / "pretraining" / LAST))
     budget = budgeted(train, count - before)
-    trainer = train_row(row, config, budget, folder, group)
+    trainer = train_row(config, budget, folder, group)
     found = {
         "name": row["name"],
-        "network": row.get("network", "frame-transformer"),
+        "network": config.network.kind,
         "set": row.get("set", {}),
-        "arguments": row.get("arguments", {}),
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "steps": count,
         "pretraining_steps": before,
         "examples": count * trainer.items_per_step(train.stages[0]),
-        "sdr": scores(trainer, config),
+        "sdr": scores(trainer),
     }
     _write(result, found)
     return found
 
 
-def train_row(row: Mapping[str, Any], config: ModelConfig, train: TrainConfig, folder: Path, group: Group) -> Trainer:
+def train_row(config: ModelConfig, train: TrainConfig, folder: Path, group: Group) -> Trainer:
     """The trainer of a row at the end of its run, which goes on where it was interrupted."""
-    trainer = open_trainer(row, config, train, folder, group)
+    trainer = open_trainer(config, train, folder, group)
     if (folder / STATE).exists():
         trainer.restore()
     trainer.run()
     return trainer
 
 
-def scores(trainer: Trainer, config: ModelConfig) -> dict[str, dict[str, float]]:
-    """SDR of both stems for each validation song, of the averaged weights."""
+def scores(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """SDR of all stems for each validation song, of the averaged weights."""
     trainer.network.eval()
     sdr = {}
-    with trainer.average.in_place(), torch.inference_mode():
-        to_mask = trainer.validation.to_mask(trainer.network)
+    with trainer.average.in_place(), trainer.validation.separator(trainer.network) as separator:
         for song in trainer.data.songs:
-            (found,) = song_sdrs(to_mask, [song], config, trainer.device)
-            sdr[song.mixture.path.parent.name] = {stem: round(value, 3) for stem, value in found.items()}
+            found = song_sdrs(separator, song)
+            sdr[song.file.path.parent.name] = {stem: round(value, 3) for stem, value in found.items()}
     return sdr
 
 
 def times_real_time(network: nn.Module, trainer: Trainer, config: ModelConfig) -> float:
-    """How fast a network on the CPU masks the first song in PyTorch in float32, transforms included."""
-    audio, cpu, file = config.audio, torch.device("cpu"), trainer.data.songs[0].mixture
-    seconds = min(file.samples / file.sample_rate, SPEED_SECONDS)
-    crop = torch.from_numpy(read_crop(file, 0, round(seconds * audio.sample_rate), audio.sample_rate, audio.channels))
-
-    def to_mask(spec: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return trainer.task.mask(network, spec, scale, contextlib.nullcontext)  # type: ignore[attr-defined]
-
-    masked_song(to_mask, crop, config, cpu)
-    begin = time.monotonic()
-    masked_song(to_mask, crop, config, cpu)
-    return seconds / (time.monotonic() - begin)
+    """How fast a network on the CPU separates the first song in PyTorch in float32, transforms included."""
+    song, rate = trainer.data.songs[0], config.sample_rate
+    seconds = min(song.file.samples / song.file.sample_rate, SPEED_SECONDS)
+    mixture = mixed(read_song(song, song.stems, 0, round(seconds * rate), config))
+    with Separator(NetworkEngine(network, config)) as separator:
+        separator.separate(mixture, rate)
+        begin = time.monotonic()
+        separator.separate(mixture, rate)
+        return seconds / (time.monotonic() - begin)
 
 
 def _write(path: Path, value: Any) -> None:

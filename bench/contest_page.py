@@ -36,8 +36,8 @@ Made by `python -m bench.contest_page` from what `python -m bench.contest` wrote
   over the whole song. `caesium` (n = 1) shares its artist and singer with the three songs of the training data; the
   others (n = 5) are mixtures of a singer and music that are not in it.
 - *GFLOP a step* counts products and convolutions, forward and backward, and not those of recurrent layers. *ms a step*
-  and *x real time*, the masking of {seconds} seconds in PyTorch in float32 with its transforms, were taken of all rows
-  one after the other once all were trained.
+  and *x real time*, the separation of {seconds} seconds in PyTorch in float32 with its transforms, were taken of all
+  rows one after the other once all were trained.
 """
 SPEED_SECONDS = 60
 """Of a song, by which the speed of a network is measured."""
@@ -56,7 +56,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         held_out = [row["sdr"][song]["vocals"] for song in others if "vocals" in row["sdr"][song]]
         mean = f"{fmean(held_out):.2f} dB" if held_out else "-"
         steps = f"{row['steps']}" + (f", {row['pretraining_steps']} of denoising" if row["pretraining_steps"] else "")
-        configuration = _configuration({**row["arguments"], **row["set"]})
+        configuration = _configuration({**row.get("arguments", {}), **row["set"]})
         lines.append(
             f"| {row['name']} | {configuration} | {row['parameters'] / 1e6:.1f} M | {steps} | "
             f"{row['gflop_per_step']:.0f} | {1000 * row['seconds_per_step']:.0f} | {row['times_real_time']:.0f} x | "

@@ -11,15 +11,18 @@ from bench import contest_page
 from bench.contest import budgeted, load_contest, main, seconds_per_step
 from bench.contest_page import table
 from ft.errors import ConfigError
+from ft.models import bs_roformer
 from ft.models.frame_transformer import FrameTransformer
 from ft.train_config import Source, TrainConfig, Validation
+
+BS_ROFORMER = bs_roformer.tiny().network
 
 
 @pytest.fixture
 def contest(tmp_path, music, example):
     base = {
-        "audio": {"n_fft": 256, "hop_length": 128, "bins": 32, "stereo": "mid-side"},
-        "model": {"preset": "tiny", "multipliers": [1, 1], "heads": [1, 1], "expansion": 1, "mask_stem": "vocals"},
+        "front": {"n_fft": 256, "hop_length": 128, "bins": 32, "stereo": "mid-side"},
+        "network": {"kind": "frame-transformer", "channels": 1, "multipliers": [1, 1], "heads": [1, 1], "expansion": 1},
         "train": {
             "instrumentals": [str(music / "instrumentals")],
             "vocals": [str(music / "vocals")],
@@ -32,14 +35,19 @@ def contest(tmp_path, music, example):
     }
     rows = [
         {"name": "ours"},
-        {"name": "no attention", "set": {"model.heads": [0, 0]}},
+        {"name": "no attention", "set": {"network.heads": [0, 0]}},
         {"name": "pre-trained", "pretrain": 0.4},
-        {"name": "umx", "network": "open-unmix", "arguments": {"hidden": 8, "layers": 1}},
+        {
+            "name": "umx",
+            "set": {"output": {"kind": "magnitude"}, "network": {"kind": "open-unmix", "hidden": 8, "layers": 1}},
+        },
         {
             "name": "bs",
-            "network": "bs-roformer",
-            "arguments": {"width": 8, "depth": 1, "heads": 1, "head_width": 8, "bands": 4},
-            "set": {"model.mask": "complex", "audio.stereo": "left-right"},
+            "set": {
+                "front": {"n_fft": 256, "hop_length": 128, "bins": 32, "values": "complex"},
+                "output": {"kind": "complex-mask"},
+                "network": {**BS_ROFORMER.numbers, "kind": "bs-roformer", "bands": [4, 4, 8, 16]},
+            },
         },
     ]
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
@@ -111,10 +119,13 @@ def test_the_rate_has_fallen_when_the_budget_is_spent():
     [
         ({"base": "tiny", "rows": []}, "expected base, set and rows"),
         ({"base": "tiny", "rows": [{"name": "a"}, {"name": "a"}]}, "a name of its own"),
-        ({"base": "tiny", "rows": [{"name": "a", "network": "demucs"}]}, "demucs.*open-unmix, bs-roformer"),
+        ({"base": "tiny", "rows": [{"name": "a", "network": "demucs"}]}, "row a has network; expected set or pretrain"),
         ({"rows": [{"name": "a"}]}, "expected base, set and rows"),
         ({"base": "tiny", "rows": [{"name": "a"}]}, "row a has no train.validation.songs"),
-        ({"base": "tiny", "rows": [{"name": "a", "network": "open-unmix", "pretrain": 0.5}]}, "row a: pretrain is for"),
+        (
+            {"base": "tiny", "rows": [{"name": "a", "set": {"network": {"kind": "open-unmix"}}, "pretrain": 0.5}]},
+            "denoise with a network of kind open-unmix",
+        ),
     ],
 )
 def test_what_is_no_contest_is_named(tmp_path, content, text):

@@ -101,9 +101,7 @@ class Config:
             raise ConfigError(f"bins: {bins}, expected a multiple of {step}, so that {self.levels} levels can halve it")
         for level, heads in enumerate(self.heads):
             if heads and (bins >> level) % heads:
-                raise ConfigError(
-                    f"heads: {heads} do not divide the {bins >> level} features of level {level + 1}"
-                )
+                raise ConfigError(f"heads: {heads} do not divide the {bins >> level} features of level {level + 1}")
 
 
 class FrameEncoder(nn.Module):

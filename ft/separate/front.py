@@ -290,9 +290,7 @@ class WholeFront(SpectrogramFront):
         shares = []
         for share, present in ((later, frame >= -grid.left), (1 - later, frame < fade + grid.right)):
             own = self._covering(share * present)
-            divided = self._covering(
-                present.astype(np.float64)
-            )  # a file divides by no less than EDGE_WEIGHT
+            divided = self._covering(present.astype(np.float64))  # a file divides by no less than EDGE_WEIGHT
             scale = np.maximum(divided, EDGE_WEIGHT) / np.maximum(divided, 1e-30)
             shares.append((own * scale / whole).astype(np.float32))
         return shares[0], shares[1]
