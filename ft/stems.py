@@ -14,7 +14,7 @@ from ft.errors import ConfigError
 STEMS = ("vocals", "instrumental")
 MIXTURE = "mixture"
 ALIASES = {
-    MIXTURE: ("mix",),
+    MIXTURE: ("mix", "mixtures"),
     "vocals": ("vocal", "voice", "acapella", "acappella", "a_cappella"),
     "instrumental": (
         *("instrumentals", "instruments", "inst", "accompaniment", "karaoke", "backing_track"),

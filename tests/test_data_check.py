@@ -15,10 +15,12 @@ import yaml
 from click.testing import CliRunner
 
 from ft.cli import main
-from ft.data.check import Root, check_library, find_tracks, role_of, split_of
+from ft.config import ModelConfig
+from ft.data.check import Root, check_library, find_tracks, role_of, roots_of_config, split_of
 from ft.data.check_measure import measure
 from ft.data.check_screen import FLOOR_DB, excerpts_of, vocals_level
 from ft.errors import AudioError, DataError, EngineError
+from ft.train_config import Source, TrainConfig
 
 RATE = 44100
 
@@ -204,14 +206,16 @@ def test_processes_find_the_same(library, found):
 class Hearing:
     """Stands for a model that takes a given share of each sample for vocals: nothing, until a second, then a part."""
 
+    config, model = ModelConfig(), "hearing"
+
     def __init__(self, part: float, rate: int) -> None:
         self.part, self.first, self.seen = part, rate, 0
 
-    def track_peak(self, blocks, rate):
+    def levels(self, blocks, rate):
         assert sum(block.shape[1] for block in blocks)
-        return 1.0
+        return (None,)
 
-    def stream(self, blocks, rate, peak):
+    def stream(self, blocks, rate, levels):
         for block in blocks:
             here = np.arange(self.seen, self.seen + block.shape[1]) >= self.first
             self.seen += block.shape[1]
@@ -234,7 +238,7 @@ def test_music_without_vocals_says_what_the_model_takes_for_them(tmp_path, write
     """Nothing that is as loud in known music is suspected; what is louder is."""
     for name, left in (("clean/a.wav", 0.3), ("clean/b.wav", 0.5), ("music/c.wav", 0.4), ("music/d.wav", 0.6)):
         write_constant(name, left, left, samples=8000, rate=8000)
-    monkeypatch.setattr("ft.separate.separator.Separator", lambda model: nullcontext(Loudness()))
+    monkeypatch.setattr("ft.separate.Separator", lambda model: nullcontext(Loudness()))
     folders, options = (tmp_path / "clean", tmp_path / "music"), ("--screen", "--json")
     without = json.loads(run(*folders, *options)[1])
     assert without["vocals_db"] == -20 and len(without["suspected"]) == 4
@@ -254,10 +258,12 @@ def test_music_without_vocals_says_what_the_model_takes_for_them(tmp_path, write
 class Loudness:
     """Stands for a model that takes loud music for vocals: as large a part of it as its first sample is."""
 
-    def track_peak(self, blocks, rate):
-        return 1.0
+    config, model = ModelConfig(), "loudness"
 
-    def stream(self, blocks, rate, peak):
+    def levels(self, blocks, rate):
+        return (None,)
+
+    def stream(self, blocks, rate, levels):
         for block in blocks:
             yield {"vocals": block * block[0, 0], "instrumental": block * (1 - block[0, 0])}
 
@@ -274,9 +280,12 @@ def test_a_model_listens_to_instrumentals(library, tmp_path, monkeypatch):
     assert -60 < of(found, "instrumental.flac")["vocals_db"] < 0
     assert "vocals_db" not in of(found, "alto.wav") and "vocals_db" not in of(found, "mixture.flac")
     assert yaml.safe_load(file.read_text()) == {str(library / "train/pairs/one"): ["instrumental"]}
-    monkeypatch.setattr("ft.separate.separator.Separator", lambda model: nullcontext(Hearing(1.0, 0)))
+    monkeypatch.setattr("ft.separate.Separator", lambda model: nullcontext(Hearing(1.0, 0)))
     code, text = run(*folders, "--screen", "--sample", "4", "--vocals-db", "20")
     assert code == 0 and "listened to 0.00 h of 1 instrumentals" in text
+    monkeypatch.setattr(Hearing, "config", ModelConfig(stems=("drums",), rest="no_drums"))
+    result = CliRunner().invoke(main, ["data", "check", str(folders[0]), "--screen"])
+    assert result.exit_code == 1 and "hearing: gives drums, no_drums, expected vocals" in result.stderr
 
 
 def test_wrong_folders_are_named(library, tmp_path):
@@ -292,6 +301,20 @@ def test_names_say_what_a_file_is():
     assert split_of(Path("a/train/b/validation/c.wav")) == "validation" and split_of(Path("a/b.wav")) == ""
     assert role_of(Path("mixtures/a.wav")) == "mixture"
     assert role_of(Path("x/vocals.wav")) == "vocals" and role_of(Path("x/drums.wav")) == "instrumental"
+    assert (
+        role_of(Path("x/Song_(Vocals).wav")) == "vocals"
+        and role_of(Path("voice/music/no_vocals.wav")) == "instrumental"
+    )
+    assert (
+        role_of(Path("voice/alto/a.wav")) == "vocals" and role_of(Path("vocals/instrumentals/a.wav")) == "instrumental"
+    )
+
+
+def test_folders_of_each_stem_are_known_by_it(tmp_path):
+    stems = {"drums": (Source(str(tmp_path / "a")),), "vocals": (Source(str(tmp_path / "b"), stems=("x",)),)}
+    roots = roots_of_config(TrainConfig(stems=stems, pairs=(Source(str(tmp_path / "c")),)))
+    expected = [("a", "instrumental", ()), ("b", "vocals", ("x",)), ("c", None, ())]
+    assert [(root.path.name, root.role, root.stems) for root in roots] == expected
 
 
 def test_excerpts_lie_within_the_file():
@@ -354,6 +377,6 @@ def test_what_was_read_is_reported_where_the_model_fails(library, monkeypatch):
     def broken(model):
         raise EngineError("the model broke")
 
-    monkeypatch.setattr("ft.separate.separator.Separator", broken)
+    monkeypatch.setattr("ft.separate.Separator", broken)
     result = CliRunner().invoke(main, ["data", "check", str(library / "train/vocals"), "--screen"])
     assert result.exit_code == 1 and "the model broke" in result.stderr and "read 0.00 h" in result.stdout

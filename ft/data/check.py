@@ -177,13 +177,17 @@ class Report:
 def roots_of_config(train: TrainConfig) -> list[Root]:
     """The folders of a training configuration with what each is for. Those of songs hold files of every role."""
     valid = train.validation
+    of_stems: list[tuple[Split, Role | None, Sequence[Source]]] = [
+        ("train", "instrumental", train.instrumentals),
+        ("train", "vocals", train.vocals),
+        *(("train", role_of(Path(stem)), sources) for stem, sources in train.stems.items()),
+        ("train", None, train.pairs),
+        ("validation", "instrumental", valid.instrumentals),
+        ("validation", "vocals", valid.vocals),
+        ("validation", None, (*valid.pairs, *valid.songs)),
+    ]
     return [
-        *(Root(Path(source.folder), "train", "instrumental", source.stems) for source in train.instrumentals),
-        *(Root(Path(source.folder), "train", "vocals", source.stems) for source in train.vocals),
-        *(Root(Path(source.folder), "train") for source in train.pairs),
-        *(Root(Path(source.folder), "validation", "instrumental", source.stems) for source in valid.instrumentals),
-        *(Root(Path(source.folder), "validation", "vocals", source.stems) for source in valid.vocals),
-        *(Root(Path(source.folder), "validation") for source in (*valid.pairs, *valid.songs)),
+        Root(Path(source.folder), split, role, source.stems) for split, role, sources in of_stems for source in sources
     ]
 
 
@@ -209,8 +213,8 @@ def find_tracks(roots: Sequence[Root]) -> Report:
             split = split_of(path) if root.split is None else root.split
             track = Track(path, split, role_of(path) if root.role is None else root.role)
             tracks.setdefault((path.resolve(), split), track)
-        named = [path for path in files_below(root.path) if not root.stems or path.stem in root.stems]
-        ignored |= {path.resolve(): path for path in unread_media(named)}
+        wanted = [path for path in files_below(root.path) if not root.stems or path.stem in root.stems]
+        ignored |= {path.resolve(): path for path in unread_media(wanted)}
     named = {path for path, split in tracks if split}
     tracks = {key: track for key, track in tracks.items() if key[1] or key[0] not in named}
     return Report(
@@ -230,15 +234,14 @@ def split_of(path: Path) -> Split:
 
 
 def role_of(path: Path) -> Role:
-    """What a file is by its name, or by that of a folder above it; an instrumental where neither says.
+    """Says what a file is by its name, or by that of the nearest folder above it; an instrumental where none tells.
 
-    >>> role_of(Path("songs/one/mixture.wav")), role_of(Path("vocals/alto/a.wav")), role_of(Path("b.wav"))
+    >>> role_of(Path("songs/one/mixture.wav")), role_of(Path("vocals/choir/bass.wav")), role_of(Path("b.wav"))
     ('mixture', 'vocals', 'instrumental')
     """
-    names = {path.stem.lower(), *(part.lower() for part in path.parts[:-1])}
-    if path.stem.lower() in ("mixture", "mix") or "mixtures" in names:
-        return "mixture"
-    return "vocals" if "vocals" in names else "instrumental"
+    roles: dict[str | None, Role] = {"mixture": "mixture", "vocals": "vocals", "instrumental": "instrumental"}
+    stems = (stem_of(path.stem, [path.parent.name]), *map(stem_of, reversed(path.parts[:-1])))
+    return next((roles[stem] for stem in stems if stem in roles), "instrumental")
 
 
 def check_library(
@@ -297,7 +300,7 @@ def screen_library(
             `vocals_db` to what the model takes for vocals in it, but for one track in twenty. A model that leaves much
             of the music in its vocals says nothing without it.
     Raises:
-        DataError: a folder of `clean` holds none of the instrumentals.
+        DataError: a folder of `clean` holds none of the instrumentals, or the model gives no vocals.
         FtError: the model cannot be opened or run.
     """
     from ft.data.check_screen import vocals_level
@@ -315,6 +318,8 @@ def screen_library(
         known |= below
     total = sum(listened.values())
     with Separator(model) as separator:
+        if "vocals" not in separator.config.all_stems:
+            raise DataError(f"{separator.model}: gives {', '.join(separator.config.all_stems)}, expected vocals")
         for path, seconds in lengths.items():
             try:
                 level = vocals_level(separator, path, seconds, sample, MUCH_VOCALS)

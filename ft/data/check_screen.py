@@ -26,7 +26,7 @@ def vocals_level(separator: Separator, path: Path, seconds: float, sample: float
     """The level that the predicted vocals exceed in more than a `share` of the time, in dB of the mixture.
 
     Args:
-        separator: of a model with the stems vocals and instrumental.
+        separator: of a model that gives vocals.
         seconds: of the file.
         sample: seconds to listen to, in excerpts of 10 s that are spread evenly over the file and heard one behind the
             other; None for all of it.
@@ -37,17 +37,17 @@ def vocals_level(separator: Separator, path: Path, seconds: float, sample: float
     with open_source(path) as source:
         rate = source.info.sample_rate
     excerpts = excerpts_of(seconds, sample)
-    peak = separator.track_peak(_blocks(path, excerpts), rate)
+    heard = separator.levels(_blocks(path, excerpts), rate)
     size = max(round(rate * WINDOW_SECONDS), 1)
     rest: dict[str, Array] = {}
     levels = []
-    for stems in separator.stream(_blocks(path, excerpts), rate, peak):
+    for stems in separator.stream(_blocks(path, excerpts), rate, heard):
         if rest:
             stems = {stem: np.concatenate((rest[stem], block), axis=1) for stem, block in stems.items()}
         whole = stems["vocals"].shape[1] // size * size
         rest = {stem: block[:, whole:] for stem, block in stems.items()}
-        vocals, mixture = stems["vocals"][:, :whole], stems["vocals"][:, :whole] + stems["instrumental"][:, :whole]
-        of_vocals, of_mixture = _power(vocals, size), _power(mixture, size)
+        mixture = np.sum([block[:, :whole] for block in stems.values()], axis=0)
+        of_vocals, of_mixture = _power(stems["vocals"][:, :whole], size), _power(mixture, size)
         loud = of_mixture > 10 ** (SILENCE_DB / 10)
         ratio = np.divide(of_vocals, of_mixture, out=np.zeros_like(of_mixture), where=loud)
         levels.append(10 * np.log10(np.maximum(ratio, 10 ** (FLOOR_DB / 10))))
