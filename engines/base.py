@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import IO, ModelConfig, TensorSpec
-from ft.errors import EngineError
+from ft.errors import EngineError, NotFinite
 
 logger = logging.getLogger("engines")
 
@@ -226,7 +226,7 @@ class Engine(ABC):
             )
         low, high = float(result.min()), float(result.max())
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise EngineError(
+            raise NotFinite(
                 f"{info.name} ({info.precision} on {info.device}): {info.model} gave values that are not finite; "
                 "use another precision or engine"
             )

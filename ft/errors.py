@@ -55,6 +55,10 @@ class EngineError(FtError):
     """An engine cannot be opened or run."""
 
 
+class NotFinite(EngineError):
+    """A model gave values that are not finite."""
+
+
 class OutOfDeviceMemory(EngineError):
     """A batch does not fit into the memory of the device; a smaller one may."""
 

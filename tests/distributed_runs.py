@@ -54,7 +54,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     values = json.loads((folder / "values.json").read_text())
     sharded = "train.parallel=fsdp"
-    bare = (sharded, "model.transformer=false", "model.frame_dropout=0.1", "train.optimizer=adamw", UNSEEN)
+    bare = (sharded, "network.transformer=false", "network.frame_dropout=0.1", "train.optimizer=adamw", UNSEEN)
     with processes("cpu") as group:
         run(group, folder / "ddp", values, stops=(1, 2))
         run(group, folder / "fsdp", values, sharded, stops=(2,))

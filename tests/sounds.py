@@ -6,7 +6,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from ft.data.batches import Waveforms
+from ft.data.loading import Batch
 from ft.files import example_folder
 
 START, SAMPLES = 1079296, 8704
@@ -23,7 +23,7 @@ def vocals_and_mixture() -> tuple[Tensor, Tensor]:
     return stems[0], stems[1]
 
 
-def waveforms(vocals: Tensor, mixture: Tensor) -> Waveforms:
+def batch_of(vocals: Tensor, mixture: Tensor) -> Batch:
     """A batch of them as workers deliver it."""
     ones = torch.ones(len(mixture))
-    return Waveforms(mixture, mixture - vocals, 0 * ones, ones > 0, ones)
+    return Batch({"instrumental": mixture - vocals, "vocals": vocals}, 0 * ones, ones)

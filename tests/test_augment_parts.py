@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 import soundfile
 
-from ft.config import AudioConfig
+from ft.config import ModelConfig, Spectrogram
 from ft.data.augment_codec import CODECS, through_codec, through_random_codec
 from ft.data.augment_dynamics import compressor_gain, soft_clip_gain
 from ft.data.augment_filters import biquad_response, equalise
-from ft.data.augment_parts import Parts
+from ft.data.augment_parts import Parts, mixed
 from ft.data.augment_stretch import Stretch, stretch
 from ft.data.examples import MixtureItems, augment
-from ft.data.scan import Remix, Scan, music_from_sources, pool_from_sources
+from ft.data.scan import Scan
+from ft.data.sources import Remix, music_from_sources, pool_from_sources
 from ft.errors import ConfigError, DataError
 from ft.settings import load_yaml
 from ft.train_config import Augment, Source, TrainConfig, VoxAug, train_config_from_yaml
 
 RATE = 44100
-AUDIO = AudioConfig(n_fft=64, hop_length=32, bins=32)
+MODEL = ModelConfig(front=Spectrogram(n_fft=64, hop_length=32, bins=32))
 ALL = Augment(**dict.fromkeys(Augment().probabilities, 1.0))
 
 
@@ -51,9 +52,9 @@ def delay(late: np.ndarray, early: np.ndarray) -> int:
 
 
 def items(music, options: Augment, **train) -> MixtureItems:
-    scan = Scan(AUDIO)
+    scan = Scan(MODEL)
     pools = [pool_from_sources([Source(str(music / name))], scan) for name in ("instrumentals", "vocals")]
-    return MixtureItems(AUDIO, TrainConfig(augment=options, **train), *pools)
+    return MixtureItems(MODEL, TrainConfig(augment=options, **train), *pools)
 
 
 def test_pitch_and_tempo_are_independent():
@@ -145,25 +146,25 @@ def test_each_changes_items_and_by_the_seed_alone(name, music):
     same = items(music, Augment(**{name: 1.0}), voxaug=VoxAug(0, 0, 0, 0)).item(0, 1, 1000)
     assert item.mixture.shape == plain.mixture.shape and item.mixture.dtype == np.float32
     assert np.abs(item.mixture - plain.mixture).max() > 1e-4
-    assert np.array_equal(item.mixture, same.mixture) and np.array_equal(item.instrumental, same.instrumental)
+    assert np.array_equal(item.mixture, same.mixture)
+    assert np.array_equal(item.stems["instrumental"], same.stems["instrumental"])
 
 
 def test_a_share_of_items_is_mono(music):
     """Mixture and instrumental both, in a stereo pair too, and nothing else of the item changes."""
     pairs = {"pairs": (Source(str(music / "pairs")),)}
-    pool = music_from_sources((), pairs["pairs"], Scan(AUDIO), False)
+    pool = music_from_sources(TrainConfig(**pairs), Scan(MODEL))
     found = []
     for mono in (0.0, 0.5):
         train = TrainConfig(augment=Augment(mono=mono, scale_db=6), voxaug=VoxAug(force=False), **pairs)
-        source = MixtureItems(AUDIO, train, pool, None)
+        source = MixtureItems(MODEL, train, pool, None)
         found.append([source.item(0, index, 100) for index in range(20)])
     folded = 0
     for stereo, item in zip(*found, strict=True):
         assert not np.array_equal(stereo.mixture[0], stereo.mixture[1])
         is_mono = np.array_equal(item.mixture[0], item.mixture[1])
-        for name in ("mixture", "instrumental"):
-            wanted = getattr(stereo, name)
-            assert np.array_equal(getattr(item, name), np.stack([wanted.mean(axis=0)] * 2) if is_mono else wanted)
+        for name, wanted in stereo.stems.items():
+            assert np.array_equal(item.stems[name], np.stack([wanted.mean(axis=0)] * 2) if is_mono else wanted)
         assert (item.peak, item.headroom) == (stereo.peak, stereo.headroom)
         folded += is_mono
     assert 3 < folded < 17
@@ -185,7 +186,8 @@ def test_items_of_a_seed_are_what_they_were(music):
     means = [
         float(np.abs(each).mean())
         for index in range(3)
-        for each in (source.item(1, index, 500).mixture, source.item(1, index, 500).instrumental)
+        for item in [source.item(1, index, 500)]
+        for each in (item.mixture, item.stems["instrumental"])
     ]
     assert means == pytest.approx([0.087771, 0.087771, 0.050083, 0.043458, 0.07708, 0.06873], rel=1e-3)
 
@@ -194,31 +196,31 @@ def test_mixture_is_the_sum_of_what_each_part_became(music):
     """With everything on: where no vocals are drawn, mixture and instrumental stay equal, and pairs do likewise."""
     silent = items(music, dataclasses.replace(ALL, mixture_codec=0.0), voxaug=VoxAug(skip_vocals=1))
     item = silent.item(0, 0, 1000)
-    assert np.array_equal(item.mixture, item.instrumental)
+    assert np.array_equal(item.mixture, item.stems["instrumental"])
     parts = Parts(dataclasses.replace(ALL, mixture_codec=0.0), RATE)
-    same = tone(300)
-    mixture, instrumental, _ = parts.pair(np.random.default_rng(0), same, same, Stretch(1.1, 2), RATE)
-    assert mixture.shape == (2, RATE) and np.array_equal(mixture, instrumental)
+    changed, _ = parts.song(np.random.default_rng(0), {"drums": tone(300), "vocals": 0 * tone(300)})
+    assert np.array_equal(mixed(changed), changed["drums"]) and not np.array_equal(changed["drums"], tone(300))
 
 
-def test_mastering_leaves_the_shares_of_the_parts(song):
-    """One gain for mixture and instrumental; a codec leaves the vocals as they are."""
-    instrumental, vocals = song * np.float32(0.6), song * np.float32(0.4)
+@pytest.mark.parametrize("shares", [{"instrumental": 0.6, "vocals": 0.4}, {"drums": 0.5, "bass": 0.3, "vocals": 0.2}])
+def test_mastering_leaves_the_shares_of_the_parts(song, shares):
+    """One gain for all; a codec leaves the vocals as they are, and its noise to the others."""
+    stems = {name: song * np.float32(share) for name, share in shares.items()}
     for name in ("compress", "clip"):
-        parts = Parts(Augment(**{name: 1.0}), RATE)
-        mixture, rest = parts.whole(np.random.default_rng(0), instrumental + vocals, instrumental)
-        assert np.abs(rest - 0.6 * mixture).max() < 1e-6 and np.abs(mixture - song).max() > 1e-3
-    parts = Parts(Augment(mixture_codec=1.0), RATE)
-    mixture, rest = parts.whole(np.random.default_rng(0), instrumental + vocals, instrumental)
-    assert np.abs((mixture - rest) - vocals).max() < 1e-6 and np.abs(mixture - song).max() > 1e-3
+        found = Parts(Augment(**{name: 1.0}), RATE).whole(np.random.default_rng(0), stems)
+        assert all(np.abs(found[stem] - share * mixed(found)).max() < 1e-6 for stem, share in shares.items())
+        assert np.abs(mixed(found) - song).max() > 1e-3
+    found = Parts(Augment(mixture_codec=1.0), RATE).whole(np.random.default_rng(0), dict(stems))
+    first, *others, vocals = (found[stem] - waveform for stem, waveform in stems.items())
+    assert not vocals.any() and np.abs(mixed(found) - song).max() > 1e-3
+    assert all(np.abs(noise - first).max() < 1e-6 for noise in others)
 
 
 def test_scale_of_a_track_follows_the_gain(write_constant):
-    audio = dataclasses.replace(AUDIO, normalize="track")
     folder = write_constant("music/a.wav", 0.2, 0.2).parent
-    pool = pool_from_sources([Source(str(folder))], Scan(audio), need_peak=True)
+    pool = pool_from_sources([Source(str(folder))], Scan(MODEL), need_peak=True)
     options = Augment(gain=1.0, gain_db=12.0)
-    source = MixtureItems(audio, TrainConfig(augment=options, voxaug=VoxAug(1, 0, 0, 0)), pool, pool)
+    source = MixtureItems(MODEL, TrainConfig(augment=options, voxaug=VoxAug(1, 0, 0, 0)), pool, pool)
     plain = pool.entries[0].peak
     for index in range(5):
         item = source.item(0, index, 10)
@@ -231,22 +233,25 @@ def test_stems_of_several_songs_make_an_instrumental(write_constant):
         write_constant(f"songs/{number}/drums.wav", number / 100, number / 100)
         write_constant(f"songs/{number}/other.wav", number / 10, number / 10)
         root = write_constant(f"songs/{number}/vocals.wav", 0, 0).parent.parent
-    music = music_from_sources([Source(str(root), stems=("drums", "other"))], [], Scan(AUDIO), need_peak=True)
+    train = TrainConfig(instrumentals=(Source(str(root), stems=("drums", "other")),))
+    music = music_from_sources(train, Scan(MODEL), need_peak=True)
     assert len(music.entries) == 3 and all(isinstance(entry, Remix) for entry in music.entries)
-    vocals = pool_from_sources([Source(str(root), stems=("vocals",))], Scan(AUDIO))
+    vocals = pool_from_sources([Source(str(root), stems=("vocals",))], Scan(MODEL))
     assert {file.path.stem for file in vocals.entries} == {"vocals"}
-    source = MixtureItems(AUDIO, TrainConfig(), music, vocals)
+    source = MixtureItems(MODEL, TrainConfig(), music, vocals)
     drawn = {
-        round(float(source.item(epoch, index, 4).instrumental[0, 0]), 2) for epoch in range(20) for index in (0, 1, 2)
+        round(float(source.item(epoch, index, 4).stems["instrumental"][0, 0]), 2)
+        for epoch in range(20)
+        for index in (0, 1, 2)
     }
     assert drawn == {round(drums / 100 + other / 10, 2) for drums in (1, 2, 3) for other in (1, 2, 3)}
-    peaks = {file.path: file.peak for entry in music.entries for file in (entry.stem, *entry.others[0])}
+    peaks = {file.path: file.peak for entry in music.entries for file in (entry.file, *entry.others[0].entries)}
     assert source.item(0, 0, 4).peak > min(peaks.values())
 
 
 def test_stems_that_are_not_there_are_named(music):
     with pytest.raises(DataError, match=r"no bass in it; expected files of that name, not 0, 1, 2"):
-        pool_from_sources([Source(str(music / "vocals"), stems=("bass",))], Scan(AUDIO))
+        pool_from_sources([Source(str(music / "vocals"), stems=("bass",))], Scan(MODEL))
     with pytest.raises(ConfigError, match="each name once"):
         Source("a", stems=("drums", "drums"))
 

@@ -11,9 +11,11 @@ import torch
 from training import losses, settings, trainer
 
 from ft.checkpoint import load_model
-from ft.config import ConfigError, ModelConfig, load_model_config
-from ft.data.batches import Waveforms, batch_from_waveforms
-from ft.models.frame_transformer import FrameTransformer
+from ft.config import ConfigError, ModelConfig, Network, Spectrogram
+from ft.data.loading import Batch
+from ft.models import make_network
+from ft.models.frame_transformer import tiny
+from ft.models.signal import Signal
 from ft.settings import build
 from ft.train_config import Denoise, TrainConfig
 from ft.training.denoise import DenoiseTask, add_noise, silent_loss
@@ -51,43 +53,54 @@ def test_each_value_has_noise_of_its_own():
     assert len(torch.unique(noise)) > 0.99 * noise.numel()
 
 
-def tones(config: ModelConfig, generator: torch.Generator, items: int = 16, frames: int = 16) -> Waveforms:
+def tones(config: ModelConfig, generator: torch.Generator, items: int = 16, frames: int = 16) -> Batch:
     """Three partials of random pitch and phase."""
-    audio = config.audio
-    time = torch.arange((frames - 1) * audio.hop_length + audio.n_fft) / audio.sample_rate
+    time = torch.arange(config.front.samples(frames)) / config.sample_rate
     pitch = 400 * 4 ** torch.rand(items, 1, 1, generator=generator)
-    phases = 2 * np.pi * torch.rand(3, items, audio.channels, 1, generator=generator)
+    phases = 2 * np.pi * torch.rand(3, items, config.channels, 1, generator=generator)
     mixture = sum(torch.sin(2 * np.pi * pitch * k * time + phases[k - 1]) / k for k in (1, 2, 3)) / 10
     ones = torch.ones(items)
-    return Waveforms(mixture, mixture, 0 * ones, ones < 0, ones)
+    return Batch({"instrumental": mixture}, 0 * ones, ones)
 
 
 @pytest.fixture
 def config() -> ModelConfig:
     """A bare U-Net on 32 bins of one channel."""
-    config = load_model_config("tiny")
-    audio = dataclasses.replace(config.audio, channels=1, n_fft=256, hop_length=128, bins=32)
-    changed = {"channels": 4, "in_channels": 1, "bins": 32, "dropout": 0, "frame_dropout": 0, "transformer": False}
-    return dataclasses.replace(config, audio=audio, network=dataclasses.replace(config.network, **changed))
+    front = Spectrogram(n_fft=256, hop_length=128, bins=32, scale="window-peak")
+    numbers = {"channels": 4, "dropout": 0, "frame_dropout": 0, "transformer": False}
+    numbers = {**tiny().network.numbers, **numbers}
+    return dataclasses.replace(tiny(), channels=1, front=front, network=Network("frame-transformer", numbers))
+
+
+def nothing(x: torch.Tensor, prepared: bool = False) -> torch.Tensor:
+    """A network that finds no noise."""
+    return torch.zeros_like(x)
+
+
+def everything(x: torch.Tensor, prepared: bool = False) -> torch.Tensor:
+    """A network that takes its input for noise."""
+    return x
 
 
 def test_an_estimate_of_nothing_scores_the_baseline(config):
     task, waveforms = DenoiseTask(TrainConfig(), config), tones(config, torch.Generator().manual_seed(0), 256, 64)
     assert silent_loss(Denoise()) == pytest.approx(0.3192, abs=5e-5)
     for loss, wanted in ((task.loss, 0.3192), (task.validation_loss, 0.3192 / 2)):
-        assert loss(torch.zeros_like, waveforms, contextlib.nullcontext).value.item() == pytest.approx(wanted, rel=0.02)
+        assert loss(nothing, waveforms, contextlib.nullcontext).value.item() == pytest.approx(wanted, rel=0.02)
 
 
 def test_the_network_is_given_what_a_separating_one_is_given_but_for_noise(config):
     task, waveforms = DenoiseTask(TrainConfig(), config), tones(config, torch.Generator().manual_seed(0))
     seen = []
 
-    def network(x):
+    def network(x, prepared):
+        assert prepared
         seen.append(x)
         return (x - 0.95**0.5 * clean) / 0.05**0.5
 
-    batch = batch_from_waveforms(waveforms, config)
-    clean = 2 * batch.mixture.abs() / batch.scale.reshape(-1, 1, 1, 1) - 1
+    signal = Signal(config)
+    mixture = signal.transformed(waveforms.mixture)
+    clean = 2 * signal.inputs(mixture, signal.level(mixture)) - 1
     loss = task.loss(network, waveforms, contextlib.nullcontext)
     assert loss.value.item() == pytest.approx(0, abs=1e-5), "the noise is the target"
     assert (seen[0] - 0.95**0.5 * clean).std().item() == pytest.approx(0.05**0.5 * 0.4, rel=0.02)
@@ -106,7 +119,7 @@ def test_it_learns_to_tell_noise(config, one_thread):
     """Below 60 % of the baseline, on music that it has not seen."""
     task, generator = DenoiseTask(TrainConfig(), config), torch.Generator().manual_seed(1)
     torch.manual_seed(0)
-    network = FrameTransformer(config.network)
+    network = make_network(config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     for _ in range(125):
         task.loss(network, tones(config, generator), contextlib.nullcontext).value.backward()
@@ -121,12 +134,12 @@ def test_it_learns_to_tell_noise(config, one_thread):
 def test_validation_has_the_same_noise_each_time_and_moves_no_random_numbers(config):
     task, waveforms = DenoiseTask(TrainConfig(), config), tones(config, torch.Generator().manual_seed(0))
     state = torch.get_rng_state()
-    values = [task.validation_loss(lambda x: x, waveforms, contextlib.nullcontext).value.item() for _ in range(2)]
+    values = [task.validation_loss(everything, waveforms, contextlib.nullcontext).value.item() for _ in range(2)]
     assert values[0] == values[1]
     assert torch.equal(torch.get_rng_state(), state)
-    other = task.validation_loss(lambda x: x, waveforms, contextlib.nullcontext, index=1).value.item()
+    other = task.validation_loss(everything, waveforms, contextlib.nullcontext, index=1).value.item()
     assert other != values[0], "each item has noise of its own"
-    drawn = [task.loss(lambda x: x, waveforms, contextlib.nullcontext).value.item() for _ in range(2)]
+    drawn = [task.loss(everything, waveforms, contextlib.nullcontext).value.item() for _ in range(2)]
     assert drawn[0] != drawn[1]
 
 
@@ -139,7 +152,7 @@ def test_each_item_of_a_validation_has_noise_of_its_own(music):
     def losses_of(rank: int, size: int) -> list[float]:
         validation.rank, validation.step, kept = rank, size, []
         validation._together = lambda own: kept.extend(own) or [0.0]
-        validation.scores(torch.zeros_like, 16)
+        validation.scores(nothing, 16)
         return kept
 
     alone = losses_of(0, 1)
@@ -161,7 +174,10 @@ def test_noise_is_handed_over_to_separation(music, tmp_path, one_thread):
     resumed.run()
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     scores = whole.validation.scores(whole.network.eval(), 16)
-    assert 0.05 < scores["valid/loss_instrumentals"] < 1 and score(scores) == -scores["valid/loss_instrumentals"]
+    assert (
+        0.05 < scores["valid/loss_instrumentals"] < 1
+        and score(scores, ["vocals"]) == -scores["valid/loss_instrumentals"]
+    )
 
     path = tmp_path / "whole" / LAST
     saved = load_model(path).state_dict()

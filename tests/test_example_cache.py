@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from ft.config import AudioConfig, ModelConfig, NetworkConfig
+from ft.config import ModelConfig, Spectrogram
 from ft.data import cache_build
-from ft.data.batches import Batching
 from ft.data.cache import CachedItems, read_cache_manifest, shard_path
 from ft.data.cache_build import build_cache
 from ft.data.items import mixture_items, open_batches, open_items
+from ft.data.loading import Batching
 from ft.errors import AudioError, ConfigError, DataError
 from ft.train_config import Augment, Cache, Source, Stage, TrainConfig, VoxAug
 
-MODEL = ModelConfig(audio=AudioConfig(n_fft=64, hop_length=32, bins=32), network=NetworkConfig(bins=32, heads=(1,) * 6))
+MODEL = ModelConfig(front=Spectrogram(n_fft=64, hop_length=32, bins=32))
 FRAMES = 100
 PER_SHARD = 8
 COUNT = 24
@@ -61,12 +61,11 @@ def test_example_equals_the_one_made_directly(made, train):
     order = np.random.default_rng((train.seed, 5)).permutation(COUNT)
     for index in range(COUNT):
         item, expected = cached.item(5, index, FRAMES), direct.item(0, int(order[index]), FRAMES)
-        assert item.mixture.dtype == item.instrumental.dtype == np.float32
-        step = np.abs(expected.instrumental).max() / 32767
-        assert np.abs(item.instrumental - expected.instrumental).max() <= 0.51 * step
-        step += np.abs(expected.mixture - expected.instrumental).max() / 32767
-        assert np.abs(item.mixture - expected.mixture).max() <= 0.51 * step
-        assert (item.has_vocals, item.peak) == (expected.has_vocals, pytest.approx(expected.peak))
+        assert list(item.stems) == ["instrumental", "vocals"] == list(expected.stems)
+        for stem, wanted in expected.stems.items():
+            assert item.stems[stem].dtype == np.float32
+            assert np.abs(item.stems[stem] - wanted).max() <= 0.51 * np.abs(wanted).max() / 32767
+        assert item.peak == pytest.approx(expected.peak)
         assert item.headroom == pytest.approx(expected.headroom)
 
 
@@ -79,13 +78,14 @@ def test_examples_are_mixed_anew_and_depend_on_seed_epoch_and_index_alone(made, 
     seen = set()
     for index in range(COUNT):
         item, same = items.item(1, index, FRAMES), again.item(1, index, FRAMES)
-        assert np.array_equal(item.mixture, same.mixture) and np.array_equal(item.instrumental, same.instrumental)
+        assert all(np.array_equal(item.stems[stem], same.stems[stem]) for stem in item.stems)
         drawn = items._draw(1, index, FRAMES)
-        source = stored.item(0, back[drawn.instrumental], FRAMES).instrumental
-        assert np.array_equal(item.instrumental, source[::-1] if drawn.swap else source)
-        other = stored.item(0, back[drawn.vocals], FRAMES)
-        assert item.has_vocals == other.has_vocals == (np.abs(item.mixture - item.instrumental).max() > 0)
-        seen.add(drawn.instrumental)
+        number = drawn.numbers["instrumental"]
+        source = stored.item(0, back[number], FRAMES).stems["instrumental"]
+        assert np.array_equal(item.stems["instrumental"], source[::-1] if "instrumental" in drawn.swaps else source)
+        other = stored.item(0, back[drawn.numbers["vocals"]], FRAMES)
+        assert item.stems["vocals"].any() == other.stems["vocals"].any()
+        seen.add(number)
     assert seen == set(range(COUNT))  # each instrumental once in an epoch
     assert not np.array_equal(items.item(2, 0, FRAMES).mixture, items.item(1, 0, FRAMES).mixture)
 
@@ -98,7 +98,7 @@ def test_levels_and_the_share_without_vocals_stay_those_of_the_configuration(mad
         for epoch in range(epochs):
             for index in range(COUNT):
                 item = source.item(epoch, index, FRAMES)
-                vocals, music = np.sum((item.mixture - item.instrumental) ** 2), np.sum(item.instrumental**2)
+                vocals, music = (np.sum(item.stems[stem] ** 2) for stem in ("vocals", "instrumental"))
                 found.append(10 * np.log10(vocals / music) if vocals and music else np.nan)
         return np.array(found)
 
@@ -125,9 +125,9 @@ def test_a_voice_is_no_louder_for_its_pauses(train, tmp_path):
     peaks, shares = [], []
     for index in range(COUNT):
         item = items.item(0, index, frames)
-        voice = item.mixture - item.instrumental
+        voice = item.stems["vocals"]
         if np.abs(voice).max() > 0:
-            peaks.append(20 * np.log10(np.abs(voice).max() / np.abs(item.instrumental).max()))
+            peaks.append(20 * np.log10(np.abs(voice).max() / np.abs(item.stems["instrumental"]).max()))
             shares.append(np.mean(np.abs(voice) > 1e-6))
     assert min(shares) < 0.5 < max(shares)
     assert np.ptp(peaks) < 2.5 and np.mean(peaks) == pytest.approx(-6, abs=1)
@@ -143,9 +143,8 @@ def test_examples_are_mono_when_they_are_taken(made, train, remix, tmp_path):
         item, plain = items.item(1, index, FRAMES), stereo.item(1, index, FRAMES)
         is_mono = not np.array_equal(item.mixture, plain.mixture)
         folded += is_mono
-        for name in ("mixture", "instrumental"):
-            wanted = getattr(plain, name)
-            assert np.array_equal(getattr(item, name), np.stack([wanted.mean(axis=0)] * 2) if is_mono else wanted)
+        for name, wanted in plain.stems.items():
+            assert np.array_equal(item.stems[name], np.stack([wanted.mean(axis=0)] * 2) if is_mono else wanted)
     assert COUNT / 4 < folded < 3 * COUNT / 4
     again = build_cache(MODEL, mono, tmp_path, PER_SHARD, per_shard=PER_SHARD)
     assert again.made_from == stereo.manifest.made_from
@@ -258,8 +257,8 @@ def test_interrupted_and_growing_caches_hold_what_one_run_makes(made, train, tmp
     direct = mixture_items(MODEL, train)
     grown = opened(tmp_path, train, remix=False)
     order = np.random.default_rng((train.seed, 0)).permutation(grown.count)
-    expected = direct.item(0, COUNT + 3, FRAMES).instrumental
-    found = grown.item(0, list(order).index(COUNT + 3), FRAMES).instrumental
+    expected = direct.item(0, COUNT + 3, FRAMES).stems["instrumental"]
+    found = grown.item(0, list(order).index(COUNT + 3), FRAMES).stems["instrumental"]
     assert np.abs(found - expected).max() < 1e-4
 
 
@@ -301,7 +300,9 @@ def test_folders_without_a_cache_are_named(train, tmp_path):
     with pytest.raises(DataError, match="no cache in it"):
         open_items(MODEL, dataclasses.replace(train, cache=Cache(str(tmp_path))))
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(DataError, match="format None, expected 1"):
+    with pytest.raises(
+        DataError, match="format None, expected 2; remove it and make it with: ft data prepare cache CONFIG -o"
+    ):
         opened(tmp_path, train)
     (tmp_path / "manifest.json").write_text("[")
     with pytest.raises(DataError, match="not the manifest"):

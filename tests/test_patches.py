@@ -9,17 +9,20 @@ import pytest
 import soundfile
 import torch
 
-from ft.config import AudioConfig, ModelConfig, NetworkConfig
-from ft.data.batches import batch_from_waveforms, collate, spectrogram
+from ft.config import ModelConfig, Spectrogram
 from ft.data.examples import MixtureItems
-from ft.data.patches import PatchGrid, cut_patches, frames_of, read_patch, read_patch_info, waveform_of, write_patch
+from ft.data.loading import collate
+from ft.data.patches import PatchGrid, cut_patches, frames_of, read_patch_info, read_patch, waveform_of, write_patch
 from ft.data.prepare import write_patches
-from ft.data.scan import Scan, Song, music_from_sources, pool_from_sources, songs_from_sources
+from ft.data.scan import Scan
+from ft.data.sources import Song, music_from_sources, pool_from_sources, songs_from_sources
 from ft.errors import DataError
+from ft.models.signal import Signal
 from ft.train_config import Source, TrainConfig, VoxAug
+from ft.training.tasks import mixture_of
 
-AUDIO = AudioConfig()
-MODEL = ModelConfig(audio=AUDIO, network=NetworkConfig(bins=1024))
+MODEL = ModelConfig()
+SIGNAL = Signal(MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def folders(music, tmp_path_factory) -> dict[str, Path]:
 def test_frames_are_those_of_a_centred_stft_without_the_one_behind_the_end(waveform):
     blocks = np.array_split(waveform, 5, axis=1)
     frames = np.concatenate(list(frames_of(blocks, 2048, 1024)), axis=2)
-    expected = spectrogram(torch.from_numpy(waveform), AUDIO, center=True).numpy()
+    expected = SIGNAL.transformed(torch.from_numpy(waveform), center=True).numpy()
     assert frames.shape == expected.shape == (2, 1025, 1 + waveform.shape[1] // 1024)
     assert np.abs(frames - expected).max() < 1e-6 * np.abs(expected).max()
 
@@ -62,7 +65,7 @@ def test_patches_are_the_padded_spectrogram(frames, size, offset):
 
 def test_written_patches_hold_the_song_and_its_peak(folders, music):
     sound, _ = soundfile.read(music / "instrumentals" / "0.flac", dtype="float32")
-    spec = spectrogram(torch.from_numpy(np.ascontiguousarray(sound.T)), AUDIO, center=True).numpy()
+    spec = SIGNAL.transformed(torch.from_numpy(np.ascontiguousarray(sound.T)), center=True).numpy()
     paths = [folders["instrumentals"] / f"0_p{number}.npz" for number in range(3)]
     assert len(list(folders["instrumentals"].glob("0_p*"))) == 3 == -(-spec.shape[2] // 64)
     found = np.concatenate([read_patch(path, "X") for path in paths], axis=2)
@@ -114,7 +117,7 @@ def test_what_may_be_left_of_pairs_can_be_said(music, tmp_path):
 
 def test_spectra_of_the_waveform_are_those_of_the_patch(waveform):
     spec = np.concatenate(list(frames_of([waveform], 2048, 1024)), axis=2)[:, :, 20:120]
-    again = spectrogram(torch.from_numpy(waveform_of(spec, 1024)), AUDIO).numpy()
+    again = SIGNAL.transformed(torch.from_numpy(waveform_of(spec, 1024))).numpy()
     assert again.shape == spec.shape
     error, peak = np.abs(again - spec), np.abs(spec).max()
     assert error.max() < 1e-4 * peak  # of the first and the last frame, of which one side is known from no other
@@ -123,10 +126,10 @@ def test_spectra_of_the_waveform_are_those_of_the_patch(waveform):
 
 def test_training_items_follow_the_original(folders):
     """A.9: X = Y + V as complex spectra; c is the file's, raised to the crop's peak where vocals were added."""
-    scan = Scan(AUDIO)
-    music = music_from_sources([Source(str(folders["instrumentals"]))], [], scan, need_peak=True)
+    scan = Scan(MODEL)
+    music = music_from_sources(TrainConfig(instrumentals=(Source(str(folders["instrumentals"])),)), scan, True)
     vocals = pool_from_sources([Source(str(folders["vocals"]))], scan)
-    source = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(0, 0, 0, 0)), music, vocals)
+    source = MixtureItems(MODEL, TrainConfig(voxaug=VoxAug(0, 0, 0, 0)), music, vocals)
     specs = {path: read_patch(path, "X") for key in ("instrumentals", "vocals") for path in folders[key].iterdir()}
 
     def nearest(spec: np.ndarray, key: str) -> float:
@@ -142,29 +145,27 @@ def test_training_items_follow_the_original(folders):
     hits = 0
     for index in range(4):
         item = source.item(0, index, frames=32)
-        batch = batch_from_waveforms(collate([item]), MODEL)
-        mixture = spectrogram(torch.from_numpy(item.mixture.copy()), AUDIO).numpy()
-        music_spec = spectrogram(torch.from_numpy(item.instrumental.copy()), AUDIO).numpy()
+        _, level = mixture_of(collate([item]), SIGNAL)
+        mixture = SIGNAL.transformed(torch.from_numpy(item.mixture)).numpy()
+        music_spec = SIGNAL.transformed(torch.from_numpy(item.stems["instrumental"].copy())).numpy()
         hits += nearest(music_spec, "instrumentals") < 1e-5
         hits += nearest(mixture - music_spec, "vocals") < 1e-4
-        assert batch.scale.item() == pytest.approx(max(item.peak, np.abs(mixture).max()), rel=1e-6)
+        assert level.scale.item() == pytest.approx(max(item.peak, np.abs(mixture).max()), rel=1e-6)
         assert item.peak in {np.float32(read_patch_info(path).peak) for path in folders["instrumentals"].iterdir()}
     assert hits >= 6  # of 8: a crop with the end of a song in it is not looked for
 
 
 def test_patches_with_y_are_pairs_unless_forced(folders):
-    sources = [Source(str(folders["pairs"]))]
-    for music in (
-        music_from_sources(sources, [], Scan(AUDIO), need_peak=True),
-        music_from_sources([], sources, Scan(AUDIO), need_peak=True),
-    ):
+    sources = (Source(str(folders["pairs"])),)
+    for key in ("instrumentals", "pairs"):
+        music = music_from_sources(TrainConfig(**{key: sources}), Scan(MODEL), need_peak=True)
         assert all(isinstance(entry, Song) for entry in music.entries)
-    plain = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(force=False, swap_channels=0)), music, None).item(0, 0, 16)
-    assert plain.has_vocals and np.abs(plain.mixture - plain.instrumental).max() > 1e-3
-    forced = MixtureItems(AUDIO, TrainConfig(voxaug=VoxAug(swap_channels=0)), music, None).item(0, 0, 16)
-    assert np.array_equal(forced.mixture, forced.instrumental)
+    plain = MixtureItems(MODEL, TrainConfig(voxaug=VoxAug(force=False, swap_channels=0)), music, None).item(0, 0, 16)
+    assert np.abs(plain.stems["vocals"]).max() > 1e-3
+    forced = MixtureItems(MODEL, TrainConfig(voxaug=VoxAug(swap_channels=0)), music, None).item(0, 0, 16)
+    assert np.array_equal(forced.mixture, forced.stems["instrumental"])
     with pytest.raises(DataError, match="without Y"):
-        songs_from_sources([Source(str(folders["instrumentals"]))], Scan(AUDIO))
+        songs_from_sources([Source(str(folders["instrumentals"]))], Scan(MODEL))
 
 
 def test_bad_patches_are_named_and_nothing_pickled_is_run(tmp_path, waveform):
@@ -203,9 +204,11 @@ def test_bad_patches_are_named_and_nothing_pickled_is_run(tmp_path, waveform):
 
 def test_patches_of_another_stft_are_refused(folders, tmp_path):
     with pytest.raises(DataError, match=r"n_fft 2048.*the configuration has 1024"):
-        pool_from_sources([Source(str(folders["vocals"]))], Scan(AudioConfig(n_fft=1024, hop_length=512, bins=512)))
+        pool_from_sources(
+            [Source(str(folders["vocals"]))], Scan(ModelConfig(front=Spectrogram(n_fft=1024, hop_length=512)))
+        )
     other = tmp_path / "cs64_sr44100_hl512_nf2048_of0"
     other.mkdir()
     (other / "a.npz").write_bytes(next(folders["vocals"].iterdir()).read_bytes())
     with pytest.raises(DataError, match="hop_length 512"):
-        pool_from_sources([Source(str(other))], Scan(AUDIO))
+        pool_from_sources([Source(str(other))], Scan(MODEL))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -18,44 +20,50 @@ import pytest
 import soundfile
 import torch
 import yaml
-from ft.data.batches import Batching, batch_from_waveforms, collate, load_batches
 from training import CPU, EXACT, log_lines, losses, settings, trainer
 
 from ft.checkpoint import load_model
 from ft.config import ModelConfig, model_config_from_yaml
 from ft.data.examples import MixtureItems
-from ft.data.scan import Scan, pool_from_sources
+from ft.data.loading import Batching, collate, load_batches
+from ft.data.scan import Scan
+from ft.data.sources import pool_from_sources
 from ft.errors import ConfigError, DataError, FtError
-from ft.models.frame_transformer import FrameTransformer
+from ft.models import make_network
+from ft.models.frame_transformer import tiny
+from ft.models.signal import Signal
 from ft.settings import load_yaml, override
-from ft.train_config import Augment, Losses, Source, TrainConfig, train_config_from_yaml
+from ft.train_config import Augment, Source, TrainConfig, train_config_from_yaml
 from ft.training.averaging import WeightAverage
 from ft.training.distributed import Group, select_device
 from ft.training.log import LOG
-from ft.training.losses import Loss, separation_parts
+from ft.training.losses import Objective
 from ft.training.run import compute_threads, computing, train_from_yaml
 from ft.training.run_folder import LAST
+from ft.training.tasks import make_task, mixture_of, true_stems
 from ft.training.trainer import Interrupted, Trainer
 
 
 def items_of(music: Path, config: ModelConfig) -> MixtureItems:
-    scan = Scan(config.audio)
+    scan = Scan(config)
     pools = [pool_from_sources([Source(str(music / name))], scan, True) for name in ("instrumentals", "vocals")]
-    return MixtureItems(config.audio, TrainConfig(), *pools)
+    return MixtureItems(config, TrainConfig(), *pools)
+
+
+def scaled(scale: str) -> ModelConfig:
+    return dataclasses.replace(tiny(), front=dataclasses.replace(tiny().front, scale=scale))
 
 
 def test_overfits_one_batch(music):
-    values = load_yaml("tiny")
-    config = model_config_from_yaml(override(values, [*EXACT, "model.channels=4"]), "test")
+    config = model_config_from_yaml(override(load_yaml("tiny"), [*EXACT, "network.channels=4"]), "test")
     source = items_of(music, config)
-    batch = batch_from_waveforms(collate([source.item(0, index, 8) for index in range(2)]), config)
+    batch = collate([source.item(0, index, 8) for index in range(2)])
     torch.manual_seed(0)
-    network = FrameTransformer(config.network)
+    network, task = make_network(config), make_task(TrainConfig(), config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     seen = []
     for _ in range(160):
-        mask = network.mask(batch.magnitude)
-        loss = Loss.from_parts(separation_parts(mask, batch, Losses(), config.audio)).value
+        loss = task.loss(network, batch, contextlib.nullcontext).value
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
@@ -100,45 +108,35 @@ def test_learns_more_than_a_constant_mask(tmp_path):
     for value in torch.linspace(0, 1, 21):
         total = 0.0
         for item in run.data.validation["mixed"].items(16):
-            batch = batch_from_waveforms(collate([item]), run.config)
-            mask = torch.full_like(batch.magnitude, float(value))
-            total += separation_parts(mask, batch, run.train.losses, run.config.audio)["magnitude_l1"].item()
+            batch, signal = collate([item]), Signal(run.config)
+            mixture, level = mixture_of(batch, signal)
+            targets = signal.transformed(true_stems(batch, run.config.stems))
+            mask = torch.full_like(mixture.real[:, :, : run.config.front.used_bins], float(value))
+            total += Objective(run.config, run.train.losses).parts(mask, targets, mixture, level)["magnitude_l1"].item()
         constants.append(total / 4)
     assert learned < 0.7 * min(constants)
 
 
-def test_scale_follows_the_configuration(music):
-    values = load_yaml("tiny")
-    for normalize in ("track", "window"):
-        config = model_config_from_yaml(override(values, [f"audio.normalize={normalize}"]), "test")
-        source = items_of(music, config)
-        batch = batch_from_waveforms(collate([source.item(0, index, 40) for index in range(8)]), config)
-        peak = batch.mixture.abs().amax((1, 2, 3))
-        assert (batch.scale >= peak * (1 - 1e-6)).all()
-        assert batch.magnitude.min() >= 0 and batch.magnitude.max() <= 1
-    silence = batch_from_waveforms(collate([source.item(0, 0, 40)]), config)
-    assert batch.magnitude.amax() == pytest.approx(1, abs=0.2) and silence.scale.shape == (1,)
+@pytest.mark.parametrize("scale", ["track-peak", "window-peak"])
+def test_scale_follows_the_configuration(music, scale):
+    config = scaled(scale)
+    source, signal = items_of(music, config), Signal(config)
+    mixture, level = mixture_of(collate([source.item(0, index, 40) for index in range(8)]), signal)
+    peak = mixture.abs().amax((1, 2, 3))
+    assert (level.scale >= peak * (1 - 1e-6)).all() and (level.scale > 1.1 * peak).any() == (scale == "track-peak")
+    magnitude = signal.inputs(mixture, level)
+    assert magnitude.min() >= 0 and magnitude.max() <= 1
 
 
-@pytest.mark.parametrize("normalize", ["track", "window"])
-def test_drawn_scale_lies_above_the_own_peak(music, normalize):
-    config = model_config_from_yaml(override(load_yaml("tiny"), [f"audio.normalize={normalize}"]), "test")
-    scan = Scan(config.audio)
+@pytest.mark.parametrize("scale", ["track-peak", "window-peak"])
+def test_drawn_scale_lies_above_the_own_peak(music, scale):
+    config = scaled(scale)
+    scan = Scan(config)
     pools = [pool_from_sources([Source(str(music / name))], scan) for name in ("instrumentals", "vocals")]
-    source = MixtureItems(config.audio, TrainConfig(augment=Augment(scale_db=12)), *pools)
-    batch = batch_from_waveforms(collate([source.item(0, index, 40) for index in range(64)]), config)
-    decibels = 20 * torch.log10(batch.scale / batch.mixture.abs().amax((1, 2, 3)))
+    source = MixtureItems(config, TrainConfig(augment=Augment(scale_db=12)), *pools)
+    mixture, level = mixture_of(collate([source.item(0, index, 40) for index in range(64)]), Signal(config))
+    decibels = 20 * torch.log10(level.scale / mixture.abs().amax((1, 2, 3)))
     assert decibels.min() >= -1e-3 and decibels.max() > 9 and 4 < decibels.median() < 9
-
-
-def test_target_is_the_stem_of_the_mask(music):
-    values = load_yaml("tiny")
-    targets = {}
-    for stem in ("vocals", "instrumental"):
-        config = model_config_from_yaml(override(values, [f"model.mask_stem={stem}"]), "test")
-        batch = batch_from_waveforms(collate([items_of(music, config).item(0, 1, 40)]), config)
-        targets[stem] = batch.target
-    assert torch.allclose(targets["vocals"] + targets["instrumental"], batch.mixture, atol=1e-4)
 
 
 def test_workers_do_not_change_the_batches(music):
@@ -147,7 +145,7 @@ def test_workers_do_not_change_the_batches(music):
     alone, helped = (list(load_batches(source, Batching(2, 16), 1, range(1, 4), workers)) for workers in (0, 2))
     assert len(alone) == len(helped) == 3
     for one, other in zip(alone, helped, strict=True):
-        assert torch.equal(one.mixture, other.mixture) and torch.equal(one.instrumental, other.instrumental)
+        assert all(torch.equal(one.stems[stem], other.stems[stem]) for stem in ("instrumental", "vocals"))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -22,6 +22,9 @@ for words in json.loads(sys.argv[1]):
 print(json.dumps(found))
 """
 SET = ["train", "config.yaml", "--set"]
+STEMS = ["train", "stems.yaml", "--set", "train.stems.drums=music"]
+BASS = ["--set", "train.stems.vocals=music", "--set", "model.stems=[bass, drums, vocals]"]
+SETS = "{instrumentals: music, vocals: music}"
 CACHE = ["data", "prepare", "cache", "config.yaml", "--examples", "4", "-o", "cache"]
 REFUSED = {
     "train: unknown key 'sed'; did you mean 'seed'?": ["train", "tiny", "--set", "train.sed=1"],
@@ -42,6 +45,29 @@ REFUSED = {
     "away.safetensors: no such file; expected a checkpoint": [*SET, "train.init_from=away.safetensors"],
     "patience: needs a score": [*SET, "train.patience=2"],
     "stft_n_fft: 262144 is more than": [*SET, "train.losses={stft_convergence: 1, stft_n_fft: 262144}"],
+    "denoise with a network of kind open-unmix": [*SET, "train.task=denoise", "--set", "network={kind: open-unmix}"],
+    "weights of a network of 384 values, expected 64": [*SET, "train.init_from=default"],
+    "crops of 256 frames; this network takes a multiple of 7": [*SET, "segment.multiple=7"],
+    "train.instrumentals and train.vocals: no drums, and nothing to make it of": [*SET, "model.stems=[drums, vocals]"],
+    "train.stems: no vocals, and nothing to make it of; found bass, drums": [*STEMS, "--set", "train.stems.bass=music"],
+    "train: stems: beside instrumentals or vocals": [*SET, "train.stems={drums: music, vocals: music}"],
+    "ft: songs/song: no vocals, and nothing to make it of": [*SET, "train.pairs=songs"],
+    "song: no vocals, and nothing to make it of; found mixture": [*SET, "train.validation.songs=songs"],
+    "validation.instrumentals and vocals: no bass": [
+        *STEMS,
+        *BASS,
+        "--set",
+        "train.stems.bass=music",
+        "--set",
+        f"train.validation={SETS}",
+    ],
+    "train.stems: no vocals, and nothing to make it of; found drums": [
+        "data",
+        "prepare",
+        "cache",
+        *STEMS[1:],
+        *CACHE[-4:],
+    ],
     "1 model to average": ["average", "one.safetensors", "-o", "mean.safetensors"],
     "two.safetensors: no such file; expected a checkpoint": ["average", "two.safetensors", "b", "-o", "m.safetensors"],
     "taken.safetensors: exists; use another": ["average", "one", "two", "-o", "taken.safetensors"],
@@ -62,6 +88,9 @@ def answers(tmp_path_factory) -> tuple[dict[str, list], set[str]]:
         (folder / name).touch()
     (folder / "music").mkdir()
     sources = {"instrumentals": ["music"], "vocals": ["music"]}
+    (folder / "songs" / "song").mkdir(parents=True)
+    (folder / "songs" / "song" / "mixture.wav").touch()
+    (folder / "stems.yaml").write_text(yaml.safe_dump({"model": {"preset": "tiny"}}))
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"preset": "tiny"}, "train": sources}))
     before = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     command = [sys.executable, "-c", RUN, json.dumps(list(REFUSED.values()))]

@@ -13,6 +13,7 @@ from training import EXACT, settings, trainer
 
 from ft.cli import main
 from ft.config import model_config_from_yaml
+from ft.models import completed
 from ft.train_config import train_config_from_yaml
 from ft.training.distributed import Group
 from ft.training.dry_run import _LiveMemory, effective_yaml, measure, report
@@ -25,7 +26,7 @@ def test_printed_configuration_is_that_of_the_run(found, music):
     values = load_yaml(found) if found == "small" else settings(music, *EXACT, patience=None, init_from=None)
     config, train = model_config_from_yaml(values, "test"), train_config_from_yaml(values, "test")
     printed = yaml.safe_load(effective_yaml(config, train))
-    assert model_config_from_yaml(printed, "printed") == config
+    assert model_config_from_yaml(printed, "printed") == completed(config)
     assert train_config_from_yaml(printed, "printed") == train
 
 

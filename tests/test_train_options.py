@@ -136,7 +136,7 @@ def test_steps_run_what_was_compiled(music, monkeypatch):
         return run
 
     monkeypatch.setattr("ft.training.trainer.compiled_or_eager", partial(compiled_or_eager, backend=backend))
-    run = trainer(None, settings(music, "model.transformer=false", compile=True, max_steps=2))
+    run = trainer(None, settings(music, "network.transformer=false", compile=True, max_steps=2))
     run.run()
     graphs = len(calls) / (1 + 2 * run.train.stages[0].accumulation - 1)  # one batch of the comparison, one eager
     assert graphs >= 1 and graphs == int(graphs)
@@ -186,8 +186,7 @@ def broken_item(monkeypatch) -> int:
     def broken(self, epoch, index, frames):
         made = item(self, epoch, index, frames)
         if index == 5:
-            made.mixture.setflags(write=True)
-            made.mixture[0, 100] = np.nan
+            made.stems["vocals"] = np.full_like(made.stems["vocals"], np.nan)
         return made
 
     monkeypatch.setattr(MixtureItems, "item", broken)
@@ -259,13 +258,13 @@ def test_a_run_begins_with_weights_of_another(music, tmp_path):
     weights = load_model(source).state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in second.network.state_dict().items())
     with pytest.raises(CheckpointError, match=r"last\.safetensors: tensors do not fit .* misshapen"):
-        trainer(tmp_path / "third", settings(music, "model.expansion=1", init_from=str(source)))
+        trainer(tmp_path / "third", settings(music, "network.expansion=1", init_from=str(source)))
     with pytest.raises(CheckpointError, match="no such file"):
         trainer(tmp_path / "third", settings(music, init_from="nowhere.safetensors"))
 
 
 def test_a_new_network_is_fitted_to_the_training_data_and_a_resumed_one_is_not(music, tmp_path):
-    values = settings(music, "model.standardize=true", max_steps=1)
+    values = settings(music, "network.standardize=true", max_steps=1)
     first = trainer(tmp_path / "first", values)
     begun = first.network.standard_in.scale.detach().clone()
     assert begun.std() > 0.1 and torch.equal(begun, trainer(None, values).network.standard_in.scale)
@@ -274,7 +273,7 @@ def test_a_new_network_is_fitted_to_the_training_data_and_a_resumed_one_is_not(m
     again.restore()
     torch.testing.assert_close(again.network.standard_in.scale, first.network.standard_in.scale, rtol=0, atol=0)
     source = tmp_path / "first" / LAST
-    second = trainer(tmp_path / "second", settings(music, "model.standardize=true", init_from=str(source)))
+    second = trainer(tmp_path / "second", settings(music, "network.standardize=true", init_from=str(source)))
     assert torch.equal(second.network.standard_in.scale, load_model(source).standard_in.scale)
 
 

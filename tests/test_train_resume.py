@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 
 import pytest
 import torch
-from networks import tiny_config
 from training import log_lines, losses, settings, trainer
 
 from ft.errors import CheckpointError, ConfigError
+from ft.models.frame_transformer import tiny
 from ft.settings import override
 from ft.train_config import TrainConfig
 from ft.training.distributed import Group
@@ -109,19 +110,55 @@ def test_another_batch_size_goes_on_behind_the_items_that_are_done(music, tmp_pa
 def test_state_of_something_else_is_refused(music, tmp_path):
     trainer(tmp_path, settings(music, max_steps=1)).run()
     with pytest.raises(CheckpointError, match="another network"):
-        trainer(tmp_path, settings(music, "model.expansion=1")).restore()
+        trainer(tmp_path, settings(music, "network.expansion=1")).restore()
     with pytest.raises(CheckpointError, match="another optimizer, AdamW and not SGD"):
         trainer(tmp_path, settings(music, optimizer="sgd")).restore()
     with pytest.raises(CheckpointError, match=r"train\.task separate and not denoise"):
         trainer(tmp_path, settings(music, task="denoise")).restore()
-    for change, line in (("model.mask_stem=instrumental", "model.mask_stem vocals and not instrumental"),
-                         ("audio.hop_length=256", "audio.hop_length 512 and not 256")):  # fmt: skip
+    for change, line in (("output.of=rest", "output.of stems and not rest"),
+                         ("front.hop_length=256", "front.hop_length 512 and not 256"),
+                         ("model.rest=others", "model.rest instrumental and not others")):  # fmt: skip
         with pytest.raises(CheckpointError, match=line):
             trainer(tmp_path, settings(music, change)).restore()
-    trainer(tmp_path, settings(music, "model.dropout=0.3")).restore()
+    trainer(tmp_path, settings(music, "network.dropout=0.3")).restore()
     (tmp_path / STATE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="no state of a training run"):
         trainer(tmp_path, settings(music)).restore()
+
+
+FIRST = {"audio": {"sample_rate": 44100, "channels": 2, "stereo": "left-right", "n_fft": 1024, "hop_length": 512,
+                   "bins": 64, "normalize": "window", "extend_mask": 0},
+         "model": {"in_channels": 2, "bins": 64, "input_power": 1.0, "standardize": False, "transformer": True,
+                   "attention_conv": "grouped", "rotary": "learned", "activation": "squared-relu",
+                   "feed_forward_mixing": False, "decoder_block": "wide", "qk_norm_order": "rotary-first",
+                   "qk_norm": True, "mask": "magnitude"}}  # fmt: skip
+"""What a run of the preset `tiny` wrote of itself in the first format, but for the sizes of its network."""
+
+
+@pytest.mark.parametrize("mask_stem", ["vocals", "instrumental"])
+def test_a_run_of_the_first_format_goes_on(music, tmp_path, caplog, mask_stem):
+    """Where its configuration is the same in other words; not where its mask was another stem's."""
+    caplog.set_level(logging.INFO, logger="ft.training")
+    run = trainer(tmp_path, settings(music, max_steps=1))
+    run.run()
+    network = {**run.config.network.numbers, **FIRST["model"]}
+    meaning = {f"audio.{key}": value for key, value in FIRST["audio"].items()}
+    meaning |= {f"model.{key}": value for key, value in network.items() if "dropout" not in key}
+    facts = {"position": dataclasses.asdict(run.position), "scaler": {}, "task": "separate"}
+    facts["model"] = {**meaning, "model.mask_stem": mask_stem}
+    save_state(tmp_path / STATE, run.network, run.average, run.optimizer, facts, run.group)
+    description = json.loads((tmp_path / DESCRIPTION).read_text())
+    outer = {"name": "tiny", "stems": ["vocals", "instrumental"], "license": "unknown", "mask_stem": mask_stem}
+    description["model"] = {"audio": FIRST["audio"], "network": network, **outer}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(description))
+    resumed = trainer(tmp_path, settings(music, max_steps=2))
+    if mask_stem == "instrumental":
+        with pytest.raises(CheckpointError, match=r"output\.of rest and not stems"):
+            resumed.restore()
+        return
+    resumed.restore()
+    assert resumed.position == run.position
+    assert [message for message in caplog.messages if "->" in message] == ["train.max_steps: 1 -> 2"]
 
 
 def test_a_resumed_run_says_what_changed_and_keeps_what_it_was(music, tmp_path, caplog):
@@ -131,7 +168,7 @@ def test_a_resumed_run_says_what_changed_and_keeps_what_it_was(music, tmp_path, 
     description = json.loads(first)
     del description["train"]["augment"]["mono"], description["train"]["workers"]  # as of an older version
     (tmp_path / DESCRIPTION).write_text(json.dumps(description))
-    changed = settings(music, "model.dropout=0.3", seed=7, max_steps=1)
+    changed = settings(music, "network.dropout=0.3", seed=7, max_steps=1)
     del changed["train"]["extra_epochs"]
     for _ in range(2):
         resumed = trainer(tmp_path, changed)
@@ -139,7 +176,7 @@ def test_a_resumed_run_says_what_changed_and_keeps_what_it_was(music, tmp_path, 
         resumed.run()
     lines = [message for message in caplog.messages if "->" in message]
     assert sorted(lines) == [
-        "model.dropout: 0.1 -> 0.3",
+        "network.dropout: 0.1 -> 0.3",
         "train.extra_epochs: 60 -> 0",
         "train.seed: 0 -> 7",
         "train.workers: 1 -> 0",
@@ -155,7 +192,7 @@ def test_a_resumed_run_says_what_changed_and_keeps_what_it_was(music, tmp_path, 
 
 def test_a_description_that_cannot_be_read_is_kept_too(tmp_path, caplog):
     (tmp_path / DESCRIPTION).write_text("{")
-    folder = RunFolder(tmp_path, tiny_config(), TrainConfig(), Group(torch.device("cpu")))
+    folder = RunFolder(tmp_path, tiny(), TrainConfig(), Group(torch.device("cpu")))
     folder.describe()
     assert (tmp_path / "config.1.json").read_text() == "{" and "cannot be compared with" in caplog.text
     assert folder.changes() == {}
@@ -163,7 +200,7 @@ def test_a_description_that_cannot_be_read_is_kept_too(tmp_path, caplog):
 
 def test_a_run_that_gets_no_better_ends_early(music, tmp_path, monkeypatch):
     """Also where it is stopped between the validations that are no better."""
-    monkeypatch.setattr("ft.training.trainer.score", lambda scores: -1.0)
+    monkeypatch.setattr("ft.training.trainer.score", lambda scores, stems: -1.0)
     monkeypatch.setattr("ft.training.validation.Validation.scores", lambda *rest: {"valid/loss_pairs": 1.0})
     values = settings(music, patience=2, validate_every=1, validation={"pairs": [str(music / "pairs")]})
     straight = run_in_parts(tmp_path / "straight", values, 9)

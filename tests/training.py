@@ -19,7 +19,7 @@ from ft.training.trainer import Trainer
 utilisation.CPU_SIZE = 64  # each run measures products, of which one in bfloat16 takes seconds on most processors
 
 CPU = torch.device("cpu")
-EXACT = ["model.dropout=0", "model.frame_dropout=0"]
+EXACT = ["network.dropout=0", "network.frame_dropout=0"]
 """For comparisons to 1e-5."""
 
 

@@ -108,4 +108,4 @@ def some(names: Sequence[str], most: int = MOST_NAMED) -> str:
 
 
 def _is_finite(item: Any) -> bool:
-    return bool(np.isfinite(item.mixture).all() and np.isfinite(item.instrumental).all() and math.isfinite(item.peak))
+    return bool(np.isfinite(item.mixture).all() and math.isfinite(item.peak))

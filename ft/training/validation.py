@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from ft.data.augment_parts import mixed
 from ft.data.examples import Item, ValidationItems, read_song
 from ft.data.loading import collate
 from ft.data.sources import Song
+from ft.errors import NotFinite
 from ft.metrics import sdr
 from ft.separate import Separator
 from ft.stems import STEMS
@@ -26,6 +28,8 @@ from ft.training.tasks import Autocast, Network, Task
 
 if TYPE_CHECKING:
     from ft.training.board import Board
+
+logger = logging.getLogger(__name__)
 
 SILENT_PEAK = 1e-4
 """-80 dB of full scale: a stem that never exceeds it is silent, dither or not."""
@@ -93,8 +97,11 @@ class Validation:
             sets = [ValidationItems(self.config, EXAMPLES, songs=self.songs)]
         if sets and self.task.separates and not (self.everywhere and self.group.size > 1):
             items = sets[0].items(round(EXAMPLE_SECONDS * self.config.frame_rate))
-            with self.separator(network) as separator:
-                board.examples(separator, itertools.islice(items, EXAMPLES), step)
+            try:
+                with self.separator(network) as separator:
+                    board.examples(separator, itertools.islice(items, EXAMPLES), step)
+            except NotFinite as error:
+                logger.warning("step %d: nothing to hear on TensorBoard: %s", step, error)
 
     def _together(self, own: Sequence) -> list:
         """The values of all processes, in the order of the data."""
@@ -135,10 +142,14 @@ def _mean(values: Sequence[float], worst: float) -> float:
 def song_sdrs(separator: Separator, song: Song) -> dict[str, float]:
     """Gives the global SDR in dB of each stem of a whole song, and of the rest, as they are separated.
 
-    A stem that is silent in the song has none: its name is left out.
+    A stem that is silent in the song has none: its name is left out. Estimates that are not finite have NaN.
     """
     config, file = separator.config, song.file
     samples = round(file.samples * config.sample_rate / file.sample_rate)
     true = read_song(song, song.stems, 0, samples, config)
-    found = separator.separate(mixed(true), config.sample_rate)
-    return {stem: sdr(found[stem], wave) for stem, wave in true.items() if np.abs(wave).max() > SILENT_PEAK}
+    audible = {stem: wave for stem, wave in true.items() if np.abs(wave).max() > SILENT_PEAK}
+    try:
+        found = separator.separate(mixed(true), config.sample_rate)
+    except NotFinite:
+        return dict.fromkeys(audible, math.nan)
+    return {stem: sdr(found[stem], wave) for stem, wave in audible.items()}
