@@ -10,7 +10,8 @@ import soundfile
 
 from ft.data.align import Pair, chunks, find_alignment
 from ft.data.prepare import align_folder, find_pairs
-from ft.data.scan import Scan, songs_from_sources
+from ft.data.scan import Scan
+from ft.data.sources import songs_from_sources
 from ft.errors import DataError
 from ft.train_config import Source
 
@@ -76,9 +77,9 @@ def test_written_songs_are_whole_and_what_training_reads(pair, song, tmp_path):
     assert len({len(waveform) for waveform in files.values()}) == 1
     assert np.array_equal(files["mixture"], song["mixture"][: len(files["mixture"])])
     assert np.array_equal(files["vocals"], files["mixture"] - files["instrumental"])
-    from ft.config import AudioConfig
+    from ft.config import ModelConfig
 
-    assert len(songs_from_sources([Source(str(tmp_path / "out"))], Scan(AudioConfig()))) == 1
+    assert len(songs_from_sources([Source(str(tmp_path / "out"))], Scan(ModelConfig()))) == 1
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     assert align_folder(tmp_path / "out", tmp_path / "out", report=told.append) == []
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}

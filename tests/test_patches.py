@@ -12,7 +12,7 @@ import torch
 from ft.config import ModelConfig, Spectrogram
 from ft.data.examples import MixtureItems
 from ft.data.loading import collate
-from ft.data.patches import PatchGrid, cut_patches, frames_of, read_patch_info, read_patch, waveform_of, write_patch
+from ft.data.patches import PatchGrid, cut_patches, frames_of, read_patch, read_patch_info, waveform_of, write_patch
 from ft.data.prepare import write_patches
 from ft.data.scan import Scan
 from ft.data.sources import Song, music_from_sources, pool_from_sources, songs_from_sources

@@ -8,6 +8,7 @@ what is off.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from importlib import import_module
 
 import numpy as np
@@ -151,7 +152,7 @@ class Parts:
 
 def mixed(stems: Mapping[str, Waveform]) -> Waveform:
     """Gives the sum of stems."""
-    return np.sum([*stems.values()], axis=0)
+    return reduce(np.add, stems.values())
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:

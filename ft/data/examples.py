@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,10 @@ def read_song(
     signs = {name: song.stems[name] for name in names}
     files = dict.fromkeys(file for each in signs.values() for file in each)
     crops = {file: read(song.files[file], start, samples, config.sample_rate, config.channels) for file in files}
-    return {name: np.sum([sign * crops[file] for file, sign in each.items()], axis=0) for name, each in signs.items()}
+    return {
+        name: reduce(np.add, (crops[file] if sign > 0 else -crops[file] for file, sign in each.items()))
+        for name, each in signs.items()
+    }
 
 
 class MixtureItems:

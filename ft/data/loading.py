@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Batch:
     @property
     def mixture(self) -> Tensor:
         """(batch, channels, samples)."""
-        return torch.stack(tuple(self.stems.values())).sum(0)
+        return reduce(torch.add, self.stems.values())
 
     def pin_memory(self) -> Batch:
         return self._each(Tensor.pin_memory)
