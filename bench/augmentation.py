@@ -30,7 +30,7 @@ SECONDS = 6.0
 
 
 def rows(waveform: Waveform) -> dict[str, Callable[[], object]]:
-    """What is measured, by name; `waveform` (channels, samples) has a second more than the crop."""
+    """Gives what is measured, by name; `waveform` (channels, samples) has a second more than the crop."""
     rng = np.random.default_rng(0)
     samples = int(SECONDS * RATE)
     crop = np.ascontiguousarray(waveform[:, :samples])

@@ -81,7 +81,7 @@ class Bar:
 
 
 def make_models(work: Path) -> tuple[Path, Path]:
-    """The fp32 and int8 exports of the network with 45 million parameters; made where they are not there yet."""
+    """Gives the fp32 and int8 exports of the network with 45 million parameters; made where they are not there yet."""
     import torch
 
     from export.to_onnx import export_onnx
@@ -134,7 +134,7 @@ def window_bars(rows: Sequence[Found], default: str) -> Iterator[Bar]:
 
 
 def _why(rows: Iterable[Found]) -> str:
-    """The reasons of rows without a time."""
+    """Gives the reasons of rows without a time."""
     return "; ".join(f"{row['engine']} {row['status']}: {row['reason']}" for row in rows if row["status"] != "ok")
 
 
@@ -176,7 +176,7 @@ def _speed_bar(name: str, songs: Songs, names: Sequence[str], limit: float) -> B
 
 
 def engine_bars(model: str, whole: Found | WorkerError, shipped: Sequence[Found | WorkerError]) -> Iterator[Bar]:
-    """How much `ft separate` adds to its engine, and how fast it is.
+    """Says how much `ft separate` adds to its engine, and how fast it is.
 
     Args:
         model: Name of the network with 45 million parameters.

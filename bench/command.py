@@ -38,7 +38,7 @@ def run_bench(
     cores: int | None = None,
     baseline: str = "",
 ) -> Found:
-    """The report, JSON-ready (`bench.report`).
+    """Gives the report, JSON-ready (`bench.report`).
 
     Args:
         sources: model files; `default-fp32` and `default-int8` are the shipped ones, taken where there are none. One in
@@ -96,7 +96,7 @@ def _songs(rows: Sequence[Found]) -> Iterator[Found]:
 
 
 def report_lines(report: Found) -> Iterator[str]:
-    """The report for the terminal."""
+    """Gives the report for the terminal."""
     yield f"{report['machine']['name']}, load {report['load']}, {report['rounds']} rounds"
     if report["rates"]:
         yield f"rates: {rates_line(report)}"

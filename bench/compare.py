@@ -175,7 +175,7 @@ def start(row: Row, worker: Worker, folder: Path, reference: Array | None) -> Ru
 
 
 def finish(entry: Running, seconds: Sequence[float], rates: Mapping[Rate, float]) -> Found:
-    """The whole row of one that ran. Raises WorkerError."""
+    """Gives the whole row of one that ran. Raises WorkerError."""
     row, spec = entry.row, entry.row.spec
     assert spec is not None
     streamed = entry.worker.ask("stream", count=STREAMED)["seconds"] if spec.device != "cpu" else None
@@ -203,7 +203,7 @@ def give_up(entry: Running, error: WorkerError) -> Found:
 
 
 def _reference_mask(original: Model, batch: int, frames: int, folder: Path) -> Array | None:
-    """What PyTorch gives in fp32 on the CPU; None, with a warning, where there is no PyTorch."""
+    """Computes what PyTorch gives in fp32 on the CPU; None, with a warning, where there is no PyTorch."""
     with Worker(Spec("torch", original.path, batch=batch, frames=frames)) as worker:
         try:
             worker.ask("open", batch=str(folder / "batch.npy"))

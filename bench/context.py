@@ -54,7 +54,7 @@ def rows(
 
 
 def enough(found: list[dict[str, float]]) -> float | None:
-    """The smallest context from which no doubling changes the SDR by `ENOUGH_DB` or more; None where none is."""
+    """Gives the smallest context from which no doubling changes the SDR by `ENOUGH_DB` or more; None where none is."""
     answer = None
     doubled = [row for row in found if row["context_seconds"] > 0]
     for row, twice in reversed(list(itertools.pairwise(doubled))):

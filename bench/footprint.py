@@ -12,7 +12,7 @@ LIMIT_MB = 400
 
 
 def megabytes(folder: Path) -> float:
-    """What the files below `folder` take, links not followed."""
+    """Gives what the files below `folder` take, links not followed."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sum(path.stat().st_size for path in files) / 1e6
 

@@ -23,7 +23,7 @@ FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", *INT8_FEAT
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures depend on, JSON-ready."""
+    """Gives what the figures depend on, JSON-ready."""
     gpus = find_gpus()
     features = cpu_features()
     return {
@@ -59,7 +59,7 @@ def load_average() -> float | None:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's name.
+    """Gives a name as part of a file's name.
 
     >>> slug("AMD EPYC 9B45, 2 cores")
     'amd-epyc-9b45-2-cores'
@@ -74,7 +74,7 @@ def use_cores(count: int) -> None:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process ever held."""
+    """Gives the most memory that this process ever held."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(dict(line.split(":", 1) for line in status.splitlines())["VmHWM"].split()[0]) * 1024 / 1e6

@@ -36,7 +36,7 @@ def repeat_example(path: Path, seconds: int) -> None:
 
 
 def peak_mb(command: list[str]) -> float:
-    """The largest sum of the resident memory of a process and all below it, read 20 times a second."""
+    """Gives the largest sum of the resident memory of a process and all below it, read 20 times a second."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:

@@ -71,7 +71,7 @@ def machines(reports: Sequence[Found]) -> dict[str, list[Found]]:
 
 
 def page(reports: Sequence[Found]) -> str:
-    """The whole page, in Markdown."""
+    """Gives the whole page, in Markdown."""
     parts = [INTRODUCTION]
     for name, group in machines(reports).items():
         parts.append(f"\n## {name}\n")
@@ -177,7 +177,7 @@ def _unusable(rows: Sequence[Found]) -> dict[str, list[str]]:
 
 
 def short_table(reports: Sequence[Found]) -> str:
-    """The table for README: windows one at a time, the fastest first; on a GPU the best batch."""
+    """Gives the table for README: windows one at a time, the fastest first; on a GPU the best batch."""
     lines = []
     for name, group in machines(reports).items():
         rows = []
@@ -225,7 +225,7 @@ def fill_readme(text: str, table: str) -> str:
 
 
 def read_reports(folder: Path = RESULTS) -> list[Found]:
-    """All reports of a folder. Raises ConfigError for a file that is none."""
+    """Gives all reports of a folder. Raises ConfigError for a file that is none."""
     return [read_report(path) for path in sorted(folder.glob("*.json"))]
 
 

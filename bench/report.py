@@ -51,7 +51,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def read_report(path: Path) -> Found:
-    """A report. Raises ConfigError where the file holds something else."""
+    """Gives a report. Raises ConfigError where the file holds something else."""
     try:
         report: Found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -81,7 +81,7 @@ def check_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def rates_line(report: Mapping[str, Any]) -> str:
-    """The rates of the machine that shares are taken of, and why others were not measured."""
+    """Gives the rates of the machine that shares are taken of, and why others were not measured."""
     return ", ".join(f"{rate['what']} on {rate['device']} {_rate(rate)}" for rate in report["rates"])
 
 

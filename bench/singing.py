@@ -53,7 +53,7 @@ def excerpts(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def measure(waveform: np.ndarray, rate: int) -> dict[str, float]:
-    """The figures of one excerpt, `(samples, channels)`; those that it has nothing of are left out."""
+    """Gives the figures of one excerpt, `(samples, channels)`; those that it has nothing of are left out."""
     mono = waveform.mean(axis=1).astype(np.float64)
     block = round(BLOCK_SECONDS * rate)
     blocks = len(mono) // block
@@ -110,7 +110,7 @@ def _bands(power: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
 
 
 def _pitch(mono: np.ndarray, rate: int, blocks: int) -> tuple[np.ndarray, float | None, float]:
-    """Which blocks are voiced, the share of held pitch (None without voice), and jitter in cents."""
+    """Says which blocks are voiced, the share of held pitch (None without voice), and jitter in cents."""
     f0, _, aperiodicity = find_pitch(mono, rate, F0_CEIL)
     f0 = np.where(aperiodicity[:, 1] < 0.5, f0, 0.0)
     per_block = round(BLOCK_SECONDS / FRAME_SECONDS)

@@ -182,7 +182,7 @@ class WindowsRunner(SongRunner):
 
 
 def make_song(folder: Path, seconds: int, rate: int = 44100) -> Path:
-    """The example, repeated, as a file of that rate."""
+    """Writes the example, repeated, as a file of that rate."""
     path = folder / f"song-{seconds}-{rate}.flac"
     repeat_example(path, seconds)
     if rate != soundfile.info(EXAMPLE / "mixture.flac").samplerate:
@@ -194,7 +194,7 @@ def make_song(folder: Path, seconds: int, rate: int = 44100) -> Path:
 
 
 def end_to_end(model: Model | None, song: Path, rounds: int, *, runtime: str = "auto", device: str = "auto") -> Found:
-    """A row of file to files, beside the engine alone on the same windows.
+    """Gives a row of file to files, beside the engine alone on the same windows.
 
     Args:
         model: None is what `load_engine` takes then; the row has the name of its file.
@@ -239,7 +239,7 @@ def end_to_end(model: Model | None, song: Path, rounds: int, *, runtime: str = "
 
 
 def as_lines(rows: Sequence[Found]) -> Iterator[str]:
-    """A table for the terminal."""
+    """Gives a table for the terminal."""
     yield f"{'file to files':44}{'x real time':>12}{'to engine':>10}   decode resample  fft network write  rest"
     for row in rows:
         name = f"{row['model']} {row['engine']} {row['precision']} {row['device']} {row['sample_rate'] / 1000:g} kHz"

@@ -107,7 +107,7 @@ def in_turn(
     leave: Callable[[Key, WorkerError], None] | None = None,
     what: str = "",
 ) -> dict[Key, list[float]]:
-    """What each call gives, once in each round, every other round in the opposite order.
+    """Makes each call once in each round, every other round in the opposite order, and gives their results.
 
     Args:
         leave: is told of a call that failed; that one is not made again and has no times, and the others go on.

@@ -34,7 +34,7 @@ def load_engine(
     windows: tuple[int, int] | None = None,
     memory: str = "cuda-python",
 ) -> Engine:
-    """The engine for a model file; it is not open yet. What it takes and why is logged when it opens.
+    """Gives the engine for a model file; it is not open yet. What it takes and why is logged when it opens.
 
     Args:
         model: an ONNX file, a checkpoint (.safetensors), a TensorRT plan, or `default` (as None) for the shipped model.
@@ -93,7 +93,7 @@ def load_engine(
 
 
 def read_config(model: str | Path | None = None) -> ModelConfig:
-    """The configuration of a model that `load_engine` takes, read without any runtime. Raises CheckpointError."""
+    """Gives the configuration of a model that `load_engine` takes, read without any runtime. Raises CheckpointError."""
     path = model_path(DEFAULT_MODEL if model is None else model)
     if path.suffix.lower() == ".plan":
         from engines.plan import read_manifest
@@ -119,14 +119,14 @@ def plan_window(model: str | Path | None) -> tuple[int, float] | None:
 
 
 def _shipped(runtime: str, device: str) -> str:
-    """Which form of the shipped model suits the machine."""
+    """Says which form of the shipped model suits the machine."""
     on_cpu = device == "cpu" or (device == "auto" and not find_gpus().found)
     suits = on_cpu and runtime in ("auto", "onnxruntime", "openvino") and int8_products() is not None
     return INT8_MODEL if suits else FP32_MODEL
 
 
 def _choose(path: Path, device: str) -> tuple[str, str]:
-    """The runtime for a file, and the reason where it is more than the kind of file.
+    """Gives the runtime for a file, and the reason where it is more than the kind of file.
 
     On a CPU that is ONNX Runtime: OpenVINO takes 0.7 (int8, or a wide network) to 1.0 of its time for a window, and two
     to three seconds more to compile for the windows and again for the tail, which takes half an hour of sound to earn

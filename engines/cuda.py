@@ -55,11 +55,11 @@ class Cuda(ABC):
 
     @abstractmethod
     def stream(self) -> Any:
-        """A stream that waits for no other one by itself."""
+        """Gives a stream that waits for no other one by itself."""
 
     @abstractmethod
     def event(self) -> Any:
-        """An event; a thread that waits for it sleeps."""
+        """Gives an event; a thread that waits for it sleeps."""
 
     @abstractmethod
     def handle(self, stream: Any) -> int:
@@ -91,7 +91,7 @@ class Cuda(ABC):
 
     @abstractmethod
     def capture(self, stream: Any, start: Callable[[], bool]) -> Any:
-        """A graph of what `start` starts on `stream`, which is not run. Raises CaptureError."""
+        """Gives a graph of what `start` starts on `stream`, which is not run. Raises CaptureError."""
 
     @abstractmethod
     def launch(self, graph: Any, stream: Any) -> None:
@@ -205,7 +205,7 @@ class CudaPython(Cuda):
         self._call("cudaGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """What a function of the runtime returns. Raises EngineError or its subclass for its error code."""
+        """Gives what a function of the runtime returns. Raises EngineError or its subclass for its error code."""
         code, *values = getattr(self._cuda, name)(*arguments)
         if int(code):
             text = self._cuda.cudaGetErrorString(code)[1]
@@ -219,7 +219,7 @@ class CudaPython(Cuda):
 
 
 def open_cuda(backend: str, device: int) -> Cuda:
-    """The backend `cuda-python` or `pycuda` on one device. Raises EngineError where it cannot be used."""
+    """Gives the backend `cuda-python` or `pycuda` on one device. Raises EngineError where it cannot be used."""
     if backend not in BACKENDS:
         raise EngineError(f"memory {backend}; expected {' or '.join(BACKENDS)}")
     if backend == "cuda-python":

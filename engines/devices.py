@@ -94,7 +94,7 @@ class Device:
 
 
 def find_gpus() -> Gpus:
-    """The GPUs of this machine, with the reason where there is none. That there is none is no error."""
+    """Gives the GPUs of this machine, with the reason where there is none. That there is none is no error."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         cuda = ctypes.CDLL(name)
@@ -131,7 +131,7 @@ def parse_device(wanted: str) -> tuple[str, int]:
 
 
 def choose_device(wanted: str, problem: Callable[[Gpu], str | None]) -> Device:
-    """The device for an engine: a GPU where `auto` finds one that the engine can use.
+    """Gives the device for an engine: a GPU where `auto` finds one that the engine can use.
 
     Args:
         wanted: auto, cpu, cuda or cuda:N.
@@ -161,13 +161,13 @@ def choose_device(wanted: str, problem: Callable[[Gpu], str | None]) -> Device:
 
 
 def instead_of_gpu(why_not: str) -> Device:
-    """The CPU, in place of a GPU that is there; says so."""
+    """Gives the CPU, in place of a GPU that is there; says so."""
     logger.warning("%s; running on the CPU", why_not)
     return Device("cpu", why_not)
 
 
 def device_error(message: str) -> EngineError:
-    """The kind of error that a runtime's text tells of: no memory, a lost device, or any other.
+    """Gives the kind of error that a runtime's text tells of: no memory, a lost device, or any other.
 
     >>> type(device_error("CUDA failure 2: out of memory")).__name__
     'OutOfDeviceMemory'
@@ -217,7 +217,7 @@ def _driver_version() -> str | None:
 
 
 def _has_nvidia_card() -> bool:
-    """Whether Linux lists an NVIDIA display device, with or without its driver."""
+    """Says whether Linux lists an NVIDIA display device, with or without its driver."""
     for device in _PCI.glob("*"):
         try:
             vendor, kind = ((device / name).read_text(encoding="ascii") for name in ("vendor", "class"))

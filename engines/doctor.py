@@ -54,13 +54,13 @@ class Check:
 
 
 def check_onnxruntime(gpus: Gpus) -> Check:
-    """ONNX Runtime on the CPU."""
+    """Checks ONNX Runtime on the CPU."""
     version, found = _onnxruntime()
     return Check("onnxruntime", version, (*found, *_both_wheels(gpus)))
 
 
 def check_onnxruntime_cuda(gpus: Gpus) -> Check:
-    """ONNX Runtime with its CUDA provider."""
+    """Checks ONNX Runtime with its CUDA provider."""
     from engines.ort import cuda_problem
 
     version, found = _onnxruntime()
@@ -81,19 +81,19 @@ def check_onnxruntime_cuda(gpus: Gpus) -> Check:
 
 
 def check_openvino(gpus: Gpus) -> Check:
-    """OpenVINO on the CPU."""
+    """Checks OpenVINO on the CPU."""
     found = _imports("openvino")
     return Check("openvino", _version("openvino"), () if found is None else (found,))
 
 
 def check_torch(gpus: Gpus) -> Check:
-    """PyTorch on the CPU."""
+    """Checks PyTorch on the CPU."""
     found = _imports("torch", "safetensors")
     return Check("torch", _version("torch"), () if found is None else (found,))
 
 
 def check_torch_cuda(gpus: Gpus) -> Check:
-    """PyTorch on a GPU."""
+    """Checks PyTorch on a GPU."""
     from engines.pytorch import cuda_problem
 
     found = _imports("torch", "safetensors")
@@ -104,12 +104,12 @@ def check_torch_cuda(gpus: Gpus) -> Check:
 
 
 def check_tensorrt(gpus: Gpus) -> Check:
-    """The full TensorRT."""
+    """Checks the full TensorRT."""
     return _tensorrt("tensorrt", "full", gpus)
 
 
 def check_tensorrt_rtx(gpus: Gpus) -> Check:
-    """TensorRT-RTX, which builds plans without a GPU and runs them with one."""
+    """Checks TensorRT-RTX, which builds plans without a GPU and runs them with one."""
     return _tensorrt("tensorrt-rtx", "rtx", gpus)
 
 
@@ -125,7 +125,7 @@ CHECKS: Mapping[str, Callable[[Gpus], Check]] = {
 
 
 def examine(engine: str | None = None, progress: Callable[[float], object] = lambda share: None) -> dict[str, Any]:
-    """All facts, or those of one engine, as `ft doctor --json` prints them.
+    """Gives all facts, or those of one engine, as `ft doctor --json` prints them.
 
     Args:
         progress: called with the share of the engines that were looked at.
@@ -164,7 +164,7 @@ def examine(engine: str | None = None, progress: Callable[[float], object] = lam
 
 
 def as_text(facts: Mapping[str, Any]) -> str:
-    """The facts in two columns; under an engine, what is wrong and the line that mends it."""
+    """Gives the facts in two columns; under an engine, what is wrong and the line that mends it."""
     machine, gpus, auto = facts["machine"], facts["gpus"], facts["auto"]
     memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else ""
     processor = f"{machine['processor']}, {machine['usable_cores']} usable cores{memory}"
@@ -202,7 +202,7 @@ def as_text(facts: Mapping[str, Any]) -> str:
 
 
 def _auto() -> dict[str, str]:
-    """What would run the shipped model; it is opened, since only that shows it."""
+    """Gives what would run the shipped model; it is opened, since only that shows it."""
     from engines import load_engine
 
     try:
@@ -227,7 +227,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _imports(*modules: str) -> Finding | None:
-    """Why one of the modules cannot be imported; None where all can."""
+    """Says why one of the modules cannot be imported; None where all can."""
     for name in modules:
         mend = INSTALL.get(name, INSTALL["torch"])
         try:

@@ -14,7 +14,7 @@ _LONGEST_NAME = 256
 
 
 def first_missing(names: Iterable[str]) -> str | None:
-    """The first of the libraries that cannot be loaded; None where all can.
+    """Gives the first of the libraries that cannot be loaded; None where all can.
 
     The libraries are loaded, and stay so: call it for such as are about to be used.
     """

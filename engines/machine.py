@@ -16,7 +16,7 @@ UNKNOWN = "not known"
 
 
 def cpu_name() -> str:
-    """The model, with family and generation where its maker's name alone says nothing.
+    """Gives the model, with family and generation where its maker's name alone says nothing.
 
     Virtual machines often call every generation of a CPU by one name.
     """
@@ -53,7 +53,7 @@ def memory_bytes() -> int | None:
 
 
 def cpu_field(*names: str) -> str:
-    """What /proc/cpuinfo says of the first core under the first of these names that it has; else nothing."""
+    """Gives what /proc/cpuinfo says of the first core under the first of these names that it has; else nothing."""
     return next((_cpu_fields()[name] for name in names if name in _cpu_fields()), "")
 
 

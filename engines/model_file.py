@@ -68,7 +68,7 @@ class FileEngine(Engine):
 
 
 def read_info(path: Path, name: str, version: str) -> EngineInfo:
-    """The description of an exported ONNX file for the engine `name`, without the device.
+    """Gives the description of an exported ONNX file for the engine `name`, without the device.
 
     Raises:
         EngineError: no such file, no ONNX file, or none that `ft export` wrote.

@@ -76,7 +76,7 @@ class CudaRunner:
             self._without_graph(one_line(error))
 
     def run(self, output: str, inputs: dict[str, Array], shape: tuple[int, ...]) -> Array:
-        """The output of that shape, in new memory of the host. Errors of ONNX Runtime come as they are."""
+        """Gives the output of that shape, in new memory of the host. Errors of ONNX Runtime come as they are."""
         key = tuple(value.shape for value in inputs.values())
         try:
             return self._run(key, output, inputs, shape)

@@ -41,7 +41,7 @@ class Profile:
     """Smallest, best and largest shape of each input."""
 
     def takes(self, shapes: Mapping[str, Shape]) -> bool:
-        """Whether all inputs may have these shapes at once."""
+        """Says whether all inputs may have these shapes at once."""
         for name, (least, _, most) in self.inputs.items():
             shape = shapes[name]
             if len(shape) != len(least) or not all(a <= n <= b for a, n, b in zip(least, shape, most, strict=True)):
@@ -93,7 +93,7 @@ class PlanManifest:
     ft_version: str = __version__
 
     def command(self) -> str:
-        """The command that builds this plan again, but for its output."""
+        """Gives the command that builds this plan again, but for its output."""
         words = ["ft", "export", self.model]
         words += [f"--{self.precision}"] if self.precision != "fp32" else []
         words += ["--io", IO[1]] if self.io == IO[1] else []
@@ -105,7 +105,7 @@ class PlanManifest:
         return shlex.join(words)
 
     def to_dict(self) -> dict[str, Any]:
-        """What is written as JSON."""
+        """Gives what is written as JSON."""
         return {
             "format": FORMAT,
             "sha256": self.plan_sha256,
@@ -208,7 +208,7 @@ def write_plan(plan: Path, engine: bytes | memoryview, manifest: PlanManifest) -
 
 
 def read_manifest(plan: str | Path) -> PlanManifest:
-    """The manifest of a plan; whether it fits the engine is not looked at.
+    """Gives the manifest of a plan; whether it fits the engine is not looked at.
 
     Raises:
         CheckpointError: no such plan, no manifest beside it, or one that cannot be read.
@@ -234,7 +234,7 @@ def read_manifest(plan: str | Path) -> PlanManifest:
 
 
 def check_plan(plan: str | Path) -> PlanManifest:
-    """The manifest of a plan whose engine is the one that the manifest names.
+    """Gives the manifest of a plan whose engine is the one that the manifest names.
 
     Raises:
         CheckpointError: as `read_manifest`, and where the engine has another hash.

@@ -48,7 +48,7 @@ def cached_plan(
     kind: str | None = None,
     progress: ShareDone | None = None,
 ) -> Path:
-    """The plan of an ONNX file for the GPU that is here; built where there is none yet, which takes a while.
+    """Gives the plan of an ONNX file for the GPU that is here; built where there is none yet, which takes a while.
 
     The plan computes in the precision of the file. It is found again by the file's hash, TensorRT and its version, the
     GPU, the precision, the profiles and the version of this program.
@@ -109,7 +109,7 @@ def cached_plan(
 
 
 def _kind_for(target: str) -> str:
-    """The TensorRT that is installed and knows this GPU. Raises EngineError."""
+    """Gives the TensorRT that is installed and knows this GPU. Raises EngineError."""
     there = installed()
     if "full" in there:
         return "full"

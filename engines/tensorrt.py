@@ -120,7 +120,7 @@ class TensorrtEngine(Engine):
         logger.warning("%s, which it does not take; build it again: %s", message, again)
 
     def _smaller(self, manifest: PlanManifest) -> str:
-        """What to do where there is no memory for the plan."""
+        """Says what to do where there is no memory for the plan."""
         if self.model.parent == plans_folder():  # built for what was asked for
             return "use a smaller `batch_size` or `segment_seconds`"
         changes: dict[str, Any] = {"batch": manifest.batch // 2}

@@ -180,7 +180,7 @@ def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
 
 
 def check_targets(module: ModuleType, kind: str, targets: Sequence[str], device: str) -> Gpu | None:
-    """The GPU that `full` builds for.
+    """Gives the GPU that `full` builds for.
 
     Raises:
         EngineError: there is none.
@@ -210,7 +210,7 @@ def _build(
     timings: Path | None,
     progress: ShareDone | None,
 ) -> Any:
-    """The serialized engine. Raises ExportError."""
+    """Gives the serialized engine. Raises ExportError."""
     module, log = network.module, log_of(network.module)
     config = network.builder.create_builder_config()
     # fp32 means 23 bits: TF32 has the 10 bits of fp16, and the transforms of waveform models would lose 60 dB by it.

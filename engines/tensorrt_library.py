@@ -26,7 +26,7 @@ _KEPT = 20
 
 
 def library(kind: Kind | str) -> ModuleType:
-    """The module of one TensorRT.
+    """Gives the module of one TensorRT.
 
     Raises:
         EngineError: it is not installed, too old, or lacks its libraries; the message says what brings it.
@@ -67,7 +67,7 @@ def installed() -> dict[str, str]:
 
 
 def gpu_of(device: str) -> Gpu:
-    """The GPU that `device` (auto, cuda or cuda:N) means. Raises EngineError where there is none."""
+    """Gives the GPU that `device` (auto, cuda or cuda:N) means. Raises EngineError where there is none."""
     name, number = parse_device(device)
     if name == "cpu":
         raise EngineError("TensorRT runs on NVIDIA GPUs only; use `device` auto")
@@ -86,7 +86,7 @@ def target_of(gpu: Gpu) -> str:
 
 
 def why_not(manifest: PlanManifest, plan: Path, device: str = "auto") -> str | None:
-    """Why a plan cannot run here, with the command that builds one that can; None where it can."""
+    """Says why a plan cannot run here, with the command that builds one that can; None where it can."""
     name = KINDS[manifest.kind]
     try:
         gpu = gpu_of(device)
@@ -107,7 +107,7 @@ def why_not(manifest: PlanManifest, plan: Path, device: str = "auto") -> str | N
 
 @functools.cache
 def log_of(module: ModuleType) -> Any:
-    """The log that this TensorRT writes to; there is one for the whole process, since TensorRT keeps the first.
+    """Gives the log that this TensorRT writes to; there is one for the whole process, since TensorRT keeps the first.
 
     Its `errors` are the last lines of the level ERROR, and `take_errors` gives and forgets them.
     """

@@ -40,7 +40,7 @@ class Network:
             yield self.definition.get_layer(index)
 
     def attentions(self) -> Iterator[Any]:
-        """The first layer of each attention, typed so that its settings can be reached."""
+        """Gives the first layer of each attention, typed so that its settings can be reached."""
         for layer in self.layers():
             if layer.type == self.module.LayerType.ATTENTION_INPUT:
                 # The Python binding gives every layer as the base class.
@@ -49,7 +49,7 @@ class Network:
 
 
 def parse(module: ModuleType, model: Path) -> Network:
-    """The network of an ONNX file, strongly typed: what the file says is what is computed.
+    """Gives the network of an ONNX file, strongly typed: what the file says is what is computed.
 
     Raises:
         ExportError: TensorRT cannot read the file or lacks one of its nodes.

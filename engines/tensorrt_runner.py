@@ -61,7 +61,7 @@ class Ticket:
         self._error: EngineError | None = None
 
     def result(self) -> Array:
-        """The output, in memory of its own. Raises EngineError, DeviceLost or OutOfDeviceMemory."""
+        """Gives the output, in memory of its own. Raises EngineError, DeviceLost or OutOfDeviceMemory."""
         self._runner.settle(self)
         if self._error is not None:
             raise self._error
@@ -271,7 +271,7 @@ class PlanRunner:
             raise self._failure("failed")
 
     def _capture(self, context: Any) -> Any:
-        """A graph of what the context, which has run as it is bound, does. Raises CaptureError."""
+        """Gives a graph of what the context, which has run as it is bound, does. Raises CaptureError."""
         handle = self._cuda.handle(self._compute)
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(handle):
             raise CaptureError(f"{self._module.__name__} says that this plan cannot be captured")

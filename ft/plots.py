@@ -40,7 +40,7 @@ MASK = Scale(0, 1, "gray", "mask")
 
 
 def mean_power(spec: NDArray[np.complex64]) -> Array:
-    """The power (frames, bins) of a spectrogram (channels, frames, bins), the mean of its channels."""
+    """Gives the power (frames, bins) of a spectrogram (channels, frames, bins), the mean of its channels."""
     power: Array = np.mean(np.square(magnitude(spec)), axis=0)
     return power
 

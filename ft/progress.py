@@ -37,7 +37,7 @@ def watched(blocks: Iterable[T], progress: Progress | None, path: Path | str, to
 
 
 def is_watched() -> bool:
-    """Whether stderr is a terminal; it may be closed, or never have been there, as in a service."""
+    """Says whether stderr is a terminal; it may be closed, or never have been there, as in a service."""
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
@@ -63,7 +63,7 @@ class BatchProgress:
         self.number, self._share = self.number + 1, None
 
     def told(self, share: float) -> str:
-        """What is done of the batch, and the time that is left at the pace of the songs that were worked on.
+        """Gives what is done of the batch, and the time that is left at the pace of the songs that were worked on.
 
         Args:
             share: of the song that is done, 0 to 1.
@@ -83,7 +83,7 @@ class BatchProgress:
 
 @contextmanager
 def seconds_bar(name: str, quiet: bool = False, batch: BatchProgress | None = None) -> Iterator[Progress]:
-    """A bar in seconds of audio; silent where stderr is no terminal.
+    """Shows a bar in seconds of audio; silent where stderr is no terminal.
 
     Args:
         batch: where the song stands among others.
@@ -107,7 +107,7 @@ def seconds_bar(name: str, quiet: bool = False, batch: BatchProgress | None = No
 
 @contextmanager
 def share_bar(name: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
-    """A bar that is told the share that is done, 0 to 1; not there before, nor where stderr is no terminal."""
+    """Shows a bar that is told the share that is done, 0 to 1; not there before, nor where stderr is no terminal."""
     from tqdm import tqdm
 
     shown = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"

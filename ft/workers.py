@@ -31,7 +31,7 @@ def usable_cores() -> int:
 def process_pool(
     jobs: int, initializer: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
-    """A pool of `jobs` spawned processes, which end with this one however that ends.
+    """Gives a pool of `jobs` spawned processes, which end with this one however that ends.
 
     Those of the standard library go on with what they have when this one is killed, and then wait for ever.
 

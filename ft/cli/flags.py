@@ -53,7 +53,7 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
 
 
 def _flags(command: click.Command | None) -> set[str]:
-    """All flags of a command, or of those of a group."""
+    """Gives all flags of a command, or of those of a group."""
     if isinstance(command, click.Group):
         return set().union(*map(_flags, command.commands.values()))
     return {word for option in command.params for word in option.opts} if command is not None else set()
@@ -182,7 +182,7 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 
 def _option(item: Field[Any], annotation: Any) -> Callable[[Decorated], Decorated]:
-    """The flag of a field of type bool, int, float, str, a choice of texts, or one of these or None."""
+    """Gives the flag of a field of type bool, int, float, str, a choice of texts, or one of these or None."""
     metadata = item.metadata
     text = metadata["help"] if metadata["shown"] is None else f"{metadata['help']} [default: {metadata['shown']}]"
     settings: dict[str, Any] = {"help": text, "group": metadata["group"], "metavar": metadata["metavar"]}

@@ -99,7 +99,7 @@ def run_request(request: Request) -> int:
 
 
 def _records(request: Request, models: Sequence[str] | None, work: Work) -> Iterator[SongRecord]:
-    """What becomes of each input, as it does."""
+    """Gives what becomes of each input, as it does."""
     if work.songs:
         with Separator(models, request.options) as separator:
             separate = functools.partial(_separate, request, separator, BatchProgress(len(work.songs)))
@@ -154,7 +154,7 @@ class _Report:
             logger.log(logging.WARNING if is_bad else logging.INFO, sum_line(self.summary))
 
     def _say(self, text: str | bytes) -> None:
-        """A line of results. Where nobody takes them the songs are still done, and the exit code tells."""
+        """Prints a line of results. Where nobody takes them the songs are still done, and the exit code tells."""
         if self._lost:
             return
         try:
@@ -203,7 +203,7 @@ def _check(request: Request) -> None:
 
 
 def _work(request: Request, models: Sequence[str] | None) -> Work:
-    """All that is to be done, with names that were checked. Raises ConfigError and AudioError."""
+    """Gives all that is to be done, with names that were checked. Raises ConfigError and AudioError."""
     options = request.options
     stems = read_config(models[0] if models else None).all_stems
     model = "+".join(map(model_name, models)) if models else model_name(None)

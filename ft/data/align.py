@@ -73,7 +73,7 @@ class Alignment:
 
 
 def stereo_blocks(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[Array]:
-    """The sound of a file in blocks (2, samples); mono in both channels. Raises AudioError."""
+    """Gives the sound of a file in blocks (2, samples); mono in both channels. Raises AudioError."""
     with open_source(path) as source, closing(source.blocks()) as blocks:
         resampler = StreamingResampler(source.info.sample_rate, sample_rate, source.info.channels)
         for block in blocks:
@@ -154,7 +154,7 @@ def aligned_blocks(pair: Pair, alignment: Alignment, size: int = 1 << 16) -> Ite
 
 
 def _delay(pair: Pair, longest: int) -> int:
-    """The delay of the whole song. Raises DataError where none stands out."""
+    """Gives the delay of the whole song. Raises DataError where none stands out."""
     margin = 1 << max(longest - 1, 1).bit_length()
     size, n_fft = 2 * margin, 4 * margin
     cross = np.zeros(2 * margin + 1, np.complex128)

@@ -16,7 +16,7 @@ PAUSE_SHARE, PAUSE_FADE_SECONDS = (0.2, 0.8), 0.05
 
 
 def change_speed(waveform: Waveform, factor: float, samples: int) -> Waveform:
-    """The first `samples` of `waveform` played `factor` times as fast, so higher by 12 log2(factor) semitones.
+    """Gives the first `samples` of `waveform` played `factor` times as fast, so higher by 12 log2(factor) semitones.
 
     `waveform` holds at least `samples * factor` samples; a shorter result is padded with silence.
     """
@@ -62,7 +62,7 @@ def reverberate(rng: np.random.Generator, waveform: Waveform, sample_rate: int) 
 
 
 def pan(rng: np.random.Generator, waveform: Waveform, width: float) -> Waveform:
-    """A stereo `waveform` moved to one side by a random share of at most `width`."""
+    """Gives a stereo `waveform` moved to one side by a random share of at most `width`."""
     side = rng.uniform(-width, width)
     gains = np.array([[min(1.0, 1 - side)], [min(1.0, 1 + side)]], np.float32)
     return waveform * gains if waveform.shape[0] == 2 else waveform
@@ -74,7 +74,7 @@ def mono(waveform: Waveform) -> Waveform:
 
 
 def widen(rng: np.random.Generator, waveform: Waveform, sample_rate: int) -> Waveform:
-    """A stereo `waveform` with a late, softer copy of its middle added on the left and taken from the right.
+    """Gives a stereo `waveform` with a late, softer copy of its middle added on the left and taken from the right.
 
     The middle stays as it is; the copy is what lies beside it, as doubled voices do.
     """
@@ -111,6 +111,6 @@ def waveform_of(spectrum: NDArray[np.complex64], size: int) -> Waveform:
 
 
 def fast_size(samples: int) -> int:
-    """The smallest 2^a or 3 * 2^a that is not less: the FFT of a prime length is slow."""
+    """Gives the smallest 2^a or 3 * 2^a that is not less: the FFT of a prime length is slow."""
     power = 1 << (samples - 1).bit_length()
     return 3 * power // 4 if 3 * power // 4 >= samples else power

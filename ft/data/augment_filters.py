@@ -50,7 +50,7 @@ def equalise(rng: np.random.Generator, waveform: Waveform, most_db: float, sampl
 
 
 def _size(samples: int) -> int:
-    """The smallest even number of factors 2, 3 and 5 of a few forms that is not less."""
+    """Gives the smallest even number of factors 2, 3 and 5 of a few forms that is not less."""
     shift = max(samples.bit_length() - 4, 1)
     return min(part << shift for part in (8, 9, 10, 12, 15, 16) if part << shift >= samples)
 

@@ -49,7 +49,7 @@ class Parts:
         return bool(self.options.pitch or self.options.tempo)
 
     def stretch(self, rng: np.random.Generator) -> Stretch:
-        """A change of tempo and pitch, each with its probability."""
+        """Gives a change of tempo and pitch, each with its probability."""
         options, tempo, semitones = self.options, 1.0, 0.0
         if chance(rng, options.tempo):
             tempo = 1 + float(rng.uniform(-options.tempo_percent, options.tempo_percent)) / 100
@@ -58,7 +58,7 @@ class Parts:
         return Stretch(tempo, semitones)
 
     def stretched(self, waveform: Waveform, change: Stretch, samples: int) -> Waveform:
-        """The first `samples` of a waveform of `change.needed(samples)`."""
+        """Gives the first `samples` of a waveform of `change.needed(samples)`."""
         if not change.changes:
             return augment.fit(waveform, samples)
         return stretch(waveform, change, samples, self.sample_rate)
@@ -81,7 +81,7 @@ class Parts:
         return waveform
 
     def gain(self, rng: np.random.Generator) -> np.float32:
-        """A factor on the level of vocals or instrumental."""
+        """Gives a factor on the level of vocals or instrumental."""
         if not chance(rng, self.options.gain):
             return np.float32(1)
         return np.float32(10 ** (rng.uniform(-self.options.gain_db, self.options.gain_db) / 20))
@@ -156,5 +156,5 @@ def mixed(stems: Mapping[str, Waveform]) -> Waveform:
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:
-    """Whether something of this probability happens; nothing is drawn for 0."""
+    """Says whether something of this probability happens; nothing is drawn for 0."""
     return probability > 0 and float(rng.random()) < probability

@@ -28,7 +28,7 @@ class Stretch:
 
 
 def stretch(waveform: Waveform, change: Stretch, samples: int, sample_rate: int) -> Waveform:
-    """The first `samples` of `waveform` (channels, samples) at another tempo and pitch; silence behind its end.
+    """Gives the first `samples` of `waveform` (channels, samples) at another tempo and pitch; silence behind its end.
 
     By Signalsmith Stretch, which is nonlinear: the stretched sum of two sounds is not the sum of both stretched. Stems
     of one mixture are therefore stretched alone and added.

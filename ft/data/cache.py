@@ -78,7 +78,7 @@ class Manifest:
 
 
 def made_from(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
-    """The values of a configuration that decide what examples are, as {"train.augment.pan": 0.3, ...}."""
+    """Gives the values of a configuration that decide what examples are, as {"train.augment.pan": 0.3, ...}."""
     values: dict[str, Any] = {"stems": data_stems(train, config)}
     values |= {"audio.sample_rate": config.sample_rate, "audio.channels": config.channels}
     front = config.front
@@ -97,7 +97,7 @@ def made_from(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
 
 
 def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first value in which two results of `made_from` differ, in words; None where they agree.
+    """Gives the first value in which two results of `made_from` differ, in words; None where they agree.
 
     A key that one of them lacks has its default there: a later version may know more of them.
 
@@ -114,7 +114,7 @@ def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
 
 
 def read_cache_manifest(folder: Path) -> Manifest:
-    """The manifest of a cache. Raises DataError where there is none, or one of another format."""
+    """Gives the manifest of a cache. Raises DataError where there is none, or one of another format."""
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ class Shard:
 
 
 def open_shard(path: Path, manifest: Manifest) -> Shard:
-    """A shard without its sound. Raises DataError where it is missing, truncated, damaged or of another cache."""
+    """Gives a shard without its sound. Raises DataError where it is missing, truncated, damaged or of another cache."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -220,7 +220,7 @@ class CachedItems:
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def item(self, epoch: int, index: int, frames: int) -> Item:
-        """The example, cut at random to `frames`. Raises DataError where a shard has been lost or damaged."""
+        """Gives the example, cut at random to `frames`. Raises DataError where a shard has been lost or damaged."""
         drawn, facts, samples = self._draw(epoch, index, frames), self.facts, self.samples(frames)
         stems: Stems = {}
         for stem, number in drawn.numbers.items():
@@ -232,7 +232,7 @@ class CachedItems:
         return in_mono(item) if drawn.mono else item
 
     def files(self, epoch: int, index: int, frames: int) -> list[Path]:
-        """The shards that an item is read from."""
+        """Gives the shards that an item is read from."""
         numbers = self._draw(epoch, index, frames).numbers.values()
         return [self.shards[number].path for number in dict.fromkeys(n // self.manifest.per_shard for n in numbers)]
 

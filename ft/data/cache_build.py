@@ -106,7 +106,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 def _manifest(
     items: MixtureItems, folder: Path, examples: int, seconds: float | None, per_shard: int
 ) -> tuple[Manifest, int]:
-    """What the cache is to be, and its STFT frames. Raises DataError where another one is there."""
+    """Says what the cache is to be, and its STFT frames. Raises DataError where another one is there."""
     config, front, train = items.config, items.config.front, items.train
     frames, rate = max(stage.frames for stage in train.stages), config.sample_rate
     if seconds is not None:
@@ -133,7 +133,7 @@ def _manifest(
 
 
 def _frames(front: Front, samples: int) -> int:
-    """The fewest that cover so many samples."""
+    """Gives the fewest that cover so many samples."""
     return max(1, -(-(samples - front.samples(1)) // front.hop_length) + 1)
 
 
@@ -145,7 +145,7 @@ def _missing(folder: Path, manifest: Manifest) -> list[int]:
 
 
 def _is_whole(folder: Path, number: int, manifest: Manifest) -> bool:
-    """Whether a shard is there with every byte as it was written."""
+    """Says whether a shard is there with every byte as it was written."""
     try:
         shard = open_shard(shard_path(folder, number), manifest)
         with shard.path.open("rb") as file:

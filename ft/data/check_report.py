@@ -21,7 +21,7 @@ _COLUMNS = ("files", "hours", "rates", "mono", "clipped", "silent", "unreadable"
 
 
 def as_text(report: Report) -> Iterator[str]:
-    """A table of the folders, then what was found, the worst first, then the rate at which it was read."""
+    """Gives a table of the folders, then what was found, the worst first, then the rate at which it was read."""
     yield from _table(report)
     sections = [
         ("cannot be read", list(report.unreadable.values())),
@@ -72,7 +72,7 @@ def as_text(report: Report) -> Iterator[str]:
 
 
 def as_json(report: Report) -> str:
-    """All that was found. Levels are in dB of full scale, None for silence; shares are of the time, 0 to 1."""
+    """Gives all that was found. Levels are in dB of full scale, None for silence; shares are of the time, 0 to 1."""
     document = {
         "seconds": report.seconds,
         "wall_seconds": report.wall_seconds,
@@ -104,7 +104,7 @@ def as_json(report: Report) -> str:
 
 
 def excluded(report: Report) -> dict[Path, str]:
-    """The tracks to leave out, with the reason: what makes a check fail, and of a leak the side that trains."""
+    """Gives the tracks to leave out, with the reason: what makes a check fail, and of a leak the side that trains."""
     reasons = dict.fromkeys(report.unreadable, "cannot be read")
     reasons |= dict.fromkeys(report.silent, "silent")
     reasons |= {path: f"vocals at {level:.1f} dB" for path, level in report.suspected.items()}

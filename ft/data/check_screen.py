@@ -23,7 +23,7 @@ FLOOR_DB = -100.0
 
 
 def vocals_level(separator: Separator, path: Path, seconds: float, sample: float | None, share: float) -> float:
-    """The level that the predicted vocals exceed in more than a `share` of the time, in dB of the mixture.
+    """Gives the level that the predicted vocals exceed in more than a `share` of the time, in dB of the mixture.
 
     Args:
         separator: of a model that gives vocals.

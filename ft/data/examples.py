@@ -82,7 +82,7 @@ def _read(file: AudioFile, start: int, samples: int) -> Waveform:
 
 @lru_cache(256)
 def _opened(path: Path) -> AudioSource:
-    """What reads a file, found out once: it holds nothing open between two reads."""
+    """Gives what reads a file, found out once: it holds nothing open between two reads."""
     return open_source(path, allow_truncated=True)
 
 
@@ -131,7 +131,7 @@ class MixtureItems:
         self.read: Callable[..., Waveform] = read_crop
 
     def item(self, epoch: int, index: int, frames: int) -> Item:
-        """The item, mixed and augmented; the same for the same arguments and seed.
+        """Gives the item, mixed and augmented; the same for the same arguments and seed.
 
         Args:
             frames: its samples are those that so many cover without padding.
@@ -147,7 +147,7 @@ class MixtureItems:
         return in_mono(item) if chance(rng, self.train.augment.mono) else item
 
     def files(self, epoch: int, index: int, frames: int) -> list[Path]:
-        """The files that an item is made of, found by making it again."""
+        """Gives the files that an item is made of, found by making it again."""
         seen: list[Path] = []
 
         def read(file: AudioFile, *crop: int) -> Waveform:
@@ -160,7 +160,7 @@ class MixtureItems:
         return list(dict.fromkeys(seen))
 
     def _choice(self, rng: np.random.Generator, epoch: int, index: int) -> Music:
-        """An instrumental, stems of several songs or a song: all in turn, or by weight."""
+        """Gives an instrumental, stems of several songs or a song: all in turn, or by weight."""
         if self.music.probabilities is None:
             order = np.random.default_rng((self.train.seed, epoch)).permutation(self.count)
             return self.music.entries[int(order[index % self.count])]
@@ -200,7 +200,7 @@ class MixtureItems:
         return stems, sum(peaks.values())
 
     def _song(self, rng: np.random.Generator, song: Song, samples: int) -> tuple[Stems, float]:
-        """The same crop of all stems, through the same change of speed and the same filter.
+        """Crops all stems at one place, and sends them through one change of speed and one filter.
 
         Beside them the largest factor on the level of a part.
         """

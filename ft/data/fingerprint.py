@@ -82,7 +82,7 @@ class Fingerprinter:
         self._take(block.mean(axis=0), last=False)
 
     def finish(self) -> Fingerprint:
-        """The fingerprint of all that came in; an empty one of silence."""
+        """Gives the fingerprint of all that came in; an empty one of silence."""
         self._take(np.zeros(0, np.float32), last=True)
         if not self._peaks:
             return Fingerprint(np.zeros(0, np.uint32), np.zeros(0, np.int32))
@@ -100,7 +100,7 @@ class Fingerprinter:
             self._find(last)
 
     def _find(self, last: bool) -> None:
-        """The peaks of the rows that have their whole reach around them."""
+        """Gives the peaks of the rows that have their whole reach around them."""
         rows = self._waiting
         end = len(rows) if last else len(rows) - NEAR_FRAMES
         if end <= self._before:
@@ -114,14 +114,14 @@ class Fingerprinter:
 
 
 def fingerprint(waveform: Array, sample_rate: int) -> Fingerprint:
-    """The fingerprint of a whole waveform (channels, samples)."""
+    """Gives the fingerprint of a whole waveform (channels, samples)."""
     printer = Fingerprinter(sample_rate)
     printer.push(waveform)
     return printer.finish()
 
 
 def find_matches(prints: Sequence[Fingerprint]) -> list[Match]:
-    """All pairs of sounds that share a recording, those with the most in common first.
+    """Gives all pairs of sounds that share a recording, those with the most in common first.
 
     Each sound is looked up in an index of those behind it, so that memory is that of the index: 12 bytes a landmark,
     about 2 MB an hour.
@@ -148,7 +148,7 @@ def _matches_of(
     files: NDArray[np.int32],
     frames: NDArray[np.int32],
 ) -> list[Match]:
-    """The matches of one sound with those behind it in the list."""
+    """Gives the matches of one sound with those behind it in the list."""
     start, stop = np.searchsorted(index, each.hashes), np.searchsorted(index, each.hashes, side="right")
     counts = np.where(stop - start > COMMON, 0, stop - start)
     own = np.repeat(each.frames, counts)
@@ -198,7 +198,7 @@ def _landmarks(frames: NDArray[np.int64], bins: NDArray[np.int64]) -> Fingerprin
 
 
 def _sliding_max(rows: Array, reach: int) -> Array:
-    """The maximum of each value and its neighbours up to `reach` rows away on both sides."""
+    """Gives the maximum of each value and its neighbours up to `reach` rows away on both sides."""
     width = 2 * reach + 1
     padded = np.pad(rows, ((reach, reach), (0, 0)))  # magnitudes are not below 0
     covered = 1

@@ -36,7 +36,7 @@ class Items(Protocol):
 
 
 def open_items(config: ModelConfig, train: TrainConfig, scan: Scan | None = None, progress: bool = False) -> Items:
-    """The training items of a configuration: those of `train.cache` where it is set, else mixed from audio files.
+    """Gives the training items of a configuration: those of `train.cache` where it is set, else mixed from audio files.
 
     Args:
         scan: what is known of the files, and where that is kept; None keeps nothing.
@@ -69,7 +69,7 @@ def mixture_items(
 def open_batches(
     items: Items, batching: Batching, epoch: int, numbers: range, workers: int, pin: bool = False
 ) -> Iterator[Batch]:
-    """The batches of an epoch with these `numbers`, in order, read ahead by `workers`; as `load_batches`.
+    """Gives the batches of an epoch with these `numbers`, in order, read ahead by `workers`; as `load_batches`.
 
     Items of audio files are made by processes. A cache is read by threads: that is copying, during which Python is
     free, and what a thread has made need not be moved from another process, which takes longer than making it.

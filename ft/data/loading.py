@@ -100,7 +100,7 @@ class Batching:
 def load_batches(
     items: MixtureItems, batching: Batching, epoch: int, numbers: range, workers: int, pin: bool = False
 ) -> Iterator[Batch]:
-    """The batches of an epoch with these `numbers`, in order.
+    """Gives the batches of an epoch with these `numbers`, in order.
 
     Raises:
         DataError: a file can no longer be read.

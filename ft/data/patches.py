@@ -93,7 +93,7 @@ def folder_name(front: Spectrogram, sample_rate: int, size: int, offset: int, su
 
 
 def read_patch_info(path: Path) -> PatchInfo:
-    """What a patch file holds, without its spectra. Raises DataError for what is none."""
+    """Gives what a patch file holds, without its spectra. Raises DataError for what is none."""
     try:
         with _opened(path) as file:
             names = set(file.files)
@@ -116,7 +116,7 @@ def read_patch_info(path: Path) -> PatchInfo:
 
 
 def _number(array: NDArray[Any]) -> float:
-    """The one real number of an array. Raises ValueError for others."""
+    """Gives the one real number of an array. Raises ValueError for others."""
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise ValueError(f"c is {array.dtype} {array.shape} and not a number")
     return float(array.item())
@@ -124,7 +124,7 @@ def _number(array: NDArray[Any]) -> float:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """The arrays of a file, none of which may be pickled objects; those would run code when they are read."""
+    """Gives the arrays of a file, none of which may be pickled objects; those would run code when they are read."""
     with path.open("rb") as raw, np.lib.npyio.NpzFile(raw, allow_pickle=False) as file:
         yield file
 
@@ -191,7 +191,7 @@ def cut_patches(frames: Iterable[Spec], grid: PatchGrid) -> Iterator[Spec]:
 
 
 def waveform_of(spec: Spec, hop_length: int) -> Array:
-    """The waveform (channels, samples) whose STFT without centring is `spec` (channels, bins, frames).
+    """Gives the waveform (channels, samples) whose STFT without centring is `spec` (channels, bins, frames).
 
     It has n_fft + (frames - 1) * hop_length samples. Least squares (Griffin and Lim, "Signal estimation from modified
     short-time Fourier transform", IEEE Trans. ASSP 32, 1984), so that a piece of an STFT is met to rounding errors.

@@ -188,7 +188,7 @@ def _single(folder: Path, kind: Kind) -> list[Pair]:
 
 
 def _write_song(song: Pair, alignment: Alignment | None, target: Path, kind: Kind, grid: PatchGrid) -> int:
-    """The number of patches that were written."""
+    """Writes the patches of a song and counts them."""
 
     def blocks() -> Iterator[Array]:
         """Of a pair four channels: the mixture's and the instrumental's."""
@@ -237,7 +237,7 @@ def _write_part(blocks: Callable[[], Iterator[Array]], stem: Path, kind: Kind, g
 
 
 def _sounds(folder: Path) -> list[Path]:
-    """All audio files and films below a folder, sorted. Raises DataError where there is no such folder."""
+    """Gives all audio files and films below a folder, sorted. Raises DataError where there is no such folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with audio files")
     suffixes = AUDIO_SUFFIXES | MEDIA_SUFFIXES
@@ -258,5 +258,5 @@ def _distinct(pairs: list[Pair]) -> list[Pair]:
 
 
 def _name(path: Path, root: Path) -> str:
-    """What is below `root` as one name."""
+    """Gives what is below `root` as one name."""
     return "_".join(path.relative_to(root).parts) or root.resolve().name

@@ -48,7 +48,7 @@ class AudioFile:
 
 
 def audio_files(folder: str | Path) -> list[Path]:
-    """All files below `folder` that separation reads, sorted; without PyAV a warning says what that leaves out.
+    """Gives all files below `folder` that separation reads, sorted; without PyAV a warning says what that leaves out.
 
     Raises:
         DataError: no such folder, or nothing in it.
@@ -72,7 +72,7 @@ def audio_files(folder: str | Path) -> list[Path]:
 
 
 def _once_each(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """The files without those that FFmpeg would read of a song that is there in another format too, and without
+    """Gives the files without those that FFmpeg would read of a song that is there in another format too, and without
     stems in one file, whose first track is the mixture."""
     there = {(path.parent, path.stem.lower()) for path in files if path.suffix.lower() in AUDIO_SUFFIXES}
     kept = [
@@ -100,7 +100,7 @@ def unread_media(files: Sequence[Path]) -> dict[Path, str]:
 
 
 def patch_files(folder: str | Path) -> list[Path]:
-    """All patch files (`ft.data.patches`) below `folder`, sorted; none where there is no such folder."""
+    """Gives all patch files (`ft.data.patches`) below `folder`, sorted; none where there is no such folder."""
     return sorted(path for path in files_below(folder) if path.name.endswith(SUFFIX))
 
 
@@ -120,7 +120,7 @@ class Scan:
             self.known = _known(cache)
 
     def read(self, paths: Sequence[Path], need_peak: bool, progress: bool = False) -> list[AudioFile]:
-        """The files, opened once each; videos without sound are left out with a warning.
+        """Gives the files, opened once each; videos without sound are left out with a warning.
 
         Of a file that ends before its header says, what is there is taken.
 
@@ -161,7 +161,7 @@ class Scan:
         return AudioFile(path, samples, info.sample_rate, peak, by_libsndfile=by_libsndfile)
 
     def _once(self, path: Path, what: str, find_out: Callable[[Path], float]) -> float:
-        """What is kept of the file, or found out now."""
+        """Gives what is kept of the file, or found out now."""
         stat = path.stat()
         key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{what}"
         if key not in self.known:
@@ -169,7 +169,7 @@ class Scan:
         return self.known[key][0]
 
     def read_patch(self, path: Path) -> dict[str, AudioFile]:
-        """What a patch file holds, opened once: `mixture` and of a pair `instrumental`. Raises DataError."""
+        """Gives what a patch file holds, opened once: `mixture` and of a pair `instrumental`. Raises DataError."""
         info = read_patch_info(path)
         hop_length, samples = check_geometry(path, info, self.config)
         arrays: dict[str, Literal["X", "Y"]] = {"mixture": "X", **({"instrumental": "Y"} if info.is_pair else {})}
@@ -208,7 +208,7 @@ def _count(file: Path) -> int:
 
 
 def _known(cache: Path) -> dict[str, list[float]]:
-    """What a scan kept; nothing where the file is damaged, as all of it can be found out again."""
+    """Gives what a scan kept; nothing where the file is damaged, as all of it can be found out again."""
     try:
         values = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -228,7 +228,7 @@ def _resampled(file: Path, resampler: StreamingResampler) -> Iterator[Array]:
 
 
 def source_files(source: Source) -> list[Path]:
-    """The files of a source, sorted; of its stems where it names some. Raises DataError where there is none."""
+    """Gives the files of a source, sorted; of its stems where it names some. Raises DataError where there is none."""
     files = audio_files(source.folder)
     if not source.stems:
         return files

@@ -42,7 +42,7 @@ class Song:
         return next(iter(self.files.values()))
 
     def peak(self, stem: str | None = None) -> float:
-        """The largest magnitude that the mixture or a stem can have; 0 where it is not known."""
+        """Gives the largest magnitude that the mixture or a stem can have; 0 where it is not known."""
         if stem is None and MIXTURE in self.files:
             names: Collection[str] = [MIXTURE]
         else:
@@ -60,7 +60,7 @@ class Remix:
     others: tuple[Pool[AudioFile], ...]
 
     def draw(self, rng: np.random.Generator) -> list[Song]:
-        """The file and one of each other, which may be of any song."""
+        """Gives the file and one of each other, which may be of any song."""
         files = [self.file, *(pool.draw(rng) for pool in self.others)]
         return [Song.of(name, file) for name, file in zip(self.names, files, strict=True)]
 
@@ -153,7 +153,7 @@ def _check_songs(source: Source, names: Sequence[str], config: ModelConfig) -> N
 def pool_from_sources(
     sources: Sequence[Source], scan: Scan, need_peak: bool = False, progress: bool = False
 ) -> Pool[AudioFile]:
-    """The files of several folders, of audio or of patches, with their probabilities. Raises DataError."""
+    """Gives the files of several folders, of audio or of patches, with their probabilities. Raises DataError."""
     groups = []
     for source in sources:
         found = _sounds(source, scan, need_peak, progress)
@@ -162,14 +162,14 @@ def pool_from_sources(
 
 
 def _sounds(source: Source, scan: Scan, need_peak: bool, progress: bool) -> Sequence[AudioFile | Song]:
-    """What a folder holds; one with patch files is a folder of these, in which those with `Y` are pairs."""
+    """Gives what a folder holds; one with patch files is a folder of these, in which those with `Y` are pairs."""
     if patches := patch_files(source.folder):
         return [_of_patch(scan.read_patch(path)) for path in patches]
     return scan.read(source_files(source), need_peak, progress)
 
 
 def _of_patch(files: Mapping[str, AudioFile]) -> AudioFile | Song:
-    """A pair, or music or vocals alone."""
+    """Gives a pair, or music or vocals alone."""
     return Song(files, _recipes(files, STEMS, None)) if len(files) > 1 else files[MIXTURE]
 
 
@@ -266,14 +266,14 @@ def _found_songs(source: Source, names: Sequence[str]) -> Iterator[tuple[Path, d
 
 
 def _song_stems(folder: Path, found: Collection[str], names: Sequence[str], rest: str | None) -> dict[str, Signs]:
-    """How a song's stems are made of its files. Raises DataError where they cannot be."""
+    """Says how a song's stems are made of its files. Raises DataError where they cannot be."""
     stems = _recipes(found, names, rest)
     check_stems(folder, found, [name for name in names if not stems[name]])
     return stems
 
 
 def _recipes(found: Collection[str], names: Sequence[str], rest: str | None) -> dict[str, Signs]:
-    """How stems are made of what there is, where they can be."""
+    """Says how stems are made of what there is, where they can be."""
     if {MIXTURE, INSTRUMENTAL} <= {*found} and {*names} == {*STEMS}:
         found = [name for name in found if name != VOCALS]  # the mixture stays as it is, also where it was mastered
     stems: dict[str, Signs] = {name: recipe(name, found) for name in names}

@@ -34,7 +34,7 @@ def exit_code(evaluation: Evaluation) -> int:
 
 
 def report_lines(evaluation: Evaluation) -> Iterator[str]:
-    """The table, what was left out of it, and what its columns are."""
+    """Gives the table, what was left out of it, and what its columns are."""
     read = [song for song in evaluation.songs if song.error is None]
     shown = shown_metrics(evaluation.options.metrics)
     if read:

@@ -70,7 +70,7 @@ class SongSound:
 
 
 def find_song_folders(folders: Sequence[Path]) -> list[SongFolder]:
-    """The songs in folders, each itself a song or searched with all that is in it; sorted, each once.
+    """Gives the songs in folders, each itself a song or searched with all that is in it; sorted, each once.
 
     A song is a folder that holds audio whose name stands for mixture, vocals or instrumental (`ft.stems`). Where two
     would have one name, the folder they were found in stands before it, or if that is not enough the whole path.
@@ -193,7 +193,7 @@ def _search(folder: Path) -> Iterator[Path]:
 
 
 def _by_stem(folder: Path, stem_of_name: Callable[[str], str | None]) -> Found:
-    """The audio files of a folder, but for hidden ones. Raises AudioError for a folder not to be read."""
+    """Gives the audio files of a folder, but for hidden ones. Raises AudioError for a folder not to be read."""
     found: Found = {}
     for path in sorted(_listed(folder)):
         audio = path.suffix.lower() in AUDIO_SUFFIXES | MEDIA_SUFFIXES and not path.name.startswith(".")
@@ -203,7 +203,7 @@ def _by_stem(folder: Path, stem_of_name: Callable[[str], str | None]) -> Found:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in a folder, nothing where it is none. Raises AudioError for one not to be read."""
+    """Gives what is in a folder, nothing where it is none. Raises AudioError for one not to be read."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):

@@ -194,7 +194,7 @@ def _sung_units(library: Path, audio: Path, files: tuple[SourceFile, ...], minut
 
 
 def share_seconds(total: float, lengths: list[float]) -> list[float]:
-    """How long each voice sings: all the same, but none more than four times as long as it was recorded.
+    """Says how long each voice sings: all the same, but none more than four times as long as it was recorded.
 
     >>> share_seconds(100, [5, 100, 100])
     [20.0, 40.0, 40.0]

@@ -24,7 +24,7 @@ INSTALL = 'pip install "frame-transformer[train]"'
 
 
 def missing() -> str | None:
-    """What is missing to render MIDI files, in one line; None where nothing is."""
+    """Gives what is missing to render MIDI files, in one line; None where nothing is."""
     if importlib.util.find_spec("symusic") is None:
         return f"symusic is not installed ({INSTALL})"
     return None

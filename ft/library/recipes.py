@@ -37,7 +37,7 @@ def save(library: Path, path: str, waveform: np.ndarray, source: str, licence: s
 
 
 def music(library: Path, path: str, track: Path, source: str, licence: str) -> list[Written]:
-    """A piece of music in stereo; nothing where it is shorter than 20 seconds. Removes `track`."""
+    """Writes a piece of music in stereo; nothing where it is shorter than 20 seconds. Removes `track`."""
     waveform = read(track)
     track.unlink()
     if len(waveform) < MUSIC_SECONDS * SAMPLE_RATE:
@@ -47,7 +47,7 @@ def music(library: Path, path: str, track: Path, source: str, licence: str) -> l
 
 
 def voice(library: Path, folder: str, audio: Path, file: SourceFile) -> list[Written]:
-    """A voice as it is."""
+    """Writes a voice as it is."""
     path = f"{folder}/{voice_name(file)}.wav"
     return [save(library, path, read(audio / file.path), file.path, file.licence)]
 
@@ -70,7 +70,7 @@ def synthesised(library: Path, audio: Path, file: SourceFile, seconds: float, so
 
 
 def song(library: Path, audio: Path, name: str, licence: str) -> list[Written]:
-    """A song to train on: its instrumental, what that is made of, and its vocals without their pauses."""
+    """Writes a song to train on: its instrumental, what that is made of, and its vocals without their pauses."""
     vocals, drums, other = (read(audio / f"eif/{name}/{stem}.ogg") for stem in ("vocals", "drums", "other"))
     folder, source = "train/instrumentals", f"eif/{name}"
     return [
@@ -91,7 +91,7 @@ def crossed_song(library: Path, audio: Path, beat: str, tune: str, licence: str)
 
 
 def pair(library: Path, folder: str, audio: Path, name: str, licence: str) -> list[Written]:
-    """A song as it is, in float: the mixture is exactly the sum of the stems."""
+    """Writes a song as it is, in float: the mixture is exactly the sum of the stems."""
     vocals, drums, other = (read(audio / f"eif/{name}/{stem}.ogg") for stem in ("vocals", "drums", "other"))
     instrumental = drums + other
     waveforms = {"mixture": instrumental + vocals, "instrumental": instrumental, "vocals": vocals}

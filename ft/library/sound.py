@@ -15,7 +15,7 @@ SAMPLE_RATE = 44_100
 
 
 def read(path: Path) -> np.ndarray:
-    """The file at 44.1 kHz, `(samples, channels)` float32."""
+    """Gives the file at 44.1 kHz, `(samples, channels)` float32."""
     try:
         waveform, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -47,7 +47,7 @@ def write(waveform: np.ndarray, target: Path, subtype: str = "PCM_16") -> float:
 def without_silence(
     waveform: np.ndarray, threshold_db: float = -50.0, longest_seconds: float = 1.0, kept_seconds: float = 0.25
 ) -> np.ndarray:
-    """The waveform without silences longer than `longest_seconds`, so that no random segment of it is empty.
+    """Gives the waveform without silences longer than `longest_seconds`, so that no random segment of it is empty.
 
     Silent are blocks of 20 ms whose energy is `threshold_db` below that of the loudest. `kept_seconds` of a silence
     stay at either end, with fades of 5 ms, so that a note or a breath dies away as it did.

@@ -67,7 +67,7 @@ class Sources:
 
 
 def load_sources(path: Path | None = None) -> Sources:
-    """The list of sources in `path`, or the one that comes with this package."""
+    """Gives the list of sources in `path`, or the one that comes with this package."""
     listed = path or resources.files("ft.library").joinpath("sources.yaml")
     table: dict[str, Any] = yaml.safe_load(listed.read_text("utf-8"))
     packages = tuple(_package(entry) for entry in table["packages"])

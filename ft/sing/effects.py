@@ -76,7 +76,7 @@ def compressed(waveform: np.ndarray, sample_rate: int, ratio: float) -> np.ndarr
 
 
 def produced(waveform: np.ndarray, sample_rate: int, room: Room, rng: np.random.Generator) -> np.ndarray:
-    """The effects of `room` on `(2, samples)`; as long as before."""
+    """Gives the effects of `room` on `(2, samples)`; as long as before."""
     waveform = compressed(waveform.astype(np.float32), sample_rate, room.ratio)
     dry = waveform.copy()
     if room.chorus_db is not None:

@@ -90,7 +90,7 @@ def phrases(rng: np.random.Generator, centre: float, verse: bool = False) -> Ite
 
 
 def _with_run(rng: np.random.Generator, notes: list[Note], root: int, scale: tuple[int, ...]) -> list[Note]:
-    """The longest note broken into a run down (or up) the scale on one syllable, as singers ornament it."""
+    """Gives the longest note broken into a run down (or up) the scale on one syllable, as singers ornament it."""
     at = max(range(len(notes)), key=lambda index: notes[index].seconds)
     note = notes[at]
     steps = int(rng.integers(3, 6))

@@ -96,7 +96,7 @@ class _Chooser:
         self.after = int(rng.integers(len(syllables)))
 
     def next(self, notes: list[Note]) -> int:
-        """The syllable for a group of notes."""
+        """Gives the syllable for a group of notes."""
         steps = (np.arange(len(self.pitches)) - self.after) % len(self.pitches)
         cost = np.minimum(steps, 8) * (0.5 if self.near else 1.0)
         cost = cost + self.near * 2.0 * np.maximum(np.abs(self.pitches - notes[0].pitch) - FREE_SHIFT_SEMITONES, 0)
@@ -110,7 +110,7 @@ class _Chooser:
         return index
 
     def gain_db(self, index: int) -> float:
-        """What brings a syllable to the loudness of the others."""
+        """Gives what brings a syllable to the loudness of the others."""
         return float(self.gains[index])
 
 

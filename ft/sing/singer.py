@@ -64,7 +64,7 @@ def sing(voice: Voice, seconds: float, rng: np.random.Generator, sung: bool = Fa
 
 
 def _centre(voice: Voice, style: Style, rng: np.random.Generator, sung: bool) -> float:
-    """The pitch (MIDI) that the melody lies around: what a speaker sings comfortably, or where the notes are."""
+    """Gives the pitch (MIDI) that the melody lies around: what a speaker sings comfortably, or where the notes are."""
     pitches = 12 * np.log2(voice.f0[voice.f0 > 0] / 440) + 69
     if sung:
         low, high = np.percentile(pitches, [20, 80])
@@ -76,7 +76,7 @@ def _centre(voice: Voice, style: Style, rng: np.random.Generator, sung: bool) ->
 
 
 def _treble_db(recording: np.ndarray, sample_rate: int) -> float:
-    """The share of 8 to 12 kHz in the energy of a recording."""
+    """Gives the share of 8 to 12 kHz in the energy of a recording."""
     blocks = recording[: len(recording) // 2048 * 2048].reshape(-1, 2048)
     power = np.square(np.abs(np.fft.rfft(blocks * np.hanning(2048)))).sum(axis=0)
     frequencies = np.fft.rfftfreq(2048, 1 / sample_rate)

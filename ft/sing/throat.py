@@ -67,7 +67,7 @@ def render(voice: Voice, score: Score, style: Style, rng: np.random.Generator, c
 
 
 def _moved(envelope: np.ndarray, factor: float) -> np.ndarray:
-    """The envelope (dB) of a throat `1 / factor` as long."""
+    """Gives the envelope (dB) of a throat `1 / factor` as long."""
     if abs(factor - 1) < 0.002:
         return envelope
     bins = envelope.shape[1]
@@ -125,12 +125,12 @@ def _ripple(frames: int, bins: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean of `width` (odd) values around each."""
+    """Gives the mean of `width` (odd) values around each."""
     return np.convolve(np.pad(values, width // 2, mode="edge"), np.ones(width) / width, mode="valid")
 
 
 def _sung_gain_db(envelope_db: np.ndarray, frequencies: np.ndarray, style: Style) -> np.ndarray:
-    """What brings the mean of recorded vowels to the spectrum of sung ones, for each bin."""
+    """Gives what brings the mean of recorded vowels to the spectrum of sung ones, for each bin."""
     mean = np.exp(envelope_db * np.float32(np.log(10) / 10)).mean(axis=0).astype(np.float64)
     centres, gains = [], []
     for low, high, wanted in zip(BAND_EDGES_HZ, BAND_EDGES_HZ[1:], BAND_DB, strict=False):

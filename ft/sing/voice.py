@@ -53,7 +53,7 @@ class Voice:
 
 
 def load_world() -> Any:
-    """The compiled part of pyworld.
+    """Gives the compiled part of pyworld.
 
     The package around it imports `pkg_resources`, which setuptools 82 and later no longer have and which this needs
     nothing of, so the compiled module is loaded by itself.
@@ -153,7 +153,7 @@ def _peaks(values: np.ndarray, distance: int, depth: float) -> list[int]:
 
 
 def _closed(mask: np.ndarray, most: int) -> np.ndarray:
-    """The mask with gaps of up to `most` filled: lips that close for a stop are part of the syllable."""
+    """Gives the mask with gaps of up to `most` filled: lips that close for a stop are part of the syllable."""
     edges = np.flatnonzero(np.diff(np.concatenate([[1], mask.astype(int), [1]])))
     filled = mask.copy()
     for start, end in edges.reshape(-1, 2):
@@ -166,7 +166,7 @@ def _lowest(values: np.ndarray, start: int, end: int) -> int:
 
 
 def _run(mask: np.ndarray, inside: int, first: int, last: int) -> tuple[int, int]:
-    """The longest run `[start, end)` of true values that holds `inside`, within `[first, last]`."""
+    """Gives the longest run `[start, end)` of true values that holds `inside`, within `[first, last]`."""
     before = np.flatnonzero(~mask[first:inside])
     after = np.flatnonzero(~mask[inside : last + 1])
     start = first + int(before[-1]) + 1 if len(before) else first

@@ -34,7 +34,7 @@ class WeightAverage:
         self._counted = [pair for pair in pairs if not (pair[1].is_floating_point() or pair[1].is_complex())]
 
     def state(self) -> dict[str, Tensor]:
-        """The average by the names of the network's parameters."""
+        """Gives the average by the names of the network's parameters."""
         return self.values or self.network.state_dict()
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The average in the network's place, in eval mode; the network's own weights return at the end."""
+        """Gives the average in the network's place, in eval mode; the network's own weights return at the end."""
         kept = [value.clone() for value in self._own]
         self.network.eval()
         with torch.no_grad():

@@ -80,7 +80,7 @@ class Board:
         self._writer.close()
 
     def _sound(self, name: str, waveform: NDArray[np.float32], step: int) -> None:
-        """A waveform (channels, samples) as 16-bit WAV; what goes beyond full scale is clipped."""
+        """Gives a waveform (channels, samples) as 16-bit WAV; what goes beyond full scale is clipped."""
         import soundfile
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -92,7 +92,7 @@ def check_task(config: ModelConfig, train: TrainConfig) -> None:
 
 
 def check_device(name: str) -> str:
-    """The device `auto`, `cpu` or `cuda[:N]` as torch spells it. Raises ConfigError for the name of no device.
+    """Gives the device `auto`, `cpu` or `cuda[:N]` as torch spells it. Raises ConfigError for the name of no device.
 
     >>> check_device("CUDA:0")
     'cuda:0'

@@ -68,7 +68,7 @@ def add_noise(clean: Tensor, options: Denoise, generator: torch.Generator | None
 
 
 def silent_loss(options: Denoise) -> float:
-    """What an estimate of no noise scores in training: E |e| = sigma sqrt(2 / pi).
+    """Gives what an estimate of no noise scores in training: E |e| = sigma sqrt(2 / pi).
 
     >>> round(silent_loss(Denoise(sigma=0.4)), 4)
     0.3192

@@ -81,7 +81,7 @@ class Group:
 
 @contextlib.contextmanager
 def processes(device: str) -> Iterator[Group]:
-    """The group that the environment of `torchrun` names, or this process alone.
+    """Gives the group that the environment of `torchrun` names, or this process alone.
 
     Raises:
         ConfigError: the device is not there, or not one for each process.
@@ -118,7 +118,7 @@ def _device_of_process(name: str, local_rank: int) -> torch.device:
 
 
 def select_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda[:N]`. Raises ConfigError for a GPU that is not there."""
+    """Gives the device for `auto`, `cpu` or `cuda[:N]`. Raises ConfigError for a GPU that is not there."""
     name = check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -129,12 +129,12 @@ def select_device(name: str) -> torch.device:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that is sharded over the processes, each of which must ask for it; any other as it is."""
+    """Gives all of a tensor that is sharded over the processes, each of which must ask for it; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, sharing its memory."""
+    """Gives what this process holds of a tensor, sharing its memory."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 

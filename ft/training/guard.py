@@ -39,7 +39,7 @@ class Guard:
         self.in_a_row = 0
 
     def passes(self, loss: float, norm: float, scale: float | None) -> bool:
-        """Whether the step may be taken: both are finite.
+        """Says whether the step may be taken: both are finite.
 
         Args:
             norm: of the gradient, before it is clipped.
@@ -57,7 +57,7 @@ class Guard:
         return False
 
     def refuse(self, what: str, step: int, epoch: int, suspects: Sequence[str]) -> str:
-        """The line to log for a batch that is skipped.
+        """Gives the line to log for a batch that is skipped.
 
         Args:
             what: e.g. `the loss is nan`.
@@ -98,7 +98,7 @@ class Guard:
 
 
 def some(names: Sequence[str], most: int = MOST_NAMED) -> str:
-    """The first names, and how many more there are.
+    """Gives the first names, and how many more there are.
 
     >>> some(["1", "2", "3"], most=2)
     '1, 2 and 1 more'

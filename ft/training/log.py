@@ -62,7 +62,7 @@ class TrainingLog:
 
 
 def _step(line: str) -> float:
-    """The step of a line; infinity for one that is not whole."""
+    """Gives the step of a line; infinity for one that is not whole."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -35,7 +35,7 @@ def new_network(
     source: str | None,
     items: Items | None = None,
 ) -> SeparationNetwork:
-    """The network where it will train: all of it on this process's device, or this process's share of it.
+    """Gives the network where it will train: all of it on this process's device, or this process's share of it.
 
     Args:
         source: what to load the weights from, as `train.init_from` has it.
@@ -74,5 +74,5 @@ def load_weights(network: nn.Module, source: str) -> None:
 
 
 def has_unused(network: SeparationNetwork) -> bool:
-    """Whether there are parameters that never get a gradient."""
+    """Says whether there are parameters that never get a gradient."""
     return any(network.is_unused(name) for name, _ in network.named_parameters())

@@ -50,7 +50,7 @@ def check_saved(path: Path, facts: Mapping[str, Any], config: ModelConfig, train
 
 
 def _of_first_format(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The meaning that a state holds, whichever format it was written in."""
+    """Gives the meaning that a state holds, whichever format it was written in."""
     if "model.mask_stem" not in saved:
         return saved
     audio = {key.removeprefix("audio."): value for key, value in saved.items() if key.startswith("audio.")}

@@ -97,7 +97,7 @@ def dry_run_from_yaml(
 
 
 def compute_threads(threads: int | None, workers: int, most: int) -> tuple[int, str]:
-    """How many threads compute, and why.
+    """Says how many threads compute, and why.
 
     Processes that load items run all the time as well. Where more threads than cores wait for each other at the end of
     every operation, a step takes many times as long as with one thread. What else runs is not counted: a run that is
@@ -136,6 +136,6 @@ def computing(threads: int | None, workers: int, rank: int = 0) -> Iterator[None
 
 
 def _configuration(source: str, assignments: Sequence[str]) -> tuple[ModelConfig, TrainConfig]:
-    """The model and the training of a YAML file or preset. Raises ConfigError."""
+    """Gives the model and the training of a YAML file or preset. Raises ConfigError."""
     values = override(load_yaml(source), assignments)
     return model_config_from_yaml(values, source), train_config_from_yaml(values, source)

@@ -23,7 +23,7 @@ class Schedule:
     power: float = 1.0
 
     def __call__(self, step: int) -> float:
-        """The rate at `step`.
+        """Gives the rate at `step`.
 
         >>> rates = Schedule(base=1e-4, warmup_steps=10, decay_steps=20)
         >>> [f"{rates(step):.3g}" for step in (0, 1, 10, 11, 29, 30, 99)]

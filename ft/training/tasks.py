@@ -40,7 +40,7 @@ class Task(Protocol):
         ...
 
     def validation_loss(self, network: Network, batch: Batch, autocast: Autocast, index: int = 0) -> Loss:
-        """What is followed in validation. Random numbers of the training run are neither drawn nor moved.
+        """Gives what is followed in validation. Random numbers of the training run are neither drawn nor moved.
 
         Args:
             index: of the item in its set; what is drawn for it follows from this, the same at every validation.
@@ -49,7 +49,7 @@ class Task(Protocol):
 
 
 def make_task(train: TrainConfig, config: ModelConfig) -> Task:
-    """The task that `train.task` names. Raises ConfigError where it does not go with the model (`check_task`)."""
+    """Gives the task that `train.task` names. Raises ConfigError where it does not go with the model (`check_task`)."""
     check_task(config, train)
     if train.task == "denoise":
         from ft.training.denoise import DenoiseTask
@@ -69,7 +69,7 @@ class SeparationTask:
         self.objective = Objective(config, train.losses)
 
     def loss(self, network: Network, batch: Batch, autocast: Autocast) -> Loss:
-        """The weighted losses of `train.losses`."""
+        """Gives the weighted losses of `train.losses`."""
         mixture, level = mixture_of(batch, self.signal)
         targets = self.signal.transformed(true_stems(batch, self.config.stems))
         x = self.signal.inputs(mixture, level)
@@ -79,7 +79,7 @@ class SeparationTask:
         return Loss.from_parts(self.objective.parts(result, targets, mixture, level))
 
     def validation_loss(self, network: Network, batch: Batch, autocast: Autocast, index: int = 0) -> Loss:
-        """The same; nothing is drawn for it."""
+        """Gives `loss` of a batch of validation; nothing is drawn for it."""
         return self.loss(network, batch, autocast)
 
 

@@ -105,7 +105,7 @@ class Trainer:
         self.log = TrainingLog(self.folder.writable, self._board if train.tensorboard else None)
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The context in which the network runs."""
+        """Gives the context in which the network runs."""
         dtype = DTYPES[self.train.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
@@ -216,7 +216,7 @@ class Trainer:
         return self.batching(stage).keys(self.position.epoch, batch)
 
     def batches(self, stage: Stage, count: int) -> Iterator[Batch]:
-        """The next `count` micro-batches of this epoch."""
+        """Gives the next `count` micro-batches of this epoch."""
         first = self.position.items // (stage.batch_size * self.group.size)
         numbers, pin = range(first, first + count), self.device.type == "cuda"
         return open_batches(
@@ -374,7 +374,7 @@ class Trainer:
         return scores
 
     def save(self) -> None:
-        """The averaged model, and all that `resume` needs."""
+        """Saves the averaged model, and all that `resume` needs."""
         if self.folder.path is None:
             return
         self.folder.save_model(LAST, self.average, self.position.step, {})

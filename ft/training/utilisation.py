@@ -99,7 +99,7 @@ class StepClock:
         self._started = time.perf_counter()
 
     def next(self, batches: Iterator[Value]) -> Value:
-        """The next batch; waiting for it counts. Raises StopIteration."""
+        """Gives the next batch; waiting for it counts. Raises StopIteration."""
         started = time.perf_counter()
         batch = next(batches)
         self.waited += time.perf_counter() - started
@@ -111,7 +111,7 @@ class StepClock:
         self.steps, self.items, self.flops = self.steps + 1, self.items + items, self.flops + flops
 
     def values(self, rate: float) -> dict[str, float]:
-        """What is logged, where `rate` is the device's matrix rate per second."""
+        """Gives what is logged, where `rate` is the device's matrix rate per second."""
         seconds = max(self.seconds, 1e-9)
         return {
             "seconds_per_step": round(seconds / max(self.steps, 1), 4),

@@ -104,7 +104,7 @@ class Validation:
                 logger.warning("step %d: nothing to hear on TensorBoard: %s", step, error)
 
     def _together(self, own: Sequence) -> list:
-        """The values of all processes, in the order of the data."""
+        """Gives the values of all processes, in the order of the data."""
         if self.step == 1:
             return list(own)
         rounds = itertools.zip_longest(*self.group.gather(list(own)))
@@ -112,7 +112,7 @@ class Validation:
 
 
 def score(scores: Mapping[str, float], stems: Sequence[str]) -> float:
-    """What the best network is the best in; higher is better, and -inf where any of the scores is not finite.
+    """Scores a network, by which the best one is kept; higher is better, and -inf where any of the scores is not finite.
 
     The mean SDR of `stems` of songs is what is wanted; without songs, the loss on the mixed set, as in the original, or
     pairs.
@@ -128,14 +128,14 @@ def score(scores: Mapping[str, float], stems: Sequence[str]) -> float:
 def item_losses(
     task: Task, network: Network, items: Iterable[tuple[int, Item]], device: torch.device, autocast: Autocast
 ) -> list[float]:
-    """The task's loss of each item, which comes with its index in its set."""
+    """Gives the task's loss of each item, which comes with its index in its set."""
     return [
         task.validation_loss(network, collate([item]).to(device), autocast, index).value.item() for index, item in items
     ]
 
 
 def _mean(values: Sequence[float], worst: float) -> float:
-    """The mean, or `worst` where one of the values is not finite: such a network is not to look better by it."""
+    """Gives the mean, or `worst` where one of the values is not finite: such a network is not to look better by it."""
     return float(np.mean(values)) if all(map(math.isfinite, values)) else worst
 
 
