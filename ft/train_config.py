@@ -76,7 +76,7 @@ class Stage:
 
     @property
     def items(self) -> int:
-        """Of an optimizer step of one process."""
+        """Items of an optimizer step of one process."""
         return self.batch_size * self.accumulation
 
 
@@ -99,7 +99,7 @@ class VoxAug:
     mixup_alpha: float = 0.4
     """Both parameters of the Beta distribution that blends."""
     force: bool = True
-    """Of real songs all but the vocals is taken, so that vocals are always mixed in."""
+    """Takes all but the vocals of real songs, so that vocals are always mixed in."""
 
     def __post_init__(self) -> None:
         share(self, "skip_vocals", "drop_vocals", "swap_channels", "mute_channel", "second_vocal", "mixup")

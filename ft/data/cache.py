@@ -54,16 +54,16 @@ class Manifest:
     examples: int
     per_shard: int
     samples: int
-    """Of each example."""
+    """Counts the samples of each example."""
     channels: int
     seed: int
-    """With which crops and augmentation were drawn."""
+    """Crops and augmentation were drawn with it."""
     made_from: dict[str, Any]
     format: int = FORMAT
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """Of each example, the vocals last."""
+        """Names the stems of each example, the vocals last."""
         return tuple(self.made_from["stems"])
 
     @property
@@ -135,7 +135,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 @dataclass(frozen=True)
 class Shard:
-    """Where in its file the stems of a shard begin, and what is known of each of its examples."""
+    """Says where in its file the stems of a shard begin, and what is known of each example."""
 
     path: Path
     offsets: dict[str, int]
@@ -171,9 +171,9 @@ class _Drawn:
     """What was drawn for an example."""
 
     numbers: dict[str, int]
-    """Of the examples that give the stems."""
+    """Numbers of the examples that give the stems."""
     level: int
-    """Of the one that gives the level of the vocals."""
+    """Number of the one that gives the level of the vocals."""
     starts: dict[str, int]
     """First samples of the stems."""
     swaps: frozenset[str]

@@ -191,7 +191,7 @@ def _write_song(song: Pair, alignment: Alignment | None, target: Path, kind: Kin
     """Writes the patches of a song and counts them."""
 
     def blocks() -> Iterator[Array]:
-        """Of a pair four channels: the mixture's and the instrumental's."""
+        """Gives four channels of a pair: the mixture's and the instrumental's."""
         if alignment is None:
             yield from stereo_blocks(song.mixture)
         else:

@@ -42,7 +42,7 @@ class AudioFile:
     peak: float | None = None
     """Largest magnitude of its spectrogram at the model's rate, or sample; known where the scale is the track's."""
     patch: PatchPart | None = None
-    """Of a patch file, what is meant of it; its samples and rate are those of the waveform that it stands for."""
+    """Says what is meant of a patch file; its samples and rate are those of the waveform that it stands for."""
     by_libsndfile: bool = True
     """Whether libsndfile reads it, at any place at once; otherwise it is read as `open_source` chooses."""
 
@@ -89,7 +89,7 @@ def _once_each(folder: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def unread_media(files: Sequence[Path]) -> dict[Path, str]:
-    """Those of which the suffix says that FFmpeg reads them, and why it does not, where PyAV is missing."""
+    """Finds the files that only FFmpeg reads, and says why it does not where PyAV is missing."""
     media = [path for path in files if path.suffix.lower() in MEDIA_SUFFIXES]
     try:
         if media:

@@ -55,7 +55,7 @@ class Remix:
     """A file of a stem, and pools of which one file each is added to it."""
 
     names: tuple[str, ...]
-    """Of its stem and theirs; equal ones become one sound."""
+    """Names of its stem and theirs; equal ones become one sound."""
     file: AudioFile
     others: tuple[Pool[AudioFile], ...]
 

@@ -1,4 +1,4 @@
-"""The folder of a training run: its description, its models and what `--resume` needs."""
+"""The folder of a training run: its description, its models and what `resume` needs."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Validation:
 
 
 def score(scores: Mapping[str, float], stems: Sequence[str]) -> float:
-    """Scores a network, by which the best one is kept; higher is better, and -inf where any of the scores is not finite.
+    """Scores a network, so that the best is kept; higher is better, and -inf where any of the scores is not finite.
 
     The mean SDR of `stems` of songs is what is wanted; without songs, the loss on the mixed set, as in the original, or
     pairs.
