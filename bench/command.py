@@ -75,12 +75,9 @@ def run_bench(
                 for song in songs[:1] if found else songs:
                     logger.info("%s, row %d of %d: %s, %s", song.name, number, len(rows), model.name, row["engine"])
                     try:
-                        runtime, device = row["engine"], row["device"]
-                        measured = end_to_end(model, song, rounds, runtime=runtime, device=device)
+                        found.append(end_to_end(model, song, rounds, runtime=row["engine"], device=row["device"]))
                     except WorkerError as error:
                         logger.warning("%s, %s, file to files: %s", model.name, row["engine"], error)
-                        continue
-                    found.append(measured)
     return {**report, "command": f"ft bench {' '.join(sources)}".strip(), "end_to_end": found}
 
 

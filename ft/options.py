@@ -88,17 +88,13 @@ class SeparateOptions:
         "cuda-python", "Let this handle a GPU's memory for TensorRT.", "Engine"
     )
     segment_seconds: float | None = _option(
-        None,
-        "Run so much through the network at once.",
-        "Engine",
-        "SECONDS",
-        "20, fewer for wide networks, or the plan's",
+        None, "Run so much at once.", "Engine", "SECONDS", "the model's, usually 20, or the plan's"
     )
     context_seconds: float | None = _option(
-        None, "Compute and drop so much of a segment on each side.", "Engine", "SECONDS", "1"
+        None, "Compute and drop so much of a segment on each side.", "Engine", "SECONDS", "the model's, usually 1"
     )
     overlap: float | None = _option(
-        None, "Cross-fade this share of a segment's kept frames.", "Engine", "SHARE", "0.05"
+        None, "Cross-fade this share of a segment's kept frames.", "Engine", "SHARE", "the model's, usually 0.05"
     )
     batch_size: int | None = _option(None, "Run so many segments at once.", "Engine", "N", "1, or the plan's")
     threads: int | None = _option(None, "Give the engine so many threads.", "Engine", "N", "all usable cores")

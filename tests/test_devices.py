@@ -149,8 +149,8 @@ def test_a_gpu_that_is_there_and_not_used_is_announced(driver, warned, cuda, pro
 @pytest.mark.parametrize(
     ("cuda", "wanted", "problem", "text"),
     [
-        (None, "cuda", usable, "device cuda: no GPU found .*; use --device cpu"),
-        (FakeDriver([A100]), "cuda:1", usable, "device cuda:1: there are 1 GPUs, counted from 0; use --device cpu"),
+        (None, "cuda", usable, "device cuda: no GPU found .*; use `device` cpu"),
+        (FakeDriver([A100]), "cuda:1", usable, "device cuda:1: there are 1 GPUs, counted from 0; use `device` cpu"),
         (FakeDriver([A100]), "cuda:0", refused, "NVIDIA A100 cannot be used: its runtime .*; pip install 'another'"),
         (FakeDriver(status=803), "cuda", usable, "device cuda: the NVIDIA driver cannot start"),
     ],

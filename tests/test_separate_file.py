@@ -20,10 +20,10 @@ from stubs import StubEngine, each_frame_alone, stub_config
 import ft.cli.separate_command
 import ft.separate.separator
 import ft.songs.run
-import ft.windows
 from ft.audio.open import read_audio
 from ft.audio.source import AudioSource
 from ft.cli import main
+from ft.config import Segment
 from ft.errors import AudioError, Cancelled, ConfigError
 from ft.options import SeparateOptions
 from ft.separate import Separator
@@ -388,13 +388,10 @@ main()
 
 def test_help_states_the_real_defaults():
     text = " ".join(CliRunner().invoke(main, ["separate", "--help"]).stdout.split())
-    defaults = {
-        "segment-seconds": ft.windows.WINDOW_SECONDS,
-        "context-seconds": ft.windows.CONTEXT_SECONDS,
-        "overlap": ft.windows.OVERLAP,
-    }
-    for option, value in defaults.items():
-        assert re.search(rf"--{option} [A-Z]+ [^\[]*\[default: {value:g}[],]", text)
+    usual = Segment()
+    for option in ("segment-seconds", "context-seconds", "overlap"):
+        value = getattr(usual, option.removeprefix("segment-").removesuffix("-seconds"))
+        assert re.search(rf"--{option} [A-Z]+ [^\[]*\[default: the model's, usually {value:g}[],]", text)
 
 
 def test_a_real_process_with_a_real_network_needs_no_torch(song, tiny_onnx, tmp_path):
