@@ -86,7 +86,7 @@ def test_output_folders_among_what_was_named_are_left_out_as_with_a_star(library
 @pytest.mark.parametrize("folder, output", [("separated", "out"), ("marked", "out"), ("same", "same")])
 def test_nothing_but_an_output_folder_is_an_error(library, folder, output):
     root = library("separated/a/vocals.wav", "marked/a/vocals.wav", f"marked/{MARKER}", "same/a.wav")
-    with pytest.raises(AudioError, match=r"nothing to separate.*output folders.*another -o") as error:
+    with pytest.raises(AudioError, match=r"nothing to separate.*output folders.*another `output`") as error:
         found(root / folder, output=root / output)
     assert "\n" not in str(error.value)
 

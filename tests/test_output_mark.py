@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ import pytest
 from ft.options import SeparateOptions
 from ft.songs.inputs import STDIN, Song, find_songs
 from ft.songs.jobs import read_jobs, work_of
-from ft.songs.marks import MARKER, marking
+from ft.songs.marks import MARKER
+from ft.songs.parts import Outputs, part_of
 
 STEMS = ("vocals", "instrumental")
 
@@ -37,16 +37,17 @@ def found(*paths: str, output: str = "out", **options) -> list[Song]:
 
 
 def marks(*paths: str, output: str = "out", **options) -> list[set[str]]:
-    return [set(map(str, song.marks)) for song in found(*paths, output=output, **options)]
+    songs = found(*paths, output=output, **options)
+    assert all(mark.name == MARKER for song in songs for mark in song.marks)
+    return [{str(mark.parent) for mark in song.marks} for song in songs]
 
 
 def write(song: Song) -> None:
     """Does what separating a song does to the disk."""
-    with marking(song):
-        for file in song.files.values():
-            assert any((folder / MARKER).exists() for folder in (file.parent, *file.parent.parents)) or not song.marks
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(b"stem")
+    with Outputs(song.outputs, song.marks) as outputs:
+        for file in song.outputs:
+            part_of(file).write_bytes(b"stem")
+        outputs.commit()
 
 
 def below(folder: Path) -> set[str]:
@@ -65,7 +66,7 @@ def test_the_output_folder_is_marked_be_it_new_empty_or_full_of_other_things(her
 @pytest.mark.parametrize("paths, output", [(("music/a.wav",), "music"), (("music/sub",), "music"), (("music",), ".")])
 def test_a_folder_with_inputs_is_not_marked_but_those_of_the_songs_are(here, paths, output):
     for song in found(*paths, output=output):
-        assert song.marks == (song.files["vocals"].parent,)
+        assert song.marks == (song.files["vocals"].parent / MARKER,)
 
 
 def test_a_folder_with_other_sound_is_not_marked_since_that_would_hide_it(here):
@@ -84,7 +85,7 @@ def test_stems_of_before_are_no_other_sound(here):
 def test_a_folder_above_inputs_is_never_marked_not_even_for_another_song(here):
     touch("music/a/deep/c.wav")
     for song in found("music/a.wav", "music/a", output="music"):
-        assert Path("music/a") not in song.marks
+        assert Path("music/a") / MARKER not in song.marks
     assert marks("music/a.wav", output="music") == [set()]  # an input of another call, then
 
 
@@ -119,7 +120,11 @@ def test_jobs_mark_each_their_own_folder_and_none_with_an_input_of_any(here):
     ]
     Path("jobs.json").write_text(json.dumps(jobs))
     work = work_of(read_jobs(Path("jobs.json")), STEMS, SeparateOptions(), "net")
-    assert [song.marks for song in (*work.songs, *work.copies)] == [(Path("out"),), (), (Path("other"),)]
+    assert [song.marks for song in (*work.songs, *work.copies)] == [
+        (Path("out") / MARKER,),
+        (),
+        (Path("other") / MARKER,),
+    ]
 
 
 @pytest.mark.parametrize("output", ["out", "music", "readme", "."])
@@ -145,115 +150,55 @@ def test_a_run_that_goes_on_after_a_kill_marks_the_same(here):
 # --------------------------------------------------------------------------------------------------------------- when
 
 
-def song_of(*folders: Path) -> Song:
-    return Song(Path("a.wav"), marks=folders)
+@contextmanager
+def written(out: Path, name: str, marks: list[Path]) -> Iterator[Outputs]:
+    """Stems that only lack their names."""
+    with Outputs([out / name / "vocals.wav"], marks) as outputs:
+        for path in outputs.paths:
+            part_of(path).write_bytes(b"stem")
+        yield outputs
 
 
-def test_the_mark_is_there_before_anything_else_and_stays(tmp_path):
+def test_the_mark_comes_with_the_first_file_and_stays(tmp_path):
     out = tmp_path / "x/out"
-    with marking(song_of(out)):
-        assert below(out) == {MARKER}
-        (out / "vocals.wav").touch()
-    assert below(out) == {MARKER, "vocals.wav"}
+    with written(out, "a", [out / MARKER]) as outputs:
+        assert not (out / MARKER).exists()
+        outputs.commit()
+        assert (out / MARKER).exists()
+    assert below(out) == {MARKER, "a", "a/vocals.wav"}
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_song_that_fails_leaves_nothing_but_folders_that_were_there(tmp_path, error):
     for there in (tmp_path, tmp_path / "x", tmp_path / "x/y/out"):
         there.mkdir(parents=True, exist_ok=True)
-        before = below(tmp_path)
-        with pytest.raises(error), marking(song_of(tmp_path / "x/y/out", tmp_path / "x/z")):
+        before, out = below(tmp_path), tmp_path / "x/y/out"
+        with pytest.raises(error), written(out, "a", [out / MARKER, out / "a" / MARKER]) as outputs:
+            outputs.commit()
             raise error
         assert below(tmp_path) == before
 
 
 def test_a_song_that_fails_keeps_the_mark_of_others(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/vocals.wav").touch()
-    with pytest.raises(ValueError), marking(song_of(tmp_path / "out")):
-        raise ValueError
-    assert below(tmp_path / "out") == {MARKER, "vocals.wav"}
-
-
-def test_a_mark_alone_goes_whoever_made_it_and_the_folder_stays(tmp_path):
-    (tmp_path / MARKER).touch()  # of a run that was killed
-    with pytest.raises(ValueError), marking(song_of(tmp_path)):
-        raise ValueError
-    assert below(tmp_path) == set() and tmp_path.exists()
-
-
-def test_a_song_that_fails_keeps_the_mark_of_one_that_has_begun(tmp_path):
-    out = tmp_path / "x/out"
-    with marking(song_of(out)):
-        with pytest.raises(ValueError), marking(song_of(out)):
-            raise ValueError
-        assert below(out) == {MARKER}
-    with marking(song_of(out)):
-        first, second = marking(song_of(out)), marking(song_of(out))
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        second.__exit__(None, None, None)
-        assert below(out) == {MARKER}
-    assert not (tmp_path / "x").exists()
-
-
-def test_threads_agree(tmp_path):
-    out, wrong = tmp_path / "x/out", list[int]()
-
-    def work(number: int) -> None:
-        for _ in range(50):
-            with marking(song_of(out)):
-                if not (out / MARKER).exists():
-                    wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong and below(tmp_path) == set()
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from ft.songs.inputs import Song
-from ft.songs.marks import marking
-with marking(Song(Path("b.wav"), marks=(Path(sys.argv[1]),))):
-    print("begun", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def test_another_process_keeps_the_mark(tmp_path):
+    """Of one that is done, and of one that is being written and counts on the mark that it found."""
     out = tmp_path / "out"
-    command = [sys.executable, "-c", CHILD, str(out)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None and child.stdout is not None
-        with marking(song_of(out)):
-            assert child.stdout.readline() == "begun\n"
-        assert below(out) == {MARKER}
-        child.stdin.write("\n")
-        child.stdin.flush()
-        child.wait()
-    assert not (out / MARKER).exists()
+    mark = out / MARKER
+    with written(out, "b", [mark]) as other:
+        with pytest.raises(ValueError), written(out, "a", [mark]) as outputs:
+            outputs.commit()
+            raise ValueError
+        assert mark.exists()
+        other.commit()
+    with pytest.raises(ValueError), written(out, "a", [mark]) as outputs:
+        outputs.commit()
+        raise ValueError
+    assert below(out) == {MARKER, "b", "b/vocals.wav"}
 
 
 @pytest.mark.parametrize("out", ["file/out", "file", "x" * 300, "broken"])
-def test_what_cannot_be_marked_is_no_error_here(tmp_path, out):
+def test_what_cannot_be_marked_is_no_error(tmp_path, out):
     (tmp_path / "file").touch()
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere/else")
-    before = below(tmp_path)
-    with marking(song_of(tmp_path / "new" / ".." / out)):
-        pass
-    assert below(tmp_path) == before
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists the open files")
-def test_no_file_stays_open(tmp_path):
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(3):
-        with marking(song_of(tmp_path / "out")):
-            pass
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    with written(tmp_path, "a", [tmp_path / out / MARKER]) as outputs:
+        outputs.commit()
+    assert below(tmp_path) == {"file", "broken", "a", "a/vocals.wav"}

@@ -1,7 +1,6 @@
 """Pictures: what they show, the right way up, of one size for songs of any length, whole or not at all."""
 
 import resource
-import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from ft.dsp import stft
 from ft.errors import AudioError, Cancelled, ConfigError
 from ft.songs import pictures
-from ft.songs.pictures import Columns, Pictures, remove_parts
+from ft.songs.parts import Outputs
+from ft.songs.pictures import Columns, Pictures
 
 NAMES = ("mask", "vocals", "instrumental")
 RATE = 44100
@@ -49,10 +49,11 @@ def add(made: Pictures, mixture: np.ndarray, sizes=(), **stems: np.ndarray) -> N
 
 
 def drawn(folder, song, names=("mask",)) -> Pictures:
-    with pictures_of(folder, *names) as made:
+    made = pictures_of(folder, *names)
+    with Outputs(made.files.values()) as outputs:
         add(made, **song)
         made.finish()
-        made.commit()
+        outputs.commit()
     return made
 
 
@@ -64,9 +65,9 @@ def power(sound: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_all_stems_are_in_decibels_below_the_peak_of_the_mixture(song, channels, tmp_path):
     song = {name: sound[:channels] for name, sound in song.items()}
-    with pictures_of(tmp_path, *NAMES) as made:
-        add(made, sizes=(1, 5000, 0), **song)
-        made.finish()
+    made = pictures_of(tmp_path)
+    add(made, sizes=(1, 5000, 0), **song)
+    made.finish()
     for name in ("vocals", "instrumental"):
         expected = np.clip(10 * np.log10(power(song[name]) / power(song["mixture"]).max() + 1e-30), -80, 0)
         found = made.panels(name)[name]
@@ -78,9 +79,9 @@ def test_a_mask_is_the_share_of_the_instrumental_in_each_bin(song, tmp_path):
     """0.25 of a mixture, and no more than 1 where it is louder."""
     mixture = song["mixture"]
     for share, expected in ((0.25, 0.25), (3.0, 1.0), (0.0, 0.0)):
-        with pictures_of(tmp_path, "mask") as made:
-            add(made, mixture, vocals=(1 - np.float32(share)) * mixture, instrumental=np.float32(share) * mixture)
-            made.finish()
+        made = pictures_of(tmp_path)
+        add(made, mixture, vocals=(1 - np.float32(share)) * mixture, instrumental=np.float32(share) * mixture)
+        made.finish()
         (mask,) = made.panels("mask").values()
         heard = power(mixture) > 1e-6
         np.testing.assert_allclose(mask[heard], expected, atol=1e-4)
@@ -90,10 +91,7 @@ def test_a_mask_is_the_share_of_the_instrumental_in_each_bin(song, tmp_path):
 def test_a_model_of_any_stems_has_a_picture_of_each_and_masks_of_all_in_one(song, tmp_path):
     mixture = song["mixture"]
     stems = {"drums": np.float32(0.5) * mixture, "bass": np.float32(0.3) * mixture, "rest": np.float32(0.2) * mixture}
-    with pictures_of(tmp_path, "mask", *stems) as made:
-        add(made, mixture, **stems)
-        made.finish()
-        made.commit()
+    made = drawn(tmp_path, {"mixture": mixture, **stems}, ["mask", *stems])
     assert list(made.panels("mask")) == ["mask of the drums", "mask of the bass", "mask of the rest"]
     sizes = {name: read(path).shape[:2] for name, path in made.files.items()}
     assert sizes["mask"][0] == pytest.approx(3 * sizes["drums"][0], rel=0.01) and len({*sizes.values()}) == 2
@@ -143,63 +141,18 @@ def test_low_frequencies_are_at_the_bottom_and_the_beginning_is_on_the_left(tmp_
 
 def test_silence_is_black(tmp_path):
     silence = np.zeros((2, 20_000), np.float32)
-    with pictures_of(tmp_path, "mask", "vocals") as made:
-        add(made, silence, vocals=silence, instrumental=silence)
-        assert (made.panels("vocals")["vocals"] == -80).all()
-        assert (made.panels("mask")["mask of the instrumental"] == 0).all()
-
-
-def test_what_is_not_committed_leaves_nothing(song, tmp_path):
-    folder = tmp_path / "new" / "song"
-    with pictures_of(folder, "mask") as made:
-        add(made, **song)
-        assert [path for path in folder.iterdir() if path.suffix == ".part"]
-        assert not list(folder.glob("*.png"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_finished_pictures_only_lack_their_names(song, tmp_path):
-    path = tmp_path / "mask.png"
-    path.write_text("of an earlier run")
-    with pictures_of(tmp_path, "mask") as made:
-        add(made, **song)
-        made.finish()
-        (part,) = (each for each in tmp_path.iterdir() if each != path)
-        drawn_before = part.read_bytes()
-        assert path.read_text() == "of an earlier run"
-        made.commit()
-    assert path.read_bytes() == drawn_before and list(tmp_path.iterdir()) == [path]
-
-
-KILLED = """
-import os, sys, pathlib
-from ft.songs.pictures import Pictures
-made = Pictures({"mask": pathlib.Path(sys.argv[1])}, 44100).__enter__()
-os._exit(9)
-"""
-
-
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    path = tmp_path / "mask.png"
-    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == 9
-    (part,) = tmp_path.iterdir()
-    assert part.suffix == ".part"
-    remove_parts([path])
-    assert not list(tmp_path.iterdir())
-    part.touch()
-    with pictures_of(tmp_path, "vocals"):
-        assert not part.exists()
-    assert not list(tmp_path.iterdir())
+    made = pictures_of(tmp_path)
+    add(made, silence, vocals=silence, instrumental=silence)
+    assert (made.panels("vocals")["vocals"] == -80).all()
+    assert (made.panels("mask")["mask of the instrumental"] == 0).all()
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(song, tmp_path):
     path = tmp_path / "song" / "mask.png"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with (
-        pytest.raises(AudioError, match=f"^{path}: cannot write the picture: File too large$"),
-        pictures_of(path.parent, "mask") as made,
-    ):
-        add(made, **song)
+    made = pictures_of(path.parent, "mask")
+    add(made, **song)
+    with pytest.raises(AudioError, match=f"^{path}: cannot write: File too large$"), Outputs([path]):
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
             made.finish()
@@ -208,35 +161,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(song, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_whose_place_is_a_folder_is_an_error(song, tmp_path):
-    (tmp_path / "mask.png" / "inside").mkdir(parents=True)
-    with pytest.raises(AudioError, match=r"mask\.png: cannot write the picture: Is a directory"):
-        drawn(tmp_path, song)
-    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
-
-
 def test_without_matplotlib_the_message_is_the_line_that_installs_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'frame-transformer\[plots\]'"):
         pictures_of(tmp_path, "mask")
-
-
-def test_pictures_that_another_run_is_drawing_are_left_to_it(song, tmp_path):
-    alone = drawn(tmp_path / "alone", song)
-    folder = tmp_path / "song"
-    with pictures_of(folder, "mask") as made:
-        for part in (slice(0, 2000), slice(2000, None)):
-            add(made, **{name: sound[:, part] for name, sound in song.items()})
-            with (
-                pytest.raises(AudioError, match=r"mask\.png: another run is writing it; wait for it"),
-                pictures_of(folder, *NAMES),
-            ):
-                pass
-            remove_parts(made.files.values())  # which leaves alone what is in use
-        made.finish()
-        made.commit()
-    assert [path.name for path in folder.iterdir()] == ["mask.png"]
-    assert (folder / "mask.png").read_bytes() == alone.files["mask"].read_bytes()
 
 
 def test_drawing_can_be_stopped(song, tmp_path):
@@ -249,27 +177,8 @@ def test_drawing_can_be_stopped(song, tmp_path):
             raise Cancelled("stop")
 
     for limit in (1, 2):
-        calls = 0
-        with pytest.raises(Cancelled), pictures_of(tmp_path / "new", *NAMES) as made:
-            add(made, **song)
+        calls, made = 0, pictures_of(tmp_path / "new", *NAMES)
+        add(made, **song)
+        with pytest.raises(Cancelled), Outputs(made.files.values()):
             made.finish(stops)
         assert calls == limit and not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("is_placed", [False, True])
-def test_a_name_that_cannot_be_given_leaves_no_picture(song, tmp_path, monkeypatch, is_placed):
-    """Of the second, before it has its name or after."""
-    place, placed = pictures.Claim.place, []
-
-    def fails(claim):
-        if placed and not is_placed:
-            raise OSError(5, "Input/output error")
-        place(claim)
-        placed.append(claim)
-        if len(placed) == 2:
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(pictures.Claim, "place", fails)
-    with pytest.raises(AudioError, match="Input/output error"):
-        drawn(tmp_path / "new", song, ["mask", "vocals"])
-    assert len(placed) == 1 + is_placed and not list(tmp_path.iterdir())

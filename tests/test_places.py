@@ -7,14 +7,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from stems import names, noise, writer_of, written
+from stems import STEMS, names, noise, writer_of, written
 
 from ft.errors import AudioError
 from ft.files import atomic_write
 from ft.separate import Separator
 from ft.songs import separate_file
-from ft.songs.parts import Claim
-from ft.songs.pictures import Pictures
+from ft.songs.parts import Outputs, part_of
 
 SOUND = {"vocals": noise(10), "instrumental": noise(10, seed=1)}
 
@@ -64,9 +63,8 @@ def test_songs_are_written_where_files_cannot_be_synced(tmp_path, monkeypatch, c
     assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"]
 
 
-@pytest.mark.parametrize("after", range(4))
+@pytest.mark.parametrize("after", range(2))
 def test_bytes_that_do_not_reach_the_disk_leave_no_stem(tmp_path, monkeypatch, after):
-    """Both stems are synced twice: when they are whole, and with their names."""
     refuse_sync(monkeypatch, errno.EIO, of_folders=False, after=after)
     with pytest.raises(AudioError, match="Input/output error"):
         written(writer_of(tmp_path / "song"), SOUND)
@@ -74,17 +72,16 @@ def test_bytes_that_do_not_reach_the_disk_leave_no_stem(tmp_path, monkeypatch, a
 
 
 def test_songs_are_written_where_open_files_cannot_be_renamed(tmp_path, monkeypatch):
-    replace, refused = Path.replace, []
+    replace, renamed = Path.replace, []
 
     def refuses_open(part, path):
-        if any(os.path.samestat(part.stat(), status) for status in open_files()):
-            refused.append(path)
-            raise PermissionError(errno.EPERM, "Operation not permitted")
+        assert not any(os.path.samestat(part.stat(), status) for status in open_files())
+        renamed.append(path)
         return replace(part, path)
 
     monkeypatch.setattr(Path, "replace", refuses_open)
     written(writer_of(tmp_path / "song"), SOUND)
-    assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"] and len(refused) == 2
+    assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"] and len(renamed) == 2
 
 
 def open_files() -> list[os.stat_result]:
@@ -98,51 +95,46 @@ def open_files() -> list[os.stat_result]:
     return found
 
 
-@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("failing", STEMS)
 def test_a_name_that_cannot_be_given_takes_the_stems_before_it_away(tmp_path, monkeypatch, failing):
-    replace, calls = Path.replace, []
+    replace = Path.replace
 
     def fails(part, path):
-        calls.append(path)
-        if path.name.startswith("vocals"):
+        if path.name.startswith(failing):
             raise PermissionError(errno.EACCES, "Permission denied")
         return replace(part, path)
 
     monkeypatch.setattr(Path, "replace", fails)
-    stems = ("vocals", "instrumental")[:: 1 if failing == 1 else -1]
-    with pytest.raises(AudioError, match=r"vocals\.wav: cannot write: Permission denied"):
-        written(writer_of(tmp_path / "song", stems=stems), SOUND)
-    assert list(tmp_path.iterdir()) == [] and len(calls) == 1 + failing
+    with pytest.raises(AudioError, match=rf"{failing}\.wav: cannot write: Permission denied"):
+        written(writer_of(tmp_path / "song"), SOUND)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_that_cannot_be_placed_takes_the_stems_away(tmp_path, monkeypatch, example, tiny_onnx):
-    def fails(pictures, check=None):
-        raise AudioError("no picture")
+    replace, placed = Path.replace, []
 
-    monkeypatch.setattr(Pictures, "commit", fails)
-    with Separator(tiny_onnx, images=True, duration=1.0) as separator, pytest.raises(AudioError, match="no picture"):
+    def fails(part, path):
+        if path.name == "vocals.png":
+            raise OSError(errno.EIO, "Input/output error")
+        placed.append(path)
+        return replace(part, path)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with (
+        Separator(tiny_onnx, images=True, duration=1.0) as separator,
+        pytest.raises(AudioError, match=r"\.png: cannot"),
+    ):
         separate_file(separator, example / "mixture.flac", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and placed
 
 
 def test_a_claim_locks_no_byte_of_the_sound(tmp_path):
     """On SMB shares nobody reads or writes what is locked, the owner's other descriptors neither."""
-    part = tmp_path / "a.part"
-    claim = Claim(part, tmp_path / "a.wav")
-    with part.open("r+b") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1 << 50)  # fails where another owner holds one of these
-    with pytest.raises(AudioError, match="another run is writing it"):
-        Claim(part, tmp_path / "a.wav")
-    claim.close()
+    path = tmp_path / "a.wav"
+    with Outputs([path]):
+        with part_of(path).open("w+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another owner holds it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(AudioError, match="another run is writing it"), Outputs([path]):
+            pass
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_claim_holds_where_single_bytes_cannot_be_locked(tmp_path, monkeypatch):
-    def refuses(descriptor, command, *arguments):
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(fcntl, "fcntl", refuses)
-    claim = Claim(tmp_path / "a.part", tmp_path / "a.wav")
-    with pytest.raises(AudioError, match="another run is writing it"):
-        Claim(tmp_path / "a.part", tmp_path / "a.wav")
-    claim.close()

@@ -6,31 +6,32 @@ import sys
 from pathlib import Path
 
 import pytest
-from stems import KINDS, ROOT, STEMS, names, noise, writer_of, written
+from stems import KINDS, ROOT, STEMS, WholeWriter, names, noise, writer_of, written
 
 import ft.audio.wav_file
 import ft.songs.parts
 import ft.songs.writer
-from ft.audio.encode import part_paths
+from ft.audio.encode import StemPart
 from ft.audio.formats import stem_format
 from ft.audio.source import AudioInfo
 from ft.audio.tags import Tags
 from ft.errors import AudioError, Cancelled
 from ft.options import SeparateOptions
-from ft.songs.writer import StemWriter, remove_parts
+from ft.songs.parts import part_of, remove_parts
 
 
 def test_parts_grow_beside_the_final_place_and_names_come_at_the_end(tmp_path):
     folder = tmp_path / "song"
     block = noise(100_000)
-    for bit_depth, kept in (("16", 2), ("float", 1)):
+    for bit_depth, kind in (("16", "raw.part"), ("float", "part")):
         with writer_of(folder, bit_depth=bit_depth) as writer:
-            parts = sorted(part.name for path in writer.files.values() for part in part_paths(path)[:kept])
+            files = writer.files.values()
+            parts = sorted(part_of(path, each).name for path in files for each in ("lock", kind))
             sizes = []
             for _ in range(3):
                 writer.write({"vocals": block, "instrumental": block})
                 assert [name for name in names(folder) if name not in ("vocals.wav", "instrumental.wav")] == parts
-                sizes.append((folder / parts[kept - 1]).stat().st_size)
+                sizes.append(part_of(folder / "vocals.wav", kind).stat().st_size)
             assert sizes == sorted(sizes) and sizes[0] < sizes[2]
             writer.commit()
         assert names(folder) == ["instrumental.wav", "vocals.wav"]
@@ -54,20 +55,20 @@ def test_what_was_there_before_stays_until_the_new_is_whole(tmp_path):
     assert (tmp_path / "vocals.wav").read_text() == "old"
 
 
-@pytest.mark.parametrize("method", ["encode", "check", "settle", "place"])
-def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, method):
-    owner = ft.songs.parts.Claim if method == "place" else ft.songs.writer.StemPart
-    works = getattr(owner, method)
+@pytest.mark.parametrize(("owner", "method"), [(StemPart, "encode"), (StemPart, "check"), (Path, "replace")])
+def test_a_failure_in_one_stem_leaves_neither(tmp_path, monkeypatch, owner, method):
+    works, calls = getattr(owner, method), []
 
     def fails_for_the_second(first, *others):
-        if first.path.name.startswith("instrumental"):
+        calls.append(first)
+        if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        works(first, *others)
+        return works(first, *others)
 
     monkeypatch.setattr(owner, method, fails_for_the_second)
-    with pytest.raises(AudioError, match=r"instrumental\.wav: cannot write: No space left on device"):
+    with pytest.raises(AudioError, match=r"(vocals|instrumental)\.wav: cannot write: No space left on device"):
         written(writer_of(tmp_path / "song"), {"vocals": noise(10), "instrumental": noise(10)})
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and len(calls) == 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
@@ -227,13 +228,13 @@ def test_names_may_be_as_long_as_the_file_system_allows_and_not_longer(tmp_path)
     format = stem_format(SeparateOptions(), AudioInfo(Path("a"), 8000, 1, 1, "16"))
     longest = tmp_path / "song" / ("ä" * 125 + "b.wav")
     assert len(os.fsencode(longest.name)) == 255
-    written(StemWriter({"vocals": longest}, 1, 8000, format), {"vocals": noise(10, 1)})
+    written(WholeWriter({"vocals": longest}, 1, 8000, format), {"vocals": noise(10, 1)})
     assert names(tmp_path / "song") == [longest.name]
     too_long = tmp_path / "new" / f"b{longest.name}"
     with pytest.raises(AudioError, match=r"bä+b\.wav: cannot write: File name too long"):
-        written(StemWriter({"vocals": too_long}, 1, 8000, format), {"vocals": noise(10, 1)})
+        written(WholeWriter({"vocals": too_long}, 1, 8000, format), {"vocals": noise(10, 1)})
     with pytest.raises(AudioError, match=r"File name too long"):
-        written(StemWriter({"vocals": tmp_path / "new" / ("c" * 256) / "v.wav"}, 1, 8000, format), {})
+        written(WholeWriter({"vocals": tmp_path / "new" / ("c" * 256) / "v.wav"}, 1, 8000, format), {})
     assert names(tmp_path) == ["song"]
 
 
@@ -258,9 +259,9 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
-    for folder, count in ((tmp_path / "a", 4), (tmp_path / "b", 2)):
+    for folder, count in ((tmp_path / "a", 4), (tmp_path / "b", 4)):
         left = names(folder)
-        assert len(left) == count and all(name.startswith(".ft-") and name.endswith(".part") for name in left)
+        assert len(left) == count and all(name.startswith(".ft-") for name in left)
         (folder / "mine.part").touch()
         (folder / "vocals.wav").touch()
         remove_parts([folder / "vocals.wav", folder / "instrumental.wav"])
@@ -284,8 +285,8 @@ def killing(work):
         return work(*arguments)
     return killed
 
-steps = [(ft.songs.writer, "write_tags"), (ft.songs.parts.Claim, "place")]
-for method in ("open", "write", "finish", "encode", "check", "remove_raw", "settle"):
+steps = [(ft.songs.writer, "write_tags"), (Path, "replace"), (ft.songs.parts, "sync_file")]
+for method in ("open", "write", "finish", "encode", "check", "remove_raw"):
     steps.append((ft.songs.writer.StemPart, method))
 for owner, method in steps:
     setattr(owner, method, killing(getattr(owner, method)))

@@ -1,6 +1,7 @@
 """Stem files of several runs, processes and threads with one output."""
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -18,10 +19,9 @@ from stems import ROOT, STEMS, names, noise, writer_of, written
 import ft.audio.wav_file
 import ft.songs.parts
 import ft.songs.writer
-from ft.audio.encode import part_paths
 from ft.audio.open import read_audio
 from ft.errors import AudioError
-from ft.songs.writer import remove_parts
+from ft.songs.parts import part_of, remove_parts
 
 OTHER = """
 import sys
@@ -119,28 +119,29 @@ def test_of_threads_that_write_the_same_files_one_wins_whole(tmp_path, monkeypat
 
 
 def test_who_fails_takes_away_nothing_of_who_came_after(tmp_path, monkeypatch):
-    """A run that fails between two names removes the file it gave one, but not another run's of the same name."""
-    place, later = ft.songs.parts.Claim.place, {"vocals": noise(50, seed=7)}
+    """A run that fails between two names removes the file it gave one, but not one that another program put there."""
+    replace = Path.replace
 
-    def fails(claim):
-        if claim.path.name.startswith("instrumental"):
+    def fails(part, path):
+        if path.name.startswith("vocals"):
             monkeypatch.undo()
-            written(writer_of(tmp_path, stems=("vocals",)), later)
+            (tmp_path / "other").write_bytes(b"of another program")
+            os.replace(tmp_path / "other", tmp_path / "instrumental.wav")
             raise OSError(5, "Input/output error")
-        place(claim)
+        return replace(part, path)
 
-    monkeypatch.setattr(ft.songs.parts.Claim, "place", fails)
+    monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(AudioError, match="Input/output"):
         written(writer_of(tmp_path), {"vocals": noise(10), "instrumental": noise(10)})
-    assert names(tmp_path) == ["vocals.wav"]
-    np.testing.assert_allclose(read_audio(tmp_path / "vocals.wav")[0], later["vocals"], atol=2**-15)
+    assert names(tmp_path) == ["instrumental.wav"]
+    assert (tmp_path / "instrumental.wav").read_bytes() == b"of another program"
 
 
 def test_where_there_are_no_locks_songs_are_written_and_parts_of_others_stay(tmp_path, monkeypatch, caplog):
-    def refuses(descriptor):
+    def refuses(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(ft.songs.parts, "_lock", refuses)
+    monkeypatch.setattr(fcntl, "flock", refuses)
     other = tmp_path / ".ft-0123456789ab.part"
     other.write_bytes(b"of a run that may be alive")
     with caplog.at_level("DEBUG", "ft"):
@@ -180,12 +181,12 @@ def test_songs_of_one_folder_do_not_take_each_others_parts_for_those_of_killed_r
 
 def test_parts_of_killed_runs_go_whatever_they_were_of(tmp_path):
     """Of other formats, copies and pictures, when a song is begun in their folder; not what only looks like one."""
-    parts = [".ft-0123456789ab.part", ".ft-0123456789ab.raw.part", ".ft-cccccccccccc.raw.part"]
+    parts = [".ft-0123456789ab.part", ".ft-0123456789ab.raw.part", ".ft-cccccccccccc.raw.part", ".ft-eeeeeeeeeeee.lock"]
     others = [".ft-0123456789ab.part.wav", ".ft-0123456789.part", "x.part", ".ft-0123456789ab.other.part", ".ft-output"]
     for name in parts + others:
         (tmp_path / name).touch()
     with writer_of(tmp_path) as writer:
-        own = {part.name for path in writer.files.values() for part in part_paths(path)}
+        own = {part_of(path, kind).name for path in writer.files.values() for kind in ("lock", "raw.part")}
         assert set(names(tmp_path)) == own | set(others)
         (tmp_path / parts[0]).touch()
         remove_parts([tmp_path / "any.wav"])

@@ -20,6 +20,7 @@ from mutagen.flac import FLAC, Picture
 from mutagen.mp4 import MP4, MP4Cover, MP4FreeForm
 from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
+from stems import WholeWriter
 
 from ft.audio.formats import encoder_settings, stem_format
 from ft.audio.open import read_audio
@@ -27,7 +28,6 @@ from ft.audio.source import AudioInfo
 from ft.audio.tag_names import NUMBERS, TAGS
 from ft.audio.tags import Cover, Tags, read_tags, write_tags
 from ft.options import SeparateOptions
-from ft.songs.writer import StemWriter
 
 FORMATS = ("wav", "flac", "ogg", "opus", "mp3")
 SOURCES = ("flac", "ogg", "opus", "mp3", "m4a", "wav")
@@ -431,7 +431,7 @@ def test_stems_get_the_tags_of_the_song(plain, tmp_path, name, source):
     tags = read_tags(song)
     format = stem_format(SeparateOptions(format=name), AudioInfo(song, 48000, 1, 100, "16"))
     files = {stem: tmp_path / f"{stem}.{name}" for stem in ("vocals", "instrumental")}
-    with StemWriter(files, 1, 48000, format, tags=tags) as writer:
+    with WholeWriter(files, 1, 48000, format, tags=tags) as writer:
         writer.write(dict.fromkeys(files, np.zeros((1, 100), np.float32)))
         writer.commit()
     assert tags == Tags(TEXTS, Cover(FRONT, "image/png"))
@@ -453,7 +453,7 @@ def test_a_song_is_written_without_tags_that_cannot_be(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ft.songs.writer.write_tags", fails)
     format = stem_format(SeparateOptions(format="flac"), AudioInfo(Path("a"), 48000, 1, 100, "16"))
-    with StemWriter({"vocals": tmp_path / "v.flac"}, 1, 48000, format, tags=Tags(TEXTS)) as writer:
+    with WholeWriter({"vocals": tmp_path / "v.flac"}, 1, 48000, format, tags=Tags(TEXTS)) as writer:
         writer.write({"vocals": np.zeros((1, 100), np.float32)})
         writer.commit()
     assert soundfile.info(tmp_path / "v.flac").frames == 100

@@ -20,8 +20,7 @@ from ft.audio.source import BLOCK_SAMPLES, peak_of, reason
 from ft.audio.wav_file import WavFile, quantised
 from ft.dsp import StreamingResampler
 from ft.errors import AudioError, EngineError
-from ft.files import sound_name, sync_file
-from ft.songs.parts import Claim, part_name, remove
+from ft.files import sound_name
 
 Array = NDArray[np.float32]
 
@@ -69,12 +68,12 @@ class StemSound:
 
 
 class StemPart:
-    """One file on its way: its parts, and what is known of it. All methods but `discard` may raise OSError."""
+    """One file on its way: its parts, and what is known of it. All methods but `close` may raise OSError."""
 
-    def __init__(self, path: Path, channels: int, sample_rate: int, format: StemFormat) -> None:
-        self.path, self.channels, self.format = path, channels, format
-        self.part, self.raw = part_paths(path)
-        self.claim: Claim | None = None
+    def __init__(self, path: Path, part: Path, channels: int, sample_rate: int, format: StemFormat) -> None:
+        """`part`: where it grows; its raw sound does beside that, with the suffix `.raw.part`."""
+        self.path, self.part, self.channels, self.format = path, part, channels, format
+        self.raw = part.with_suffix(".raw.part")
         self.sound = StemSound(str(path), channels, sample_rate, format)
         self.go_on: Callable[[], None] = _go_on
         """Called before each block is encoded; what it raises ends that."""
@@ -82,8 +81,7 @@ class StemPart:
         self._wav: WavFile | None = None
 
     def open(self) -> None:
-        """Claims the file, before anything is written. Raises AudioError where another run is writing it."""
-        self.claim = Claim(self.part, self.path)
+        """Makes the part that grows first."""
         if self.format.clips:
             self._raw = self.raw.open("w+b")
         else:
@@ -150,27 +148,19 @@ class StemPart:
                 "Nothing was kept"
             )
 
-    def settle(self) -> None:
-        """Waits until the part is on the disk."""
-        sync_file(self.part)
-
     def remove_raw(self) -> None:
         if self._raw is not None:
             self._raw.close()
             self.raw.unlink()
             self._raw = None
 
-    def discard(self) -> None:
-        """Removes the parts, where there are any, and ends the claim."""
+    def close(self) -> None:
+        """Closes the parts as they are."""
         if self._wav is not None:
             self._wav.close()
         if self._raw is not None:
             with suppress(OSError):  # that what is buffered cannot be written does not matter any more
                 self._raw.close()
-            remove(self.raw)
-            self._raw = None
-        if self.claim is not None:
-            self.claim.close()
 
     def _append(self, block: Array) -> None:
         if block.shape[1] == 0:
@@ -186,16 +176,6 @@ class StemPart:
             self.go_on()
             values *= np.float32(gain)
             yield values.reshape(-1, self.channels)
-
-
-def part_paths(path: Path) -> tuple[Path, Path]:
-    """Where a file grows until it gets its name, and where its raw sound does: beside it, under short hidden names.
-
-    >>> [part.name for part in part_paths(Path("song/vocals.wav"))]
-    ['.ft-3b77e4cea6b1.part', '.ft-3b77e4cea6b1.raw.part']
-    """
-    name = part_name(path)
-    return path.with_name(f"{name}.part"), path.with_name(f"{name}.raw.part")
 
 
 def cause(error: OSError | soundfile.LibsndfileError) -> str:

@@ -32,7 +32,7 @@ from ft.data.scan import SCAN, Scan
 from ft.data.sources import VOCALS
 from ft.errors import DataError, FtError, one_line
 from ft.files import atomic_write
-from ft.songs.parts import Claim, part_name
+from ft.songs.parts import Outputs
 from ft.train_config import TrainConfig
 from ft.workers import process_pool
 
@@ -74,27 +74,25 @@ def build_cache(
     """
     train = replace(train, cache=None, augment=replace(train.augment, mono=0.0))
     folder.mkdir(parents=True, exist_ok=True)
-    claim = Claim(folder / f"{part_name(Path(MANIFEST))}.part", folder / MANIFEST)
     try:
-        items = mixture_items(config, train, Scan(config, folder / SCAN))
-        manifest, frames = _manifest(items, folder, examples, seconds, per_shard)
-        items.train = replace(train, seed=manifest.seed)
-        missing = _missing(folder, manifest)
-        _check_room(folder, manifest, len(missing))
-        begun = (folder / MANIFEST).exists()
-        if not begun:
-            _write_manifest(folder, manifest)
-        done = manifest.shards - len(missing)
-        for _ in _written(items, folder, manifest, frames, missing, jobs):
-            done += 1
-            if progress is not None:
-                progress(done / manifest.shards)
-        if begun:  # one that grows can be used as it was until it has grown
-            _write_manifest(folder, manifest)
+        with Outputs([folder / MANIFEST]):  # which no other run writes meanwhile
+            items = mixture_items(config, train, Scan(config, folder / SCAN))
+            manifest, frames = _manifest(items, folder, examples, seconds, per_shard)
+            items.train = replace(train, seed=manifest.seed)
+            missing = _missing(folder, manifest)
+            _check_room(folder, manifest, len(missing))
+            begun = (folder / MANIFEST).exists()
+            if not begun:
+                _write_manifest(folder, manifest)
+            done = manifest.shards - len(missing)
+            for _ in _written(items, folder, manifest, frames, missing, jobs):
+                done += 1
+                if progress is not None:
+                    progress(done / manifest.shards)
+            if begun:  # one that grows can be used as it was until it has grown
+                _write_manifest(folder, manifest)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        claim.close()
     return manifest
 
 

@@ -37,7 +37,7 @@ class Song:
     images: dict[str, Path] = field(default_factory=dict)
     """With `options.images` the picture of the mask, as "mask", and that of each stem."""
     marks: tuple[Path, ...] = ()
-    """Folders that `ft.songs.marks.marking` marks while the files are written."""
+    """Empty files that mark the folders of its files as no places to search."""
     error: str | None = None
     """Why it cannot be separated, as far as is known before: a folder without audio, or one that may not be read, or a
     file that another song would get too."""

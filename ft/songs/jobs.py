@@ -10,18 +10,15 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from ft.audio.encode import part_paths
 from ft.errors import AudioError, ConfigError, one_line
 from ft.options import SeparateOptions
 from ft.songs.inputs import STDIN, Song, checked, failures_first, to_do, with_files
-from ft.songs.marks import marking
 from ft.songs.names import MASK, Names
-from ft.songs.parts import Claim, remove_parts
+from ft.songs.parts import Outputs, part_of, remove_parts
 from ft.songs.report import SongRecord
 
 KEYS = ("output", "convert", "copy")
@@ -115,22 +112,20 @@ def copy_song(song: Song, options: SeparateOptions) -> SongRecord:
         AudioError: it cannot be read, the file cannot be written, or is there and may not be replaced.
     """
     start = time.perf_counter()
-    is_wanted = to_do(song, options)
-    (target,) = song.files.values()
-    part, _ = part_paths(target)
     record = SongRecord(input=song.path, status="copied", files=song.files)
-    remove_parts([target])  # of runs that were killed
-    if not is_wanted:
+    if not to_do(song, options):
+        remove_parts(song.outputs)  # of runs that were killed
         return record.changed(status="skipped")
-    try:
-        with marking(song), closing(Claim(part, target)) as claim:
-            if not to_do(song, options):  # another run ended meanwhile
-                return record.changed(status="skipped")
-            shutil.copyfile(song.path, part)
-            claim.place()
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise AudioError(f"{song.path}: cannot be copied to {target}: {reason}; nothing was written") from error
+    (target,) = song.outputs
+    with Outputs([target], song.marks) as outputs:
+        if not to_do(song, options):  # another run ended meanwhile
+            return record.changed(status="skipped")
+        try:
+            shutil.copyfile(song.path, part_of(target))
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise AudioError(f"{song.path}: cannot be copied to {target}: {reason}; nothing was written") from error
+        outputs.commit()
     return record.changed(wall_seconds=time.perf_counter() - start)
 
 

@@ -1,133 +1,159 @@
-"""Parts: the hidden files in which others grow until they are whole, each written by one run at a time.
+"""Files that get their names together, when all of them are whole, each written by one run at a time.
 
-The part of a file has the same name in every run, so that what a killed run left is found. So two runs that write the
-same file meet at its part, and a lock on that tells the later one to leave it alone. The system ends the lock with its
-process: what is not locked is nobody's.
+A file grows in a part, a hidden one beside it whose name is the same in every run, so that what a killed run left is
+found. A lock, in a file of its own beside the part, tells a run that another one is writing the same. The system ends a
+lock with its process: parts that nobody has locked are nobody's.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
 import re
-import struct
-import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+from filelock import lock_descriptor
+
+from ft.audio.source import reason
 from ft.errors import AudioError
 from ft.files import sync_file, sync_folder
 
-if sys.platform == "win32":
-    import ctypes
-    import msvcrt
-else:
-    import fcntl
-
 logger = logging.getLogger(__name__)
 
-_PART = re.compile(r"(\.ft-[0-9a-f]{12})(\.raw)?\.part")
+_PART = re.compile(r"(\.ft-[0-9a-f]{12})\.(?:part|raw\.part|lock)")
 _ATTEMPTS, _PAUSE = 10, 0.03
 """So often a lock is asked for, seconds apart: `remove_parts` holds those of what is nobody's for a moment."""
-_LOCKED = 1 << 62, 1
-"""First byte, and their number."""
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a change of a folder has a time that differs from the last one's on every file system."""
 _empty: dict[Path, int] = {}
 """When folders changed last that held no parts then."""
 
 
-class Claim:
-    """The right to write a file, which one run at a time has, and the part in which that grows.
+class Outputs:
+    """The files of one song: claimed by `with`, made in their parts, named by `commit`.
 
-    It holds against other threads as well as against other processes. The part may be opened, truncated and written by
-    its name meanwhile, but not replaced. Where a file system has no locks, every claim is granted.
+    Left without `commit`, or by an error after it, nothing remains: parts, files that got their names, folders that
+    were made. The claim holds against other threads as well as against other processes; where a file system has no
+    locks, every claim is granted. What a killed process leaves are files that `remove_parts` finds, and whole files of
+    which some are missing.
     """
 
-    def __init__(self, part: Path, path: Path) -> None:
-        """Makes the part, empty, and the folders that are missing.
-
-        Raises:
-            AudioError: another run has the claim.
-            OSError: the part cannot be made.
+    def __init__(self, paths: Iterable[Path], marks: Iterable[Path] = ()) -> None:
         """
-        self.part, self.path = part, path
+        Args:
+            paths: of the files.
+            marks: empty files in folders on the way to these, made before the first file gets its name. One that
+                cannot be made is none that the others could not be either.
+        """
+        self.paths = sorted(dict.fromkeys(paths))  # in every run, so that of two that want the same one gets them all
+        self.marks = tuple(marks)
+        self._locks: dict[Path, int] = {}
         self._made: list[Path] = []
-        self._descriptor: int | None = None
-        self._status: os.stat_result | None = None
+        """Folders and marks, the outermost first, and a mark behind its folder: they are removed from the end."""
+        self._placed: dict[Path, os.stat_result] = {}
+        self._is_whole = False
+
+    def __enter__(self) -> Self:
+        """Claims the files. Raises AudioError where another run is writing one of them, or it cannot be made."""
+        remove_parts(self.paths)
         try:
-            self._descriptor = self._take()
-            if self._descriptor is None:
-                raise AudioError(f"{path}: another run is writing it; wait for it, or choose another `output`")
-            self._status = os.fstat(self._descriptor)
-            os.ftruncate(self._descriptor, 0)
+            for path in self.paths:
+                _check_place(path)
+            for path in self.paths:
+                self._claim(path)
         except BaseException:
-            self.close()
+            self._close()
             raise
+        return self
 
-    def is_at(self, path: Path) -> bool:
-        """Whether this path is the file that was claimed; False for another's of the same name."""
-        return self._status is not None and _is(self._status, path)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_whole = self._is_whole and kind is None
+        self._close()
 
-    def place(self) -> None:
-        """Gives the part its name. Raises OSError."""
-        sync_file(self.part)
-        try:
-            self.part.replace(self.path)
-        except OSError:
-            if self._descriptor is None:
-                raise
-            self._let_go()  # Windows renames no open file, nor do some shares; elsewhere the claim goes on
-            self.part.replace(self.path)
-        sync_folder(self.path.parent)
-
-    def close(self) -> None:
-        """Ends the claim: removes the part unless it got its name, and the folders made for it where they are empty."""
-        is_there = self.is_at(self.part)
-        if os.name == "nt":
-            self._let_go()
-        if is_there:
-            remove(self.part)
-        self._let_go()
-        for folder in reversed(self._made):
-            remove(folder)
-
-    def _take(self) -> int | None:
-        """The descriptor of the part, locked; None where another run has it."""
-        folder, missing = self.part.parent, 2
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(_PAUSE)
+    def commit(self) -> None:
+        """Gives all parts their names, once their bytes are on the disk. Raises AudioError."""
+        for path in self.paths:
+            with told(path):
+                sync_file(part_of(path))
+        for mark in self.marks:
             try:
-                self._made += [path for path in (*reversed(folder.parents), folder) if not path.exists()]
-                folder.mkdir(parents=True, exist_ok=True)
-                descriptor, _ = _locked(self.part)
-            except FileNotFoundError:  # another song that failed took away the folder it had made
-                missing -= 1
-                if missing < 0:
-                    raise
-                continue
-            if descriptor is not None:
-                return descriptor
-        return None
+                if not os.path.lexists(mark):
+                    mark.touch()
+                    self._made.insert(self._made.index(mark.parent) + 1 if mark.parent in self._made else 0, mark)
+            except (OSError, ValueError) as error:
+                logger.debug("%s: cannot be made: %s", mark, error)
+        for path in self.paths:
+            _check_place(path)
+            with told(path):
+                status = part_of(path).stat()
+                part_of(path).replace(path)
+            self._placed[path] = status
+        for folder in dict.fromkeys(path.parent for path in self.paths):
+            sync_folder(folder)
+        self._is_whole = True
 
-    def _let_go(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    def _claim(self, path: Path) -> None:
+        lock = part_of(path, "lock")
+        descriptor: int | None = None
+        try:
+            for attempt in range(_ATTEMPTS):
+                if attempt:
+                    time.sleep(_PAUSE)
+                try:
+                    self._made += [folder for folder in reversed(lock.parents) if not folder.exists()]
+                    lock.parent.mkdir(parents=True, exist_ok=True)
+                    descriptor, _ = _locked(lock)
+                except FileNotFoundError:  # another song that failed took away the folder it had made
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                if descriptor is not None:
+                    self._locks[lock] = descriptor
+                    return
+        except OSError as error:
+            raise AudioError(f"{path.parent}: cannot write there: {reason(error)}") from error
+        raise AudioError(f"{path}: another run is writing it; wait for it, or choose another `output`")
+
+    def _close(self) -> None:
+        with ExitStack() as stack:  # from the last line to the first, whatever fails or interrupts
+            for path in self._made if not self._is_whole else []:
+                stack.callback(_remove_alone, path)
+            for lock, descriptor in self._locks.items():
+                stack.callback(_unlock, lock, descriptor)
+            for lock in self._locks:
+                stack.callback(remove, lock.with_suffix(".part"))
+                stack.callback(remove, lock.with_suffix(".raw.part"))
+            for path, status in self._placed.items():
+                if not self._is_whole and _is(status, path):
+                    stack.callback(remove, path)
+            self._locks, self._placed, self._made = {}, {}, []
 
 
-def part_name(path: Path) -> str:
-    """What the names of the parts of a file begin with: short, as a name as long as allowed has room for no suffix.
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Makes errors of writing an AudioError of one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(f"{path}: cannot write: {reason(error)}") from error
 
-    >>> part_name(Path("song/vocals.wav"))
-    '.ft-3b77e4cea6b1'
+
+def part_of(path: Path, kind: str = "part") -> Path:
+    """The hidden file beside another in which that grows, its raw sound as `raw.part`, or which is locked as `lock`.
+
+    It is short: a name as long as allowed has room for no suffix.
+
+    >>> [part_of(Path("song/vocals.wav"), kind).name for kind in ("part", "raw.part", "lock")]
+    ['.ft-3b77e4cea6b1.part', '.ft-3b77e4cea6b1.raw.part', '.ft-3b77e4cea6b1.lock']
     """
-    return ".ft-" + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return path.with_name(f".ft-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.{kind}")
 
 
 def remove_parts(files: Iterable[Path]) -> None:
@@ -158,64 +184,70 @@ def _sweep(folder: Path) -> None:
         return
     parts: dict[Path, list[Path]] = {}
     for match in found:
-        parts.setdefault(folder / f"{match[1]}.part", []).append(folder / match[0])
-    for guard, guarded in parts.items():
+        parts.setdefault(folder / f"{match[1]}.lock", []).append(folder / match[0])
+    for lock, locked in parts.items():
         with suppress(OSError):
-            _remove_unused(guard, guarded)
+            _remove_unused(lock, locked)
 
 
-def _remove_unused(guard: Path, parts: list[Path]) -> None:
-    """Removes parts unless the one that stands for all of them is locked, or nobody can know."""
-    descriptor, is_locked = _locked(guard)
+def _remove_unused(lock: Path, parts: list[Path]) -> None:
+    """Removes parts unless their lock is held, or nobody can know."""
+    descriptor, is_locked = _locked(lock)
     if descriptor is None:
         return
-    if os.name == "nt":  # removes no open file
-        os.close(descriptor)
-    if is_locked or guard not in parts:
-        for path in [*(path for path in parts if is_locked and path != guard), guard]:
+    for path in parts if is_locked else []:
+        if path != lock:
             remove(path)
-    if os.name != "nt":
+    if is_locked or lock not in parts:
+        _unlock(lock, descriptor)
+    else:
         os.close(descriptor)
 
 
-def _locked(part: Path) -> tuple[int | None, bool]:
-    """A descriptor of a part, made where it is missing, None where it is in use; and whether it could be locked."""
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+def _locked(lock: Path) -> tuple[int | None, bool]:
+    """A descriptor of a lock, made where it is missing, None where it is held; and whether it could be locked."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     is_kept, is_locked = False, True
     try:
         try:
-            _lock(descriptor)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
+            if not lock_descriptor(descriptor, blocking=False):
                 return None, True
-            logger.debug("%s: cannot be locked (%s); another run that writes it would not be noticed", part, error)
+        except OSError as error:
+            logger.debug("%s: cannot be locked (%s); another run that writes there would not be noticed", lock, error)
             is_locked = False
-        is_kept = _is(os.fstat(descriptor), part)  # else another run ended meanwhile, and removed or renamed it
+        is_kept = _is(os.fstat(descriptor), lock)  # else another run ended meanwhile, and removed it
         return (descriptor if is_kept else None), is_locked
     finally:
         if not is_kept:
             os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
-    """Locks an open file, without waiting. Raises OSError.
+def _unlock(lock: Path, descriptor: int) -> None:
+    """Removes a lock that is held, unless it is another's of the same name."""
+    is_there = _is(os.fstat(descriptor), lock)
+    if os.name == "nt":  # removes no open file
+        os.close(descriptor)
+    if is_there:
+        remove(lock)
+    if os.name != "nt":
+        os.close(descriptor)
 
-    That is a byte behind any end: on Windows, and on SMB shares under Linux, nobody can read or write what is locked,
-    not even the one who locked it by another descriptor.
-    """
-    if sys.platform == "win32":
-        if not ctypes.windll.kernel32.LockFile(msvcrt.get_osfhandle(descriptor), 0, _LOCKED[0] >> 32, 1, 0):
-            raise PermissionError(errno.EACCES, "locked")
-    elif sys.platform == "linux":
-        wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, *_LOCKED, 0)  # struct flock
-        try:  # a lock that ends with this descriptor, and not with any of the file
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS):
-                raise
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # WSL 1 and others know no such locks
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+def _remove_alone(path: Path) -> None:
+    """Removes an empty folder, or a mark with which nothing else is in its folder."""
+    with suppress(OSError):
+        if path.is_dir() or [*path.parent.iterdir()] == [path]:
+            remove(path)
+
+
+def _check_place(path: Path) -> None:
+    """Raises AudioError where a folder has the name of a file, or where the name cannot be one."""
+    with told(path), suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()
+        if path.is_dir():
+            raise AudioError(
+                f"{path}: is a folder; expected to write a file there. Rename it, or choose another `output`"
+            )
 
 
 def _is(status: os.stat_result, path: Path) -> bool:

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft.dsp import StreamingStft, magnitude
-from ft.errors import AudioError, ConfigError
+from ft.errors import ConfigError
 from ft.plots import DECIBELS, HOP_LENGTH, MASK, N_FFT, decibels, mean_power, save_panels
-from ft.songs.parts import Claim, part_name, remove, remove_parts
-
-__all__ = ["Pictures", "remove_parts"]
+from ft.songs.parts import part_of, told
 
 Array = NDArray[np.float32]
 Spec = NDArray[np.complex64]
@@ -67,10 +62,7 @@ class Columns:
 
 
 class Pictures:
-    """Draws pictures while a song is separated; they get their names together, when all of them are whole.
-
-    Left without `commit`, nothing remains; what a killed process left goes when pictures are begun in the same folder.
-    """
+    """Draws pictures while a song is separated, into the parts of files that are claimed (`ft.songs.parts.Outputs`)."""
 
     def __init__(self, files: Mapping[str, Path], sample_rate: int) -> None:
         """
@@ -92,24 +84,6 @@ class Pictures:
         self._mixture: Array
         self._stems: dict[str, Columns] = {}
         self._masks: dict[str, Columns] = {}
-        self._claims: dict[str, Claim] = {}
-
-    def __enter__(self) -> Self:
-        """Claims the pictures. Raises AudioError where another run is drawing one of them, or it cannot be made."""
-        remove_parts(self.files.values())
-        try:
-            for name, path in sorted(self.files.items(), key=lambda item: item[1]):
-                with _told(path):
-                    self._claims[name] = Claim(path.with_name(f"{part_name(path)}.part"), path)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def heard(self, blocks: Iterable[Array]) -> Iterator[Array]:
         """Gives the blocks of the mixture (channels, samples), and keeps each until the stems of it are added."""
@@ -147,7 +121,7 @@ class Pictures:
         return {picture: decibels(self._stems[picture].means(), self._peak)}
 
     def finish(self, check: Callable[[], None] | None = None) -> None:
-        """Draws the pictures, so that they only lack their names. Raises AudioError.
+        """Draws the pictures into their parts, once all was added. Raises AudioError.
 
         Args:
             check: called before each; what it raises ends this.
@@ -155,41 +129,9 @@ class Pictures:
         assert self._stft is not None
         self._add(self._stft.finish())
         seconds = next(iter(self._stems.values())).frames * HOP_LENGTH / self._rate
-        for name, claim in self._claims.items():
+        for name, path in self.files.items():
             if check is not None:
                 check()
             scale = MASK if name == _MASK else DECIBELS
-            with _told(self.files[name]):
-                save_panels(claim.part, self.panels(name), seconds, self._rate / N_FFT, scale, _HEIGHT)
-
-    def commit(self) -> None:
-        """Gives all pictures their names, once they are finished.
-
-        Raises:
-            AudioError: a picture cannot be written; none of these is there then.
-        """
-        for name, claim in self._claims.items():
-            with _told(self.files[name]):
-                claim.place()
-        for claim in self._claims.values():
-            claim.close()
-        self._claims = {}
-
-    def close(self) -> None:
-        """Removes what was not committed, and the folders made for it."""
-        with ExitStack() as stack:
-            for claim in self._claims.values():  # the first one last, which made the folders
-                stack.callback(claim.close)
-            for name, claim in self._claims.items():
-                if claim.is_at(self.files[name]):
-                    stack.callback(remove, self.files[name])
-            self._claims = {}
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Makes errors of writing an AudioError of one line that names the picture."""
-    try:
-        yield
-    except OSError as error:
-        raise AudioError(f"{path}: cannot write the picture: {error.strerror or error}") from error
+            with told(path):
+                save_panels(part_of(path), self.panels(name), seconds, self._rate / N_FFT, scale, _HEIGHT)

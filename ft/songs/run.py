@@ -23,8 +23,7 @@ from ft.interruption import held_back
 from ft.options import SeparateOptions
 from ft.progress import Progress, tell, watched
 from ft.songs.inputs import STDIN, Song, find_songs, to_do
-from ft.songs.marks import marking
-from ft.songs.parts import remove_parts
+from ft.songs.parts import Outputs, remove_parts
 from ft.songs.pictures import Pictures
 from ft.songs.pipe import StemPipe
 from ft.songs.report import SongRecord
@@ -161,9 +160,8 @@ def separate_song(
     start = time.perf_counter()
     options = separator.options
     record = new_record(separator, song).changed(files=song.files, images=song.images)
-    wanted = to_do(song, options)
-    remove_parts(song.outputs)  # of runs that were killed
-    if not wanted:
+    if not to_do(song, options):
+        remove_parts(song.outputs)  # of runs that were killed
         _check_length(song, options)
         return record.changed(status="skipped")
     separator.ready()
@@ -175,18 +173,17 @@ def separate_song(
         logger.debug("%s: read by %s; stems as %s", info, type(source).__name__, format)
         tags = read_tags(song.path) if song.path != STDIN else None
         with held_back():
-            stack.enter_context(marking(song))
+            outputs = stack.enter_context(Outputs(song.outputs, song.marks))
             writer = stack.enter_context(StemWriter(song.files, info.channels, info.sample_rate, format, tags=tags))
-            pictures = stack.enter_context(Pictures(song.images, info.sample_rate)) if song.images else None
+        pictures = Pictures(song.images, info.sample_rate) if song.images else None
         if not to_do(song, options):  # another run did it meanwhile
             return record.changed(status="skipped")
         seconds = _separate(separator, source, writer.write, progress, pictures)
         check = functools.partial(tell, progress, song.path, seconds, info.seconds)
         if pictures is not None:
             pictures.finish(check)
-        writer.commit(check)
-        if pictures is not None:
-            pictures.commit()
+        writer.finish(check)
+        outputs.commit()
     warnings = [*source.warnings, *writer.warnings, *_gain_warning(song, writer.gain, format)]
     return _done(record, info, seconds, start, warnings).changed(gain=writer.gain)
 

@@ -1,4 +1,4 @@
-"""Stem files: written whole or not at all.
+"""Stem files, in the parts that `ft.songs.parts.Outputs` gives their names.
 
 Rate, channels and length are kept exactly by wav and flac. The others keep the length of what they are given exactly,
 too, wherever a decoder heeds what their headers say of it (libsndfile does; ffmpeg rounds Vorbis files of less than a
@@ -26,9 +26,7 @@ from ft.audio.formats import StemFormat
 from ft.audio.source import reason
 from ft.audio.tags import Tags, write_tags
 from ft.errors import AudioError, Cancelled
-from ft.songs.parts import remove, remove_parts
-
-__all__ = ["StemWriter", "remove_parts"]
+from ft.songs.parts import part_of
 
 Array = NDArray[np.float32]
 
@@ -36,14 +34,12 @@ _CHECK_SECONDS = 0.05
 
 
 class StemWriter:
-    """Writes the stems of one song as files that get their names together, when all of them are whole.
+    """Writes the stems of one song into the parts of files that are claimed.
 
     Whether an integer or lossy format would clip is known only at the end, and then all stems get one gain. So the
-    sound first grows as raw float32 in a hidden file beside the final one, 4 bytes a sample; `commit` reads it once
-    more and makes the files. Float WAV needs no gain and grows in its own format. Memory does not grow with length, and
-    nothing is computed twice. Left without `commit`, nothing remains, folders that were made included.
-
-    What a killed process leaves are files that `remove_parts` finds, and whole stems of which some are missing.
+    sound first grows as raw float32 in a second part, 4 bytes a sample; `finish` reads it once more and makes the
+    files. Float WAV needs no gain and grows in its own format. Memory does not grow with length, and nothing is
+    computed twice.
     """
 
     def __init__(
@@ -65,33 +61,30 @@ class StemWriter:
         self.format = format
         self.tags = tags
         self.gain = 1.0
-        """What the stems were multiplied by, after `commit`."""
+        """What the stems were multiplied by, after `finish`."""
         self.warnings: list[str] = []
-        """What a user should know, after `commit`."""
-        self._stems = {stem: StemPart(path, channels, sample_rate, format) for stem, path in self.files.items()}
+        """What a user should know, after `finish`."""
+        self._stems = {
+            stem: StemPart(path, part_of(path), channels, sample_rate, format) for stem, path in self.files.items()
+        }
         self._sounds = {name: stem.sound for name, stem in self._stems.items()}
         """Of these, and of stems that are not written."""
         self._new_sound = partial(StemSound, channels=channels, sample_rate=sample_rate, format=format)
-        self._is_whole = False
-        """Whether all files have their names, which they lose again where anything fails before the end of `with`."""
 
     def __enter__(self) -> Self:
-        """Claims the files. Raises AudioError where another run is writing one of them, or it cannot be made."""
-        remove_parts(self.files.values())
-        try:
-            for stem in self._in_order():
+        """Opens the parts. Raises AudioError where one cannot be made."""
+        with ExitStack() as stack:
+            for stem in self._stems.values():
+                stack.callback(stem.close)
                 with _told(stem.path):
-                    _check_place(stem.path)
-                self._open(stem)
-        except BaseException:
-            self._clean()
-            raise
+                    stem.open()
+            self._closing = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._clean(is_kept=self._is_whole and kind is None)
+        self._closing.close()
 
     @property
     def peaks(self) -> dict[str, float]:
@@ -117,14 +110,14 @@ class StemWriter:
                     self._sounds[name] = self._new_sound(name)
                 self._sounds[name].push(stems[name])
 
-    def commit(self, check: Callable[[], None] | None = None) -> None:
-        """Makes the files and gives them their names.
+    def finish(self, check: Callable[[], None] | None = None) -> None:
+        """Makes the files, whole in their parts.
 
         Args:
-            check: called from this thread again and again until the first file gets its name, at least with every block
-                or ten times a second; what it raises ends this.
+            check: called from this thread again and again until they are, at least with every block or ten times a
+                second; what it raises ends this.
         Raises:
-            AudioError: a file cannot be written; then none of them is there after the end of `with`.
+            AudioError: a file cannot be written.
         """
         check = check or _nothing
         for name, sound in self._sounds.items():
@@ -144,22 +137,6 @@ class StemWriter:
                 stem.go_on = check
                 self._make(stem)
         check()
-        for stem in self._stems.values():
-            with _told(stem.path):
-                _check_place(stem.path)
-                assert stem.claim is not None
-                stem.claim.place()
-        self._is_whole = True
-
-    def _in_order(self) -> list[StemPart]:
-        """The same in every run, so that of two runs that want the same files one gets them all."""
-        return sorted(self._stems.values(), key=lambda stem: stem.path)
-
-    def _open(self, stem: StemPart) -> None:
-        try:
-            stem.open()
-        except OSError as error:
-            raise AudioError(f"{stem.path.parent}: cannot write there: {reason(error)}") from error
 
     def _make(self, stem: StemPart) -> None:
         with _told(stem.path):
@@ -168,7 +145,6 @@ class StemWriter:
                 self._tag(stem, self.tags)
             stem.check()
             stem.remove_raw()
-            stem.settle()  # now, so that little time passes between the first name and the last
 
     def _make_at_once(self, check: Callable[[], None]) -> None:
         """Lossy encoders take a thirtieth of the song's length for each stem; each gets a thread."""
@@ -202,14 +178,6 @@ class StemWriter:
         except Exception as error:
             self.warnings.append(f"{stem.path}: without tags, which cannot be written: {reason(error)}")
 
-    def _clean(self, is_kept: bool = False) -> None:
-        with ExitStack() as stack:
-            for stem in self._in_order():  # the first claim last, which made the folders
-                stack.callback(stem.discard)
-            for stem in self._stems.values():
-                if not is_kept and stem.claim is not None and stem.claim.is_at(stem.path):
-                    stack.callback(remove, stem.path)
-
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
@@ -222,13 +190,3 @@ def _told(path: Path) -> Iterator[None]:
 
 def _nothing() -> None:
     pass
-
-
-def _check_place(path: Path) -> None:
-    """Raises AudioError where a folder has the name of a file, and OSError where the name cannot be one."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    if path.is_dir():
-        raise AudioError(f"{path}: is a folder; expected to write a file there. Rename it, or choose another `output`")
