@@ -131,7 +131,7 @@ def test_full_disk_leaves_nothing(pair, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ft.audio.wav_file.WavFile.write", full)
+    monkeypatch.setattr("ft.audio.wav.WavFile.write", full)
     with pytest.raises(DataError, match="No space left"):
         align_folder(tmp_path, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stems import KINDS, ROOT, STEMS, WholeWriter, names, noise, writer_of, written
 
-import ft.audio.wav_file
+import ft.audio.wav
 import ft.songs.parts
 import ft.songs.writer
 from ft.audio.encode import StemPart

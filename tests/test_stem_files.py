@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stems import KINDS, STEMS, names, noise, writer_of, written
 
-import ft.audio.wav_file
+import ft.audio.wav
 import ft.songs.parts
 import ft.songs.writer
-from ft.audio.ogg import set_serial
+from ft.audio.encode import set_serial
 from ft.audio.open import read_audio
 from ft.audio.source import BLOCK_SAMPLES
 from ft.audio.tags import Tags
@@ -223,7 +223,7 @@ def test_serial_numbers_are_those_of_the_sound_on_every_page(tmp_path, name):
 
 @pytest.mark.parametrize("bit_depth", ["16", "24", "float"])
 def test_sound_too_long_for_wav_becomes_rf64(tmp_path, monkeypatch, bit_depth):
-    monkeypatch.setattr(ft.audio.wav_file, "_LIMIT", 1000)
+    monkeypatch.setattr(ft.audio.wav, "_LIMIT", 1000)
     for samples, expected in ((100, "WAV"), (1001, "RF64")):
         waveform = noise(samples, 1)
         files = written(writer_of(tmp_path, bit_depth=bit_depth, channels=1, stems=("v",)), {"v": waveform})
@@ -247,7 +247,7 @@ def test_other_programs_read_float_wav_and_rf64(tmp_path, monkeypatch):
     import av
 
     for limit in (1 << 32, 1000):
-        monkeypatch.setattr(ft.audio.wav_file, "_LIMIT", limit)
+        monkeypatch.setattr(ft.audio.wav, "_LIMIT", limit)
         waveform = 3 * noise(5001)
         path = written(writer_of(tmp_path, bit_depth="float", stems=("v",)), {"v": waveform})["v"]
         with av.open(str(path)) as file:

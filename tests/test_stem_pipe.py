@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ft.errors import AudioError, EngineError
-from ft.songs.pipe import StemPipe
+from ft.songs.writer import StemPipe
 
 HEADER = 44
 
@@ -103,7 +103,7 @@ SCRIPT = """
 import sys
 import numpy as np
 from ft.errors import FtError
-from ft.songs.pipe import StemPipe
+from ft.songs.writer import StemPipe
 pipe = StemPipe(sys.stdout.buffer, "vocals", 2, 8000, "16")
 try:
     for _ in range(100):

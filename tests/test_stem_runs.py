@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from stems import ROOT, STEMS, names, noise, writer_of, written
 
-import ft.audio.wav_file
+import ft.audio.wav
 import ft.songs.parts
 import ft.songs.writer
 from ft.audio.open import read_audio

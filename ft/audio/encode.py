@@ -15,9 +15,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from ft.audio.formats import StemFormat, encoder_settings
-from ft.audio.ogg import set_serial
 from ft.audio.source import BLOCK_SAMPLES, peak_of, reason
-from ft.audio.wav_file import WavFile, quantised
+from ft.audio.wav import WavFile, quantised
 from ft.dsp import StreamingResampler
 from ft.errors import AudioError, EngineError
 from ft.files import sound_name
@@ -176,6 +175,27 @@ class StemPart:
             self.go_on()
             values *= np.float32(gain)
             yield values.reshape(-1, self.channels)
+
+
+def set_serial(path: Path, serial: int) -> None:
+    """Gives the one stream of an Ogg file another serial number (32 bit), in place of the one that libsndfile drew.
+
+    Raises:
+        AudioError: the file is no Ogg file, or ends within a page.
+        OSError: it cannot be changed.
+    """
+    from mutagen.ogg import OggPage, error
+
+    with path.open("r+b") as file, suppress(EOFError):
+        while True:
+            start = file.tell()
+            try:
+                page = OggPage(file)
+            except error as wrong:
+                raise AudioError(f"{path}: not made of whole Ogg pages") from wrong
+            page.serial = serial
+            file.seek(start)
+            file.write(page.write())
 
 
 def cause(error: OSError | soundfile.LibsndfileError) -> str:

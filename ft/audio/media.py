@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ft.audio.extent import extent
-from ft.audio.file_view import FileView
+from ft.audio.quiet import FileView
 from ft.audio.source import INSTALL_MEDIA, Array, AudioSource, Broken, ends_after
 from ft.errors import AudioError
 from ft.options import BitDepth

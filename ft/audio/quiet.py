@@ -1,12 +1,15 @@
-"""Keeps C libraries from printing what no option of theirs turns off: mpg123 on stderr, libsndfile on stdout."""
+"""Keeps C libraries quiet: mpg123 prints on stderr and libsndfile on stdout what no option of theirs turns off, and
+what a call back into Python raises would be printed and lost.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 _GLIBC, _MACOS = ("stdout", "stderr"), ("__stdoutp", "__stderrp")
 
@@ -66,3 +69,38 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _streams.leave()
+
+
+class FileView(io.RawIOBase):
+    """A file from `begin` up to `end`, behind a few other bytes; nothing that a damaged header asks of it raises."""
+
+    def __init__(self, file: BinaryIO, end: int, before: bytes = b"", begin: int = 0) -> None:
+        self._file, self._before, self._at = file, before, 0
+        self._size, self._shift = end - begin + len(before), begin - len(before)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._before[self._at : self._at + len(view)]
+        if not data:
+            try:
+                self._file.seek(self._at + self._shift)
+                data = self._file.read(max(0, min(len(view), self._size - self._at)))
+            except OSError:
+                return 0
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)

@@ -13,9 +13,8 @@ import numpy as np
 import soundfile
 
 from ft.audio.extent import Extent, extent, ogg_end, ogg_is_chain
-from ft.audio.file_view import FileView
 from ft.audio.mpeg import APPENDED, count_frames, counting_frame, first_frame, says_its_frames, tags_begin
-from ft.audio.quiet import quiet
+from ft.audio.quiet import FileView, quiet
 from ft.audio.source import BLOCK_SAMPLES, INSTALL_MEDIA, READABLE, Array, AudioSource, Broken, ends_after, reason
 from ft.audio.wav import WavHeaderError, read_wav_header
 from ft.errors import AudioError

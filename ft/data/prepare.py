@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
-from ft.audio.wav_file import WavFile
+from ft.audio.wav import WavFile
 from ft.config import Spectrogram
 from ft.data.align import (
     LARGEST_RESIDUAL_DB,

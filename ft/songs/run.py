@@ -25,9 +25,8 @@ from ft.progress import Progress, tell, watched
 from ft.songs.inputs import STDIN, Song, find_songs, to_do
 from ft.songs.parts import Outputs, remove_parts
 from ft.songs.pictures import Pictures
-from ft.songs.pipe import StemPipe
 from ft.songs.report import SongRecord
-from ft.songs.writer import StemWriter
+from ft.songs.writer import StemPipe, StemWriter
 from ft.stems import chosen, with_sums
 
 if TYPE_CHECKING:

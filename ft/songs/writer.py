@@ -1,4 +1,4 @@
-"""Stem files, in the parts that `ft.songs.parts.Outputs` gives their names.
+"""Stem files, in the parts that `ft.songs.parts.Outputs` gives their names; and one stem to a stream, as it is made.
 
 Rate, channels and length are kept exactly by wav and flac. The others keep the length of what they are given exactly,
 too, wherever a decoder heeds what their headers say of it (libsndfile does; ffmpeg rounds Vorbis files of less than a
@@ -8,6 +8,7 @@ length is that of the song at their rate, rounded. The same stems give the same 
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -15,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 import soundfile
@@ -25,12 +26,17 @@ from ft.audio.encode import StemPart, StemSound, cause
 from ft.audio.formats import StemFormat
 from ft.audio.source import reason
 from ft.audio.tags import Tags, write_tags
-from ft.errors import AudioError, Cancelled
+from ft.audio.wav import pcm, streamed_header
+from ft.errors import AudioError, Cancelled, EngineError
+from ft.options import BitDepth
 from ft.songs.parts import part_of
 
 Array = NDArray[np.float32]
+Encoding = Literal["16", "24", "float", "f32le", "s16le"]
 
 _CHECK_SECONDS = 0.05
+_DEPTHS: dict[str, BitDepth] = {"16": "16", "24": "24", "float": "float", "f32le": "float", "s16le": "16"}
+_RAW = ("f32le", "s16le")
 
 
 class StemWriter:
@@ -177,6 +183,59 @@ class StemWriter:
             raise
         except Exception as error:
             self.warnings.append(f"{stem.path}: without tags, which cannot be written: {reason(error)}")
+
+
+class StemPipe:
+    """Writes WAV of unknown length, or bare samples (`f32le`, `s16le`), and flushes after each block.
+
+    A gain for all the stem could only be known at its end, so values above full scale are cut off in integer formats;
+    `clipped` counts them, over all channels.
+    """
+
+    def __init__(self, stream: BinaryIO, stem: str, channels: int, sample_rate: int, encoding: Encoding) -> None:
+        # Past the buffer: what is left in it when a reader goes away would be tried again when Python exits, and fail.
+        self._stream: Any = getattr(stream, "raw", stream)
+        self._buffered = stream
+        self.stem = stem
+        self.clipped = 0
+        self.samples = 0
+        """Written so far, of each channel."""
+        self._depth = _DEPTHS[encoding]
+        self._header = b"" if encoding in _RAW else streamed_header(sample_rate, channels, self._depth)
+
+    def write(self, stems: Mapping[str, Array]) -> None:
+        """Writes the block (channels, samples) of its stem; before the first one the header.
+
+        Raises:
+            AudioError: whoever reads the stream went away, or the stream cannot be written.
+            EngineError: values that are not finite.
+        """
+        block = stems[self.stem]
+        if not np.isfinite(block).all():
+            raise EngineError(f"stdout: {self.stem} has values that are not finite; the model or its engine is broken")
+        if self._depth != "float":
+            self.clipped += int(np.count_nonzero(np.abs(block) > 1))
+        try:
+            self._buffered.flush()
+            self._write_all(self._header + pcm(block, self._depth).tobytes())
+            self._stream.flush()
+        except BrokenPipeError as error:
+            raise AudioError(
+                f"stdout: the reader went away before the end; expected it to read {self.stem} to the end"
+            ) from error
+        except OSError as error:
+            raise AudioError(f"stdout: cannot write: {reason(error)}") from error
+        self._header = b""
+        self.samples += block.shape[1]
+
+    def _write_all(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = self._stream.write(rest)
+            if written is None:  # a pipe that another program made non-blocking is full
+                select.select([], [self._stream], [])
+                continue
+            rest = rest[written:]
 
 
 @contextmanager
