@@ -48,10 +48,10 @@ def example() -> Path:
 
 @pytest.fixture(scope="session")
 def excerpt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight seconds of the example song, by which gates judge in a third of the time."""
+    """Four seconds of the example song, by which gates judge in a sixth of the time."""
     folder = tmp_path_factory.mktemp("excerpt")
     for stem in ("mixture", "vocals", "instrumental"):
-        sound, rate = soundfile.read(EXAMPLE / f"{stem}.flac", start=10 * 44100, frames=8 * 44100, dtype="float32")
+        sound, rate = soundfile.read(EXAMPLE / f"{stem}.flac", start=10 * 44100, frames=4 * 44100, dtype="float32")
         soundfile.write(folder / f"{stem}.flac", sound, rate, subtype="PCM_24")
     return folder
 

@@ -10,6 +10,7 @@ import numpy as np
 from engines.base import Array, Engine, EngineInfo, Inputs
 from ft.config import IO, ModelConfig, model_config_from_yaml
 from ft.dsp import hann_window, left_right, mid_side
+from ft.separate import Separator
 from ft.separate.back import stem_spectra
 
 MaskFunction = Callable[[Array], Array]
@@ -91,6 +92,17 @@ class WaveformStub(Engine):
         stem /= np.maximum(weight, 0.25)
         stem = left_right(stem) if both else stem
         return np.stack([stem, whole - stem]).astype(np.float32)
+
+
+def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
+    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
+
+
+def streamed(separator: Separator, mixture: np.ndarray, rate: int, size: int, levels=None) -> dict:
+    """The stems of a song that comes in blocks of `size` samples."""
+    blocks = (mixture[:, start : start + size] for start in range(0, mixture.shape[1], size))
+    parts = list(separator.stream(blocks, rate, levels))
+    return {stem: np.concatenate([part[stem] for part in parts], axis=1) for stem in parts[0]}
 
 
 def all_ones(batch: Array) -> Array:

@@ -151,13 +151,13 @@ def test_bf16_runs_where_there_are_kernels_for_it(tiny_bf16, tiny_onnx):
     assert set(describe_model(tiny_bf16)["gate"]["engines"]) >= {f"torch {torch.__version__} cpu"}
 
 
-def test_a_network_that_overflows_in_half_does_not_pass(example):
+def test_a_network_that_overflows_in_half_does_not_pass(excerpt_folder):
     model = tiny_model()
     with torch.no_grad():
         model.dec1.linear1.weight_pw.mul_(3e4)  # finite in fp16 as weights, beyond it in the products
         model.dec1.linear2.weight_pw.mul_(3e4)
     with pytest.raises(ExportError, match=r"fp16.*not finite.*nothing was written"):
-        judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example(example))
+        judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example(excerpt_folder))
 
 
 def test_a_weight_beyond_half_precision_is_named(excerpt_folder):

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from networks import changed
 from oracle import load, separate
-from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_config, with_neighbours
+from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, noise, streamed, stub_config, with_neighbours
 
 from engines.base import Array
 from engines.runner import Runner
@@ -26,15 +26,6 @@ SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 """Windows of 125 frames of the stub model, so that a second holds several."""
 N_FFT, HOP, BINS = 64, 32, 32
 """Of the stub model."""
-
-
-def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
-    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
-
-
-def streamed(separator: Separator, mixture: np.ndarray, size: int, levels=None) -> np.ndarray:
-    blocks = (mixture[:, start : start + size] for start in range(0, mixture.shape[1], size))
-    return np.concatenate([part["vocals"] for part in separator.stream(blocks, RATE, levels)], axis=1)
 
 
 def vocals_of(mask: np.ndarray, mixture: np.ndarray) -> np.ndarray:
@@ -79,9 +70,9 @@ def test_the_result_does_not_depend_on_the_blocks(options, known):
     mixture = noise(20_007) * np.linspace(0.1, 1, 20_007, dtype=np.float32)
     separator = Separator(StubEngine(np.sqrt, stub_config(normalize="track")), **options)
     levels = separator.levels([mixture], RATE) if known else None
-    whole = streamed(separator, mixture, mixture.shape[1], levels)
+    whole = streamed(separator, mixture, RATE, mixture.shape[1], levels)["vocals"]
     for size in (61, 7001):
-        np.testing.assert_allclose(streamed(separator, mixture, size, levels), whole, atol=1e-5)
+        np.testing.assert_allclose(streamed(separator, mixture, RATE, size, levels)["vocals"], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", QUALITIES[:3], ids=str)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
-from stubs import StubEngine, each_frame_alone, stub_config
+from stubs import StubEngine, each_frame_alone, noise, stub_config
 
 import ft.cli.separate_command
 import ft.separate.separator
@@ -21,10 +21,6 @@ from ft.songs import separate_file
 
 RATE = 8000
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
-
-
-def noise(samples: int, seed: int = 0) -> np.ndarray:
-    return (0.2 * np.random.default_rng(seed).standard_normal((2, samples))).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import weakref
 
 import numpy as np
 import pytest
-from stubs import StubEngine, all_ones, each_frame_alone, stub_config, with_neighbours
+from stubs import StubEngine, all_ones, each_frame_alone, noise, streamed, stub_config, with_neighbours
 
 from ft.dsp import istft, magnitude, stft
 from ft.errors import AudioError, ConfigError, EngineError
@@ -17,21 +17,11 @@ SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 """Windows of 125 frames of the stub model, so that a second holds several."""
 
 
-def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
-    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
-
-
 def music(samples: int, rate: int, channels: int = 2) -> np.ndarray:
     """Tones well inside the band of the stub model."""
     seconds = np.arange(samples) / rate
     tones = [0.2 * np.sin(2 * np.pi * f * seconds + c) for c in range(channels) for f in (330, 440, 550 + 110 * c)]
     return np.stack([sum(tones[3 * c : 3 * c + 3]) for c in range(channels)]).astype(np.float32)
-
-
-def streamed(separator: Separator, mixture: np.ndarray, rate: int, size: int, levels=None) -> dict:
-    blocks = (mixture[:, start : start + size] for start in range(0, mixture.shape[1], size))
-    parts = list(separator.stream(blocks, rate, levels))
-    return {stem: np.concatenate([part[stem] for part in parts], axis=1) for stem in ("vocals", "instrumental")}
 
 
 @pytest.mark.parametrize("samples", [1, 2, 31, 32, 33, 64, 1000, 4000, 4001, 20_000])

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from ft.data.batches import waveform_from_spectrogram
 from networks import tiny_config, tiny_model
-from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_config, with_neighbours
+from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, noise, stub_config, with_neighbours
 
 from export.to_onnx import export_onnx
 from ft.audio.open import read_audio
 from ft.checkpoint import save_checkpoint
 from ft.config import AudioConfig, ModelConfig
 from ft.data import batches
-from ft.data.batches import waveform_from_spectrogram
 from ft.dsp import left_right, mid_side
 from ft.errors import ConfigError, EngineError, ExportError
 from ft.metrics import sdr
@@ -21,10 +21,6 @@ from ft.training.validation import masked_song
 
 RATE = 8000
 MID_SIDE = {"stereo": "mid-side", "normalize": "track"}
-
-
-def noise(samples: int, channels: int = 2) -> np.ndarray:
-    return (0.2 * np.random.default_rng(0).standard_normal((channels, samples))).astype(np.float32)
 
 
 def mid_only(batch: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def test_memory_is_that_of_the_tensors(music):
 
 def test_every_stage_is_measured(music):
     """Memory is that of the largest, and time the sum over those that the run comes to."""
-    shapes = [(16, 2), (64, 4), (16, 2), (64, 12)]
+    shapes = [(8, 2), (32, 4), (8, 2), (32, 12)]
     stages = [
         {"frames": frames, "last_epoch": last, "batch_size": size, "accumulation": 1}
         for last, (frames, size) in enumerate(shapes, start=1)

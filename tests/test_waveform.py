@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from networks import changed
-from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, stub_config, with_neighbours
+from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, noise, streamed, stub_config, with_neighbours
 
 from engines.base import Inputs
 from ft.dsp import magnitude, stft
@@ -15,15 +15,6 @@ RATE = 8000
 MID_SIDE = {"normalize": "track", "stereo": "mid-side"}
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
 """Windows of 125 frames of the stub model, so that a second holds several."""
-
-
-def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
-    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
-
-
-def streamed(separator: Separator, mixture: np.ndarray, rate: int, size: int, levels=None) -> np.ndarray:
-    blocks = (mixture[:, start : start + size] for start in range(0, mixture.shape[1], size))
-    return np.concatenate([part["vocals"] for part in separator.stream(blocks, rate, levels)], axis=1)
 
 
 def both(mask, config, settings) -> tuple[Separator, Separator]:
@@ -88,10 +79,10 @@ def test_where_neighbours_agree_their_fade_is_exact_and_else_it_is_near():
 def test_the_result_does_not_depend_on_the_blocks(rate, normalize):
     mixture = noise(rate * 2 + 7)
     separator = Separator(WaveformStub(with_neighbours(3), stub_config(normalize=normalize)), **SHORT)
-    whole = streamed(separator, mixture, rate, mixture.shape[1])
+    whole = streamed(separator, mixture, rate, mixture.shape[1])["vocals"]
     assert whole.shape == mixture.shape
     for size in (61, 7001):
-        np.testing.assert_allclose(streamed(separator, mixture, rate, size), whole, atol=1e-5)
+        np.testing.assert_allclose(streamed(separator, mixture, rate, size)["vocals"], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -114,7 +105,7 @@ def test_magnitudes_are_scaled_as_for_masks(channels, normalize, known):
     config = stub_config(channels=channels, normalize=normalize)
     ordinary, waveform = both(lambda batch: np.sqrt(batch), config, settings)
     levels = ordinary.levels([mixture], RATE) if known else None
-    expected, found = streamed(ordinary, mixture, RATE, 500, levels), streamed(waveform, mixture, RATE, 500, levels)
+    expected, found = (streamed(model, mixture, RATE, 500, levels)["vocals"] for model in (ordinary, waveform))
     is_one = known and normalize == "track"
     assert sdr(found, expected) > (100 if is_one else 40)  # windows with scales of their own disagree where they fade
     scales = {float(scale) for batch in waveform.engine.batches for scale in batch["scale"]}
