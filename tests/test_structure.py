@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -15,69 +18,110 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("ft", "export", "engines", "bench")
 HEAVY = ("torch", "numpy", "onnxruntime", "onnx", "matplotlib", "soundfile", "soxr", "yaml")
 
-FORBIDDEN = {
-    "ft/errors.py": ("ft", "engines", "export", "bench"),
-    "ft/config.py": ("ft.models", "ft.checkpoint", "ft.training", "ft.data", "engines", "export", "bench"),
-    "ft/models/": ("ft.checkpoint", "ft.training", "ft.data", "ft.separate.separator", "engines", "export", "bench"),
-    "ft/checkpoint.py": ("ft.training", "ft.data", "ft.separate.separator", "engines", "export", "bench"),
-    "ft/separate/": ("ft.songs", "ft.evaluation"),
-    "ft/separate/separator.py": ("ft.training", "ft.data", "ft.models", "ft.checkpoint", "export", "bench"),
-    "ft/metrics/": ("ft.training", "ft.data", "ft.separate.separator", "ft.evaluation"),
-    "ft/data/": ("ft.training", "ft.evaluation"),
-    "ft/training/": ("ft.separate.separator", "ft.evaluation"),
-    "ft/": ("ft.cli", "engines", "export", "bench"),
-    "engines/": ("ft.training", "ft.data", "ft.separate.separator", "ft.cli", "export", "bench"),
-    "export/": ("ft.training", "ft.data", "ft.separate.separator", "ft.cli", "bench"),
-    "bench/": ("ft.cli",),
-}
-ALLOWED = {
-    ("ft/__main__.py", "ft.cli"),
-    ("ft/cli/models.py", "export"),
-    ("ft/cli/models.py", "engines"),
-    ("ft/cli/bench.py", "bench"),
-    ("ft/separate/separator.py", "engines"),
-    ("ft/separate/song_stream.py", "engines"),
-    ("ft/cli/separate_command.py", "engines"),
-    ("ft/info.py", "engines"),
-    ("export/gate.py", "ft.separate.separator"),
-    ("export/calibration.py", "ft.separate.separator"),
-    ("export/calibration.py", "ft.data"),
-}
+LAYERS = [
+    "ft.errors",
+    "ft.files",
+    "ft.interruption ft.options ft.progress ft.stems ft.workers",
+    "ft.config ft.onnx_metadata",
+    "ft.train_config",
+    "ft.dsp ft.windows",
+    "ft.metrics ft.plots",
+    "ft.audio",
+    "ft.models",
+    "ft.checkpoint",
+    "ft.average ft.importers engines",
+    "ft.info",
+    "ft.songs",
+    "ft.separate",
+    "ft.data ft.sing",
+    "ft.evaluation ft.library ft.training",
+    "export",
+    "bench",
+    "ft.cli",
+    "ft.__main__",
+]
+"""What may import only what stands in lines before its own; `ft` itself holds the version, and loads nothing."""
+LONGEST_FILE, MOST_FILES = 400, 20
+MEANINGS = re.compile(r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?!(?<=\.)stem\b)(?i:magnitude|mask|stem)s?(?![a-z])")
+"""What tensors mean, of which engines know nothing; `path.stem` is another thing."""
 
 
-def sources() -> list[Path]:
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+def modules() -> dict[str, Path]:
+    """Every file of the program, by the name that it is imported by."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
 
-def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else ast.walk(tree)
-    names: set[str] = set()
-    for node in nodes:
+def imports(source: str, known: Container[str]) -> set[str]:
+    """Those of the modules `known` that a file imports, inside functions too, but not for type checkers only."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            inside = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(name if name in known else str(node.module) for name in inside.values())
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(source))
+    return {name for name in found if name in known and name != "ft"}
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_go_one_way(path):
-    name = path.relative_to(ROOT).as_posix()
-    for prefix, forbidden in FORBIDDEN.items():
-        if not name.startswith(prefix):
-            continue
-        for imported in imports(path):
-            for banned in forbidden:
-                wrong = imported == banned or imported.startswith(f"{banned}.")
-                wrong &= not name.startswith(f"{banned.replace('.', '/')}/")  # its own package
-                assert not wrong or (name, banned) in ALLOWED, f"{name} imports {imported}"
+FILES = modules()
+IMPORTS = {name: imports(path.read_text(encoding="utf-8"), FILES) for name, path in FILES.items()}
 
 
-def test_rule_above_sees_a_wrong_import(tmp_path):
-    path = tmp_path / "wrong.py"
-    path.write_text("def late():\n    from ft.cli import main\n    import export.graph\n")
-    assert {"ft.cli", "export.graph"} <= imports(path)
+def layer(name: str) -> int:
+    (found,) = (
+        number
+        for number, line in enumerate(LAYERS)
+        if any(name == place or name.startswith(f"{place}.") for place in line.split())
+    )
+    return found
+
+
+def place(name: str) -> str:
+    """The file or folder of `LAYERS` that a module lies in."""
+    return ".".join(name.split(".")[: 2 if name.startswith("ft.") else 1])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_imports_from_the_layers_below_it_and_from_its_own_folder(name):
+    wrong = name != "ft" and {
+        other for other in IMPORTS[name] if place(other) != place(name) and layer(other) >= layer(name)
+    }
+    assert not wrong
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graphlib.TopologicalSorter(IMPORTS | {"ft": set()}).prepare()
+
+
+def test_imports_inside_functions_count_and_those_of_types_do_not():
+    source = "def late():\n    from ft import cli\n    import export.graph\nif TYPE_CHECKING:\n    import bench\n"
+    assert imports(source, {"ft", "ft.cli", "export.graph", "bench"}) == {"ft.cli", "export.graph"}
+
+
+def test_files_are_short_and_the_root_holds_few():
+    assert not {name for name, path in FILES.items() if len(path.read_text("utf-8").splitlines()) > LONGEST_FILE}
+    assert len(list((ROOT / "ft").glob("*.py"))) <= MOST_FILES
+
+
+def meanings(source: str) -> list[str]:
+    """The words of what tensors mean in a file: in its names, its texts and its comments."""
+    return MEANINGS.findall(source)
+
+
+def test_words_of_meaning_are_found_in_names_of_every_form():
+    assert meanings("MASK, mask_stem = WaveformStems('masks')  # a magnitude") == [
+        *("MASK", "mask", "stem", "Stems", "masks", "magnitude")
+    ]
+    assert not meanings("system, unmasked = path.stem, 'masking'")
 
 
 def loaded_by(code: str) -> set[str]:
@@ -105,7 +149,7 @@ def test_separating_needs_no_torch():
 
 def test_only_engines_that_say_so_import_torch():
     for path in (ROOT / "engines").glob("*.py"):
-        assert path.name == "pytorch.py" or "torch" not in {name.split(".")[0] for name in imports(path)}
+        assert path.name == "pytorch.py" or "torch" not in imports(path.read_text(encoding="utf-8"), {"torch"})
 
 
 @pytest.fixture(scope="module")
