@@ -170,33 +170,13 @@ def test_a_separator_closes_only_what_it_opened(tiny_onnx):
         own.run(magnitudes(1, 5))
 
 
-def test_missing_and_strange_files_are_named(tmp_path, tiny_onnx):
+def test_missing_and_strange_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.onnx: no such file"):
         load_engine(tmp_path / "nowhere.onnx")
     text = tmp_path / "model.txt"
     text.write_text("no model")
     with pytest.raises(EngineError, match=r"model\.txt: no engine runs this kind of file"):
         load_engine(text)
-    damaged = tmp_path / "damaged.onnx"
-    damaged.write_bytes(tiny_onnx.read_bytes()[:5000])
-    with pytest.raises(EngineError, match=r"damaged\.onnx: not an ONNX model") as caught:
-        load_engine(damaged).open()
-    assert "\n" not in str(caught.value)
-
-
-def test_a_model_of_another_project_is_refused(tmp_path):
-    import onnx
-    from onnx import TensorProto, helper
-
-    shape = ["batch", 2, 64, "frames"]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("magnitude", "mask")]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["magnitude"], ["mask"])], "foreign", values[:1], values[1:]
-    )
-    path = tmp_path / "foreign.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    with pytest.raises(EngineError, match=r"foreign\.onnx: holds no configuration"):
-        load_engine(path).open()
 
 
 def test_a_missing_runtime_names_the_line_that_installs_it(tiny_onnx, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from export.verify import relative_l2
 from stubs import StubEngine, all_ones
 from test_tensorrt_engine import manifest
 
@@ -20,7 +21,6 @@ from engines.openvino import OpenvinoEngine
 from engines.ort import OrtEngine
 from engines.plan import write_plan
 from engines.pytorch import PytorchEngine
-from export.verify import relative_l2
 from ft.checkpoint import load_model
 from ft.errors import CheckpointError, EngineError, FtError
 from ft.files import FP32_MODEL, INT8_MODEL, model_path
@@ -273,12 +273,9 @@ def test_openvino_computes_in_the_precision_of_the_file_and_no_lower_one(stating
         assert "no bf16" in info.reason and relative_l2(bf16, fp32) <= 5e-6
 
 
-def test_openvino_is_for_the_cpu_and_says_what_installs_it(tiny_onnx, monkeypatch):
+def test_openvino_is_for_the_cpu(tiny_onnx):
     with pytest.raises(EngineError, match="device cuda: OpenVINO runs on the CPU only; use --device cpu or another"):
         load_engine(tiny_onnx, runtime="openvino", device="cuda").open()
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(EngineError, match=r"openvino is not installed; pip install 'frame-transformer\[openvino\]'"):
-        load_engine(tiny_onnx, runtime="openvino").open()
 
 
 def test_onnx_runtime_refuses_bf16_on_a_cpu_and_names_who_runs_it(stating, no_gpu):
@@ -337,6 +334,7 @@ def test_a_file_that_is_no_model_of_ours_is_one_line_in_every_runtime(
     assert "\n" not in text and len(text) < 500
     if runtime != "tensorrt":  # without a GPU it may say that first
         assert isinstance(caught.value, EngineError) and text.startswith(str(path))
+        assert {"truncated": "not an ONNX model", "foreign": "holds no configuration"}.get(kind, "") in text
     with pytest.raises(CheckpointError, match=path.name):
         Separator(path, runtime=runtime)
 
