@@ -126,7 +126,7 @@ def test_who_fails_takes_away_nothing_of_who_came_after(tmp_path, monkeypatch):
         if path.name.startswith("vocals"):
             monkeypatch.undo()
             (tmp_path / "other").write_bytes(b"of another program")
-            os.replace(tmp_path / "other", tmp_path / "instrumental.wav")
+            (tmp_path / "other").replace(tmp_path / "instrumental.wav")
             raise OSError(5, "Input/output error")
         return replace(part, path)
 
