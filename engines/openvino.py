@@ -33,7 +33,7 @@ class OpenvinoEngine(FileEngine):
     def _load(self) -> None:
         if parse_device(self.device)[0] == "cuda":
             raise EngineError(
-                f"device {self.device}: OpenVINO runs on the CPU only; use --device cpu or another runtime"
+                f"device {self.device}: OpenVINO runs on the CPU only; use `device` cpu or another `runtime`"
             )
         try:
             import openvino
@@ -42,7 +42,7 @@ class OpenvinoEngine(FileEngine):
         info = read_info(self.model, "openvino", openvino.__version__.partition("-")[0])
         self._core = openvino.Core()
         # Left to itself OpenVINO computes every model in bf16 on a CPU that has it. What an int8 file leaves in float32
-        # loses less by bf16 than the rest by int8 (0.1 to 1 dB of mask), gains a tenth of the time, and is judged so.
+        # loses less by bf16 than the rest by int8 (0.1 to 1 dB), gains a tenth of the time, and is judged so.
         self._hint, reason = "f32", ""
         if info.precision in ("bf16", "int8"):
             if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -62,7 +62,7 @@ class OrtEngine(FileEngine):
         if not device.is_gpu:
             if info.precision == "bf16":
                 raise EngineError(
-                    f"{self.model}: bf16, which ONNX Runtime does not compute on a CPU; use --runtime openvino or torch"
+                    f"{self.model}: bf16, which ONNX Runtime does not compute on a CPU; use `runtime` openvino or torch"
                 )
             self._session = self._open_on_cpu(onnxruntime)
         self._info = self._placed(info, device)

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 Label = TypeVar("Label")
 
-ANY_DEVICE = "use --device auto to go on without it"
-OTHER_MODEL = "use --engine MODEL.onnx with --device auto, and no --tensorrt, to go on without it"
+ANY_DEVICE = "use `device` auto to go on without it"
+OTHER_MODEL = "use `model` MODEL.onnx with `device` auto, and no TensorRT, to go on without it"
 """What lets the songs after the loss of a GPU run; the second where TensorRT, which needs one, was asked for."""
 
 
@@ -187,7 +187,7 @@ def _halved(failed: int, error: OutOfDeviceMemory) -> int:
     """The next size of a batch to try. Raises OutOfDeviceMemory where there is none."""
     if failed == 1:
         raise OutOfDeviceMemory(
-            f"{error}; one window alone does not fit: use a smaller --segment-seconds, or an .onnx with --device cpu"
+            f"{error}; one window alone does not fit: use a smaller `segment_seconds`, or an .onnx with `device` cpu"
         ) from error
     logger.warning("no memory for %d windows at once; going on with %d", failed, failed // 2)
     return failed // 2

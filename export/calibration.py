@@ -68,7 +68,7 @@ def calibration_files(folder: Path) -> list[Path]:
     try:
         return audio_files(folder)
     except DataError as error:
-        raise ExportError(f"{error}; int8 is calibrated with real sound, --calibrate FOLDER") from error
+        raise ExportError(f"{error}; int8 is calibrated with real sound, a folder in `calibrate`") from error
 
 
 def calibration_windows(folder: Path, config: ModelConfig, count: int = WINDOWS) -> Calibration:

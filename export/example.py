@@ -27,7 +27,7 @@ def read_example(folder: Path | None = None) -> Song:
     for name in ("mixture", "vocals", "instrumental"):
         files = sorted(folder.glob(f"{name}.*"))
         if not files:
-            raise ExportError(f"{folder}: no {name}.*; --example takes a folder with mixture, vocals and instrumental")
+            raise ExportError(f"{folder}: no {name}.*; `example` takes a folder with mixture, vocals and instrumental")
         try:
             sounds[name], sample_rate = read_audio(files[0])
         except AudioError as error:

@@ -125,12 +125,12 @@ def judge(
     if not snr >= limits.snr_db:
         raise ExportError(
             f"{precision}: the network's output has {snr:.1f} dB of signal to noise against fp32, at least "
-            f"{limits.snr_db:g} are wanted (`mask_snr`); nothing was written"
+            f"{limits.snr_db:g} are wanted (`mask_snr_db`); nothing was written"
         )
     if not loss <= limits.sdr_loss_db:
         raise ExportError(
             f"{precision}: the example loses {loss:.3f} dB of SDR against fp32, at most {limits.sdr_loss_db:g} are "
-            "allowed (`sdr_loss`); nothing was written"
+            "allowed (`sdr_loss_db`); nothing was written"
         )
     shapes = [
         {"shape": list(target.shape), "snr_db": round(min(signal_to_noise(run.shapes[n], target) for run in runs), 2)}

@@ -116,13 +116,13 @@ def export_onnx(
     """
     output, opset = Path(output), operator.index(opset)
     mask_snr_db, sdr_loss_db = (None if value is None else float(value) for value in (mask_snr_db, sdr_loss_db))
-    judged = {"--mask-snr": mask_snr_db, "--sdr-loss": sdr_loss_db, "--example": example}
+    judged = {"`mask_snr_db`": mask_snr_db, "`sdr_loss_db`": sdr_loss_db, "`example`": example}
     given = [name for name, value in judged.items() if value is not None]
     _check(output, io, precision, opset, weights, calibrate, given)
     data = output.with_name(f"{output.name}.data")
     for file in (output, data):
         if file.exists() and not force:
-            raise ExportError(f"{file}: exists; use another name or --force")
+            raise ExportError(f"{file}: exists; use another name or `force`")
     check_writable(output)
     config = load_config(source)
     song = read_example(example) if precision != "fp32" else None
@@ -189,7 +189,7 @@ def export_onnx(
             gate["source_precision"] = lowered
         if songs is not None and Path(calibrate or example_folder()).samefile(example or example_folder()):
             gate["in_sample"] = True
-            logger.warning("%s: judged by the song that calibrated it; --calibrate FOLDER takes others", output)
+            logger.warning("%s: judged by the song that calibrated it; `calibrate` takes others", output)
         append_onnx_metadata(part, {**extra, GATE_KEY: json.dumps(gate)})
         files = [output, data] if (folder / data.name).exists() else [output]
         for file in reversed(files):
@@ -225,18 +225,18 @@ def _check(
         raise ExportError(f"`io` {io}; expected {' or '.join(IO)}")
     if io != IO[0] and precision not in ("fp32", "fp16"):
         raise ExportError(
-            f"{precision}: a graph of the whole chain computes in fp32 or fp16; leave --io away or take --fp16"
+            f"{precision}: a graph of the whole chain computes in fp32 or fp16; leave `io` away or take `fp16`"
         )
     if not OLDEST_OPSET <= opset <= NATIVE_OPSET:
         raise ExportError(f"opset {opset}; expected {OLDEST_OPSET} to {NATIVE_OPSET}")
     if weights not in STORED:
         raise ExportError(f"weights {weights}; expected {' or '.join(STORED)}")
     if weights != "fp32" and precision != "fp32":
-        raise ExportError(f"weights stored in {weights} are for a file that computes in fp32; leave --weights away")
+        raise ExportError(f"weights stored in {weights} are for a file that computes in fp32; leave `weights` away")
     if calibrate is not None and precision != "int8":
-        raise ExportError("--calibrate is for --int8")
+        raise ExportError("`calibrate` is for int8")
     if judged and precision == "fp32":
-        raise ExportError(f"{', '.join(judged)}: for --fp16, --bf16 and --int8; fp32 must equal PyTorch")
+        raise ExportError(f"{', '.join(judged)}: for fp16, bf16 and int8; fp32 must equal PyTorch")
 
 
 def _quantize(source: Path, part: Path, matrices: set[str], songs: Calibration) -> Counter[str]:

@@ -77,7 +77,7 @@ def build_plan(
         raise ExportError(f"precision {precision}: plans are fp16, bf16 or fp32; int8 is for .onnx files")
     for file in (output, manifest_path(output)):
         if file.exists() and not force:
-            raise ExportError(f"{file}: exists; use another name or --force")
+            raise ExportError(f"{file}: exists; use another name or `force`")
     check_writable(output)
     path = model_path(source)
     frames = _frames(load_config(path), segment_seconds)
@@ -100,7 +100,7 @@ def build_plan(
         if same and io in (None, found.io):
             if example is not None:
                 raise ExportError(
-                    f"--example: {path} was compared when it was exported; export the checkpoint again with --example"
+                    f"`example`: {path} was compared when it was exported; export the checkpoint again with it"
                 )
             _check_gate(found, mask_snr_db, sdr_loss_db)
             return plan_from_onnx(path, output, frames=frames, precision=precision, **options)
@@ -139,7 +139,7 @@ def _check_gate(model: Model, mask_snr_db: float | None, sdr_loss_db: float | No
 
     if precision == "fp32":
         if mask_snr_db is not None or sdr_loss_db is not None:
-            raise ExportError("--mask-snr and --sdr-loss are for --fp16 and --bf16; fp32 must equal PyTorch")
+            raise ExportError("`mask_snr_db` and `sdr_loss_db` are for fp16 and bf16; fp32 must equal PyTorch")
         if waveform:
             equal = figure("stems_snr_db") >= figure("stems_snr_limit_db")
         else:
@@ -153,12 +153,12 @@ def _check_gate(model: Model, mask_snr_db: float | None, sdr_loss_db: float | No
         if not (ratio := figure(name)) >= allowed.snr_db:
             raise ExportError(
                 f"{model.path}: its {what} had {ratio:.1f} dB of signal to noise against fp32 when it was exported, "
-                f"at least {allowed.snr_db:g} are wanted (`mask_snr`); nothing was built"
+                f"at least {allowed.snr_db:g} are wanted (`mask_snr_db`); nothing was built"
             )
     if not (loss := figure("sdr_loss_db")) <= allowed.sdr_loss_db:
         raise ExportError(
             f"{model.path}: the example lost {loss:.3f} dB of SDR against fp32 when it was exported, at most "
-            f"{allowed.sdr_loss_db:g} are allowed (--sdr-loss); nothing was built"
+            f"{allowed.sdr_loss_db:g} are allowed (`sdr_loss_db`); nothing was built"
         )
 
 

@@ -42,21 +42,21 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
     """
     if command is None and (context := click.get_current_context(silent=True)) is not None:
         command = context.command
-    known = {flag(item.name) for item in fields(SeparateOptions)} | _flags(command)
-
-    def replaced(found: re.Match[str]) -> str:
-        if flag(found[1]) not in known:
-            return found[0]
-        return "-o" if found[1] == "output" else flag(found[1])
-
-    return re.sub(r"`(\w+)`", replaced, text)
+    known = {item.name: flag(item.name) for item in fields(SeparateOptions)} | _flags(command) | {"output": "-o"}
+    return re.sub(r"`(\w+)`", lambda found: known.get(found[1], found[0]), text)
 
 
-def _flags(command: click.Command | None) -> set[str]:
-    """Gives all flags of a command, or of those of a group."""
+def _flags(command: click.Command | None) -> dict[str, str]:
+    """Gives the flags of a command, or of those of a group, by the names of its options and by their own."""
+    found: dict[str, str] = {}
     if isinstance(command, click.Group):
-        return set().union(*map(_flags, command.commands.values()))
-    return {word for option in command.params for word in option.opts} if command is not None else set()
+        for each in command.commands.values():
+            found |= _flags(each)
+    for option in command.params if command is not None else ():
+        for word in option.opts:
+            if word.startswith("--"):
+                found |= {str(option.name): word, word.removeprefix("--").replace("-", "_"): word}
+    return found
 
 
 def choice(*words: str) -> click.Choice:

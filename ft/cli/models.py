@@ -10,7 +10,6 @@ from typing import Any, Literal
 import click
 
 from ft.cli.flags import AS_JSON, PATH, choice, with_flags
-from ft.config import IO
 
 
 @click.command()
@@ -93,8 +92,8 @@ def doctor(settings: dict, as_json: bool, runtime: str | None) -> None:
 @click.option("--int8", is_flag=True, help="Compute the large products in int8.")
 @click.option(
     "--io",
-    type=choice(*IO, "magnitude"),
-    default=IO[0],
+    type=choice("network", "waveform", "magnitude"),
+    default="network",
     show_default=True,
     help="waveform: with the transforms inside, sound in and stems out.",
 )
@@ -164,7 +163,7 @@ def export(
                 output,
                 kind=tensorrt,
                 precision=precision,
-                io=None if io == IO[0] else io,
+                io=None if io == "network" else io,
                 targets=targets,
                 batch=batch or 1,
                 segment_seconds=segment_seconds,
@@ -179,7 +178,7 @@ def export(
     from export.to_onnx import export_onnx
 
     precision = precision or "fp32"
-    kinds = ("" if io == IO[0] else f".{io}") + ("" if precision == "fp32" else f".{precision}")
+    kinds = ("" if io == "network" else f".{io}") + ("" if precision == "fp32" else f".{precision}")
     output = output or Path(checkpoint).with_suffix(f"{kinds}.onnx")
     result = export_onnx(
         checkpoint, output, io=io, precision=precision, opset=opset, weights=weights, calibrate=calibrate, **judged

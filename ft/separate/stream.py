@@ -52,7 +52,7 @@ class ModelStream:
         ):
             raise ConfigError(
                 f"`postprocess`: {info.model} gives no masks of vocals; expected a model of one mask, vocals and "
-                "instrumental, exported without --io waveform"
+                "instrumental, exported with `io` network"
             )
 
     def front(self, sample_rate: int) -> Front:
