@@ -18,8 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import soundfile
 from filelock import lock_descriptor
 
+from ft.audio.encode import cause
 from ft.audio.source import reason
 from ft.errors import AudioError
 from ft.files import sync_file, sync_folder
@@ -48,8 +50,8 @@ class Outputs:
         """
         Args:
             paths: of the files.
-            marks: empty files in folders on the way to these, made before the first file gets its name. One that
-                cannot be made is none that the others could not be either.
+            marks: empty files in folders on the way to these, made before the first file gets its name; one that cannot
+                be made is left out.
         """
         self.paths = sorted(dict.fromkeys(paths))  # in every run, so that of two that want the same one gets them all
         self.marks = tuple(marks)
@@ -93,9 +95,8 @@ class Outputs:
         for path in self.paths:
             _check_place(path)
             with told(path):
-                status = part_of(path).stat()
+                self._placed[path] = part_of(path).stat()  # before it has the name, should anything interrupt this
                 part_of(path).replace(path)
-            self._placed[path] = status
         for folder in dict.fromkeys(path.parent for path in self.paths):
             sync_folder(folder)
         self._is_whole = True
@@ -141,8 +142,8 @@ def told(path: Path) -> Iterator[None]:
     """Makes errors of writing an AudioError of one line that names the file."""
     try:
         yield
-    except OSError as error:
-        raise AudioError(f"{path}: cannot write: {reason(error)}") from error
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise AudioError(f"{path}: cannot write: {cause(error)}") from error
 
 
 def part_of(path: Path, kind: str = "part") -> Path:

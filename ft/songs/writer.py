@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from ft.audio.encode import StemPart, StemSound, cause
+from ft.audio.encode import StemPart, StemSound
 from ft.audio.formats import StemFormat
 from ft.audio.source import reason
 from ft.audio.tags import Tags, write_tags
 from ft.audio.wav import pcm, streamed_header
 from ft.errors import AudioError, Cancelled, EngineError
 from ft.options import BitDepth
-from ft.songs.parts import part_of
+from ft.songs.parts import part_of, told
 
 Array = NDArray[np.float32]
 Encoding = Literal["16", "24", "float", "f32le", "s16le"]
@@ -82,7 +81,7 @@ class StemWriter:
         with ExitStack() as stack:
             for stem in self._stems.values():
                 stack.callback(stem.close)
-                with _told(stem.path):
+                with told(stem.path):
                     stem.open()
             self._closing = stack.pop_all()
         return self
@@ -108,7 +107,7 @@ class StemWriter:
             EngineError: values that are not finite.
         """
         for name, stem in self._stems.items():
-            with _told(stem.path):
+            with told(stem.path):
                 stem.write(stems[name])
         if self.format.clips:
             for name in stems.keys() - self._stems.keys():
@@ -131,7 +130,7 @@ class StemWriter:
             if name not in self._stems:
                 sound.finish()
                 continue
-            with _told(self._stems[name].path):
+            with told(self._stems[name].path):
                 self._stems[name].finish()
         peak = max(self.peaks.values(), default=0.0)
         if self.format.clips and peak > 1:
@@ -145,7 +144,7 @@ class StemWriter:
         check()
 
     def _make(self, stem: StemPart) -> None:
-        with _told(stem.path):
+        with told(stem.path):
             stem.encode(self.gain)
             if self.tags is not None:
                 self._tag(stem, self.tags)
@@ -236,15 +235,6 @@ class StemPipe:
                 select.select([], [self._stream], [])
                 continue
             rest = rest[written:]
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Makes errors of writing an AudioError of one line that names the file."""
-    try:
-        yield
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{path}: cannot write: {cause(error)}") from error
 
 
 def _nothing() -> None:
