@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 
+from export.graph import lowered
 from ft.checkpoint import load_model, save_checkpoint
 from ft.config import ModelConfig, Output, Spectrogram
 from ft.errors import ConfigError
@@ -128,15 +129,7 @@ def test_matrices_are_weights_of_two_axes_or_more(network):
 
 def test_halved_it_takes_and_gives_what_it_did(network):
     x = inputs(network.model_config)
-    halved = make_network(network.model_config).eval()
-    halved.load_state_dict(network.state_dict())
-    for module in halved.modules():
-        if not isinstance(module, network.keeps_float32):
-            for name, value in module.named_parameters(recurse=False):
-                setattr(module, name, torch.nn.Parameter(value.detach().half()))
-            for name, value in module.named_buffers(recurse=False):
-                if value.is_floating_point():
-                    setattr(module, name, value.half())
+    halved = lowered(network, network.model_config, torch.float16, native=False)
     with torch.no_grad():
         exact, given = network(x), halved(x)
     assert (given.float() - exact).abs().max() < 0.02 * exact.abs().max()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -72,7 +71,12 @@ class EngineRow(Row):
                 "device": engine.device,
                 "precision": engine.precision,
                 "version": engine.version,
-                "window_frames": dataclasses.asdict(plan),
+                "window_frames": {
+                    "frames": plan.frames,
+                    "context": plan.left,
+                    "lookahead": plan.right,
+                    "fade": plan.fade,
+                },
                 "config": separator.config.to_dict(),
             },
         )

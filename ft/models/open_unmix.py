@@ -46,7 +46,7 @@ class Network(SeparationNetwork):
     """Estimates the magnitudes of one stem: a mask of at least 0 times those of the mixture."""
 
     wants_fit = True
-    keeps_float32 = (nn.LSTM,)
+    keeps_float32 = (nn.LSTM, nn.BatchNorm1d)
 
     def __init__(self, numbers: Config, sizes: Sizes) -> None:
         """Raises ConfigError: several stems, complex values, or more bins to read than there are."""
@@ -98,8 +98,8 @@ class Network(SeparationNetwork):
 
     @staticmethod
     def _normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-        """Batch norm over all frames of (batch, frames, features)."""
-        return norm(x.flatten(0, 1)).reshape(x.shape)
+        """Batch norm over all frames of (batch, frames, features), in float32 as its running statistics are."""
+        return norm(x.flatten(0, 1).float()).reshape(x.shape).to(x.dtype)
 
 
 def tiny() -> ModelConfig:

@@ -102,7 +102,7 @@ class Network(SeparationNetwork):
         for entry, network in zip(self.entries, self.networks, strict=True):
             inputs = self._joined(x, given) if entry.fed else x
             before(network, inputs)
-            found = network(inputs)
+            found = network(inputs).float()  # halved networks give either type, and ONNX joins no two
             own = [found[:, number] for number in range(len(entry.stems))] if len(entry.stems) > 1 else [found]
             stems |= dict(zip(entry.stems, own, strict=True))
             given += own
