@@ -49,6 +49,8 @@ class Row(ABC):
 
 
 class Baseline(Row):
+    """Estimates from the song alone, or from the truth."""
+
     def __init__(self, info: RowInfo, estimate: Callable[[SongSound], dict[str, Array]]) -> None:
         self.info, self._estimate = info, estimate
 
@@ -57,6 +59,8 @@ class Baseline(Row):
 
 
 class EngineRow(Row):
+    """Separates with a model; a sum of its stems is the instrumental where it has none."""
+
     def __init__(self, name: str, model: str, separator: Separator) -> None:
         self._separator = separator
         engine, plan = separator.engine.describe(), separator.plan
@@ -97,6 +101,8 @@ class EngineRow(Row):
 
 
 class EstimatesRow(Row):
+    """Reads what something else wrote into a folder."""
+
     def __init__(self, name: str, folder: Path, alone: bool, tolerance: float) -> None:
         self.info = RowInfo(name, "estimates", f"stems in {folder}", {"folder": str(folder)})
         self._folder, self._alone, self._tolerance = folder, alone, tolerance
@@ -113,6 +119,7 @@ class EstimatesRow(Row):
 
 
 def floor(chosen: Collection[str]) -> Iterator[Row]:
+    """Gives the chosen ones of what counts for nothing, and of what needs no training."""
     known: dict[str, tuple[str, Callable[[SongSound], dict[str, Array]]]] = {
         "silence": (
             "silence for every stem",
