@@ -22,12 +22,12 @@ from pathlib import Path
 
 import click
 import torch
-from ft.data.batches import Batching
 
 from ft.config import ModelConfig, model_config_from_yaml
 from ft.data.cache import CachedItems
 from ft.data.cache_build import build_cache
 from ft.data.items import Items, mixture_items, open_batches
+from ft.data.loading import Batching
 from ft.settings import load_yaml, override
 from ft.train_config import Cache, TrainConfig, train_config_from_yaml
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.config import Front, ModelConfig
+from ft.config import ModelConfig
 from ft.data.augment import rms
 from ft.data.cache import (
     MANIFEST,
@@ -108,7 +108,7 @@ def _manifest(
     config, front, train = items.config, items.config.front, items.train
     frames, rate = max(stage.frames for stage in train.stages), config.sample_rate
     if seconds is not None:
-        wanted = _frames(front, round(seconds * rate))
+        wanted = front.frames(round(seconds * rate) + front.hop_length - 1)
         if wanted < frames:
             least = front.samples(frames) / rate
             raise DataError(f"`seconds` {seconds:g}: a stage has {frames} frames; expected at least {least:.2f}")
@@ -124,15 +124,10 @@ def _manifest(
     if seconds is not None and there.samples != manifest.samples:
         lengths = f"{there.samples / rate:.2f} s and not {manifest.samples / rate:.2f} s"
         raise DataError(f"{folder}: holds a cache of examples of {lengths}; choose another -o")
-    frames = _frames(front, there.samples)
+    frames = front.frames(there.samples)
     if front.samples(frames) != there.samples:
         raise DataError(f"{folder}: holds a cache for another STFT; choose another -o")
     return replace(there, examples=max(there.examples, -(-examples // there.per_shard) * there.per_shard)), frames
-
-
-def _frames(front: Front, samples: int) -> int:
-    """Gives the fewest that cover so many samples."""
-    return max(1, -(-(samples - front.samples(1)) // front.hop_length) + 1)
 
 
 def _missing(folder: Path, manifest: Manifest) -> list[int]:

@@ -47,7 +47,7 @@ class Item:
 
     @property
     def mixture(self) -> Waveform:
-        """(channels, samples)."""
+        """Gives the sum of the stems (channels, samples)."""
         return mixed(self.stems)
 
 

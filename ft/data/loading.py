@@ -28,7 +28,7 @@ class Batch:
 
     @property
     def mixture(self) -> Tensor:
-        """(batch, channels, samples)."""
+        """Gives the sum of the stems (batch, channels, samples)."""
         return reduce(torch.add, self.stems.values())
 
     def pin_memory(self) -> Batch:

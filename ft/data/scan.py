@@ -195,7 +195,7 @@ class Scan:
         return max((float(np.abs(block).max(initial=0)) for block in blocks), default=0.0)
 
     def _magnitudes(self, blocks: Iterator[Array], channels: int, front: Spectrogram) -> Iterator[Array]:
-        stft = StreamingStft(channels, front.n_fft, front.hop_length)
+        stft = StreamingStft(channels, front.n_fft, front.hop_length, front.win_length)
         both = self.config.is_mid_side and channels == 2
         for block in blocks:
             yield magnitude(stft.push(mid_side(block) if both else block))

@@ -98,12 +98,15 @@ def check_sources(train: TrainConfig, config: ModelConfig) -> None:
     Raises:
         DataError: too few are named, some are not there, or they cannot give the stems of the model.
     """
+    separates = train.task == "separate"  # else any music will do
+    names = data_stems(train, config)
+    what = "train.stems" if train.stems else "train.instrumentals and train.vocals"
+    check_stems(what, names, config.stems if separates else ())
     if train.cache is not None:
         check_folders([train.cache.folder])
         return
     if not (train.instrumentals or train.pairs or train.stems):
         raise DataError("train.instrumentals: none; name a folder, e.g. `set` train.instrumentals=music/")
-    separates = train.task == "separate"  # else any music will do
     if separates and not (train.vocals or train.pairs or train.stems):
         raise DataError("train.vocals: none; name a folder, e.g. `set` train.vocals=voices/")
     if separates and train.voxaug.force and not (train.vocals or train.stems):
@@ -113,9 +116,6 @@ def check_sources(train: TrainConfig, config: ModelConfig) -> None:
         )
     stems = [source for sources in train.stems.values() for source in sources]
     check_folders([source.folder for source in (*train.instrumentals, *train.pairs, *train.vocals, *stems)])
-    names = data_stems(train, config)
-    what = "train.stems" if train.stems else "train.instrumentals and train.vocals"
-    check_stems(what, names, config.stems if separates else ())
     for source in train.pairs:
         _check_songs(source, names, config)
 
@@ -251,17 +251,17 @@ def _found_songs(source: Source, names: Sequence[str]) -> Iterator[tuple[Path, d
     by_folder: dict[Path, list[Path]] = {}
     for path in audio_files(source.folder):
         by_folder.setdefault(path.parent, []).append(path)
-    is_empty = True
-    for folder, paths in by_folder.items():
+    songs: set[Path] = set()
+    for folder, paths in sorted(by_folder.items()):
         found: dict[str, Path] = {}
         for path in sorted(paths, key=lambda path: path.stem not in (*names, MIXTURE)):  # plain names go first
             name = path.stem if path.stem in names else stem_of(path.stem, [folder.resolve().name])
             if name is not None:
                 found.setdefault(name, path)
-        if found.keys() & {MIXTURE, *STEMS, *names}:
-            is_empty = False
+        if found.keys() & {MIXTURE, *STEMS, *names} and not songs & {*folder.parents}:
+            songs.add(folder)
             yield folder, {name: found[name] for name in sorted(found, key=MIXTURE.__ne__)}
-    if is_empty:
+    if not songs:
         raise DataError(f"{source.folder}: no song in it; expected folders of mixture.*, {'.*, '.join(names)}.*")
 
 
@@ -278,7 +278,7 @@ def _recipes(found: Collection[str], names: Sequence[str], rest: str | None) -> 
         found = [name for name in found if name != VOCALS]  # the mixture stays as it is, also where it was mastered
     stems: dict[str, Signs] = {name: recipe(name, found) for name in names}
     if rest in stems and not stems[rest]:
-        total = Counter([MIXTURE] if MIXTURE in found else found)
+        total = Counter(next([*whole] for whole in ([MIXTURE], STEMS, found) if {*whole} <= {*found}))
         for signs in stems.values():
             total.subtract(signs)
         stems[rest] = {name: sign for name, sign in total.items() if sign}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ft.checkpoint import load_config
 from ft.config import ModelConfig, Spectrogram
@@ -45,17 +45,18 @@ def check_run(config: ModelConfig, train: TrainConfig, folder: Path | None, resu
 
 def check_weights(source: str, config: ModelConfig) -> None:
     """Raises CheckpointError where the weights in a file are those of a network of another kind or size."""
-    found = load_config(source)
-    kinds = [each.network.kind for each in (found, config)]
-    if kinds[0] != kinds[1]:
-        raise CheckpointError(f"{source}: weights of a network of kind {kinds[0]}, expected {kinds[1]}")
-    sizes = [{**asdict(Sizes.of(each)), "sample_rate": None} for each in (found, config)]
-    for name, value in sizes[1].items():
-        if sizes[0][name] != value:
-            what = {"reads": "channels read", "gives": "channels given", "parts": "numbers of each value"}.get(
-                name, name
-            )
-            raise CheckpointError(f"{source}: weights of a network of {sizes[0][name]} {what}, expected {value}")
+    facts = [_sizes(each) for each in (load_config(source), config)]
+    for name, value in facts[1].items():
+        if (found := facts[0].get(name, value)) != value:
+            raise CheckpointError(f"{source}: weights of a network whose {name} is {found}, expected {value}")
+
+
+def _sizes(config: ModelConfig) -> dict[str, Any]:
+    """What the shapes of a network's weights follow from, but for its own numbers, by the words for it."""
+    sizes = Sizes.of(config)
+    channels = {"number of channels read": sizes.reads, "number of channels given": sizes.gives}
+    bins = {"number of bins": sizes.values} if isinstance(config.front, Spectrogram) else {}
+    return {"kind": config.network.kind, **channels, "number of stems": len(config.stems), **bins}
 
 
 def check_epoch(items: int, stage: Stage, processes: int = 1) -> None:
