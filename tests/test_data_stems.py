@@ -77,12 +77,19 @@ def test_a_mixture_and_its_instrumental_keep_the_mixture(tmp_path, musdb):
     assert item.mixture[0, 0] == pytest.approx(0.3) and item.stems["instrumental"][0, 0] == pytest.approx(0.2)
 
 
-def test_the_rest_of_a_model_is_what_its_stems_leave(musdb):
+@pytest.mark.parametrize("lacks", [[], ["mixture"]])
+def test_the_rest_of_a_model_is_what_its_stems_leave(musdb, tmp_path, lacks):
+    """Also of a song without its mixture; a folder in a song's is no song."""
+    (tmp_path / "song" / "solo").mkdir(parents=True)
+    for name in {"mixture", *STEMS} - {*lacks}:
+        (tmp_path / "song" / f"{name}.wav").write_bytes((musdb / "A - One" / f"{name}.wav").read_bytes())
+    (tmp_path / "song" / "solo" / "vocals.wav").write_bytes((musdb / "A - One" / "vocals.wav").read_bytes())
     config = dataclasses.replace(FOUR, stems=("drums",), rest="all but drums")
-    (song, _) = songs_from_sources([Source(str(musdb))], Scan(config))
-    item = next(ValidationItems(config, 1, songs=[song]).items(FRAMES))
-    four = next(ValidationItems(FOUR, 1, songs=songs_from_sources([Source(str(musdb))], Scan(FOUR))).items(FRAMES))
-    np.testing.assert_allclose(item.stems["all but drums"], four.mixture - four.stems["drums"], atol=1e-6)
+    rest, four = (
+        next(ValidationItems(each, 1, songs=songs_from_sources([Source(str(tmp_path))], Scan(each))).items(FRAMES))
+        for each in (config, FOUR)
+    )
+    np.testing.assert_allclose(rest.stems["all but drums"], four.mixture - four.stems["drums"], atol=1e-6)
 
 
 def test_each_stem_is_drawn_from_its_own_folder_at_its_own_place(write_constant):

@@ -3,21 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from ft.data.batches import waveform_from_spectrogram
-from networks import tiny_config, tiny_model
 from stubs import StubEngine, WaveformStub, all_ones, each_frame_alone, noise, stub_config, with_neighbours
 
-from export.to_onnx import export_onnx
-from ft.audio.open import read_audio
-from ft.checkpoint import save_checkpoint
-from ft.config import AudioConfig, ModelConfig
-from ft.data import batches
+from ft.config import IO
 from ft.dsp import left_right, mid_side
-from ft.errors import ConfigError, EngineError, ExportError
+from ft.errors import ConfigError
 from ft.metrics import sdr
+from ft.models import signal
+from ft.models.signal import Signal
 from ft.separate import Separator
-from ft.separate.stream import network_input, song_spectrum, song_waveform
-from ft.training.validation import masked_song
+from ft.separate.front import Level, make_front
+from ft.windows import Window
 
 RATE = 8000
 MID_SIDE = {"stereo": "mid-side", "normalize": "track"}
@@ -30,10 +26,10 @@ def mid_only(batch: np.ndarray) -> np.ndarray:
 
 
 def test_both_ways_undo_each_other_and_agree_with_those_of_training():
-    song, audio = noise(100), AudioConfig(stereo="mid-side")
+    song = noise(100)
     np.testing.assert_allclose(left_right(mid_side(song)), song, atol=1e-7)
-    np.testing.assert_allclose(batches.mid_side(torch.tensor(song), audio).numpy(), mid_side(song), atol=1e-7)
-    np.testing.assert_allclose(batches.left_right(torch.tensor(song), audio).numpy(), left_right(song), atol=1e-7)
+    np.testing.assert_allclose(signal.mid_side(torch.tensor(song)).numpy(), mid_side(song), atol=1e-7)
+    np.testing.assert_allclose(signal.left_right(torch.tensor(song)).numpy(), left_right(song), atol=1e-7)
     assert np.abs(mid_side(np.stack((song[0], song[0])))[1]).max() == 0
 
 
@@ -71,7 +67,7 @@ def test_a_song_without_a_side_hears_its_middle_of_before_in_its_place(dither):
         Separator(StubEngine(look, stub_config(**MID_SIDE))).separate(song, RATE)
     assert len(seen) == 2
     mid, side = seen[0][0]
-    second = round(RATE / stub_config().audio.hop_length)
+    second = round(RATE / stub_config().front.hop_length)
     np.testing.assert_allclose(side[:, second:], 0.3 * mid[:, :-second], atol=1e-6)
     np.testing.assert_allclose(seen[1], seen[0], atol=1e-3)
 
@@ -98,16 +94,16 @@ def test_a_quiet_side_is_heard_as_it_is():
 
 
 def test_training_hears_songs_without_a_side_as_separation_does():
-    spec = torch.complex(*torch.randn(2, 3, 2, 32, 50, generator=torch.Generator().manual_seed(0)))
+    spec = torch.complex(*torch.randn(2, 3, 2, 33, 50, generator=torch.Generator().manual_seed(0)))
     spec[1, 1] = 0
     spec[2, 1] *= 1e-5
     config = stub_config(**MID_SIDE)
-    found = batches.with_side(batches.scaled_magnitude(spec, torch.full((3,), 5.0)), config.audio)
-    for item, song in zip(found.numpy(), spec.abs().numpy(), strict=True):
-        np.testing.assert_allclose(item, network_input(song.swapaxes(1, 2), 5.0, config)[0], atol=1e-6)
-    assert not torch.allclose(found[1, 1], torch.zeros(1)) and torch.equal(
-        found[0], batches.scaled_magnitude(spec, torch.full((3,), 5.0))[0]
-    )
+    found = Signal(config).inputs(spec, signal.Level(torch.full((3,), 5.0)))
+    for item, song in zip(found.numpy(), spec.numpy().swapaxes(2, 3), strict=True):
+        window = Window(song, slice(0, 50), 0, 0)
+        (wanted,) = make_front(config, IO[0], RATE).inputs(window, Level(5.0)).values()
+        np.testing.assert_allclose(item, wanted[0], atol=1e-6)
+    assert found[1, 1].any() and torch.allclose(found[0], (spec[0, :, :32].abs() / 5).clamp(max=1))
 
 
 @pytest.mark.parametrize("postprocess", [False, True])
@@ -116,40 +112,17 @@ def test_streamed_equals_whole(postprocess):
     settings = {"segment_seconds": 1.0, "context_seconds": 0.1, "overlap": 0.1, "postprocess": postprocess}
     separator = Separator(StubEngine(with_neighbours(3), stub_config(**MID_SIDE)), **settings)
     blocks = (song[:, start : start + 777] for start in range(0, song.shape[1], 777))
-    streamed = np.concatenate([part["vocals"] for part in separator.stream(blocks, RATE, 5.0)], axis=1)
-    whole = np.concatenate([part["vocals"] for part in separator.stream([song], RATE, 5.0)], axis=1)
+    streamed = np.concatenate([part["vocals"] for part in separator.stream(blocks, RATE, [Level(5.0)])], axis=1)
+    whole = np.concatenate([part["vocals"] for part in separator.stream([song], RATE, [Level(5.0)])], axis=1)
     np.testing.assert_allclose(streamed, whole, atol=1e-6)
-
-
-def test_training_and_separation_give_the_same_vocals(example, tmp_path):
-    """What is scored while training is what `ft separate` gives later: the same front end on both sides."""
-    config = tiny_config()
-    audio = AudioConfig(**{**vars(config.audio), "stereo": "mid-side"})
-    config = ModelConfig(name="tiny", audio=audio, network=config.network, mask_stem="vocals")
-    model = tiny_model(config)
-    mixture = read_audio(example / "mixture.flac")[0][:, : 4 * 44100]
-    with torch.no_grad():
-        to_mask = lambda spec, scale: model.mask(batches.scaled_magnitude(spec, scale))  # noqa: E731
-        trained = masked_song(to_mask, torch.tensor(mixture), config, torch.device("cpu")).numpy()
-    path = tmp_path / "tiny.safetensors"
-    save_checkpoint(path, model.state_dict(), config)
-    with Separator(path, segment_seconds=10) as separator:
-        separated = separator.separate(mixture, 44100)["vocals"]
-    assert sdr(separated, trained) > 40
-
-
-def test_whole_transforms_undo_each_other():
-    song, audio = noise(5001), stub_config(**MID_SIDE).audio
-    np.testing.assert_allclose(song_waveform(song_spectrum(song, audio), audio, 5001), song, atol=1e-6)
 
 
 @pytest.mark.parametrize("hop_length", [16, 32, 20])
 @pytest.mark.parametrize("stereo", ["left-right", "mid-side"])
 def test_a_training_spectrum_goes_back_to_its_waveform(stereo, hop_length):
-    audio = AudioConfig(n_fft=64, hop_length=hop_length, bins=32, stereo=stereo)
+    transforms = Signal(stub_config(hop_length=hop_length, stereo=stereo))
     waveform = torch.tensor(noise(64 + hop_length * 30))[None]
-    spec = batches.spectrogram(batches.mid_side(waveform, audio), audio)
-    back = waveform_from_spectrogram(spec, audio, waveform.shape[-1])
+    back = transforms.waveform(transforms.transformed(waveform), waveform.shape[-1])
     inner = slice(48, -48)  # beyond it the windows are near zero
     torch.testing.assert_close(back[..., inner], waveform[..., inner], atol=1e-5, rtol=0)
     assert back.abs().max() < 2 * waveform.abs().max()
@@ -164,22 +137,3 @@ def test_a_mask_of_everything_gives_the_song_but_for_its_top_bin():
     song = noise(9000)
     vocals = Separator(StubEngine(all_ones, stub_config(**MID_SIDE))).separate(song, RATE)["vocals"]
     assert sdr(vocals, song) > 12
-
-
-def test_a_complex_mask_is_trained_and_scored_and_no_engine_runs_it(tmp_path):
-    from ft.config import model_config_from_yaml
-
-    config = model_config_from_yaml({"model": {"preset": "tiny", "mask": "complex"}}, "test")
-    assert config.network.in_channels == 4
-    model, path = tiny_model(config), tmp_path / "complex.safetensors"
-    spec = torch.complex(*torch.randn(2, 1, 2, config.audio.bins, 5))
-    x = batches.network_input(spec, torch.tensor([10.0]), config)
-    assert x.shape == (1, 4, config.audio.bins, 5)
-    mask = batches.mask_from_logits(model(x), config)
-    assert mask.shape == spec.shape and mask.is_complex()
-    save_checkpoint(path, model.state_dict(), config)
-    with pytest.raises(EngineError, match="complex"):
-        Separator(path)
-    with pytest.raises(ExportError, match="complex"):
-        export_onnx(path, tmp_path / "complex.onnx")
-    assert not (tmp_path / "complex.onnx").exists()

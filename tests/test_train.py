@@ -239,7 +239,7 @@ def test_threads_are_set_for_the_run_and_named(monkeypatch, caplog):
     with computing(3, workers=1):
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == before
-    assert caplog.messages[0] == "threads that compute: 3 (--threads)"
+    assert caplog.messages[0] == "threads that compute: 3 (`threads`)"
     assert "the machine is busy (a load of 99.0" in caplog.messages[1]
 
 

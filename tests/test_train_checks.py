@@ -46,7 +46,7 @@ REFUSED = {
     "patience: needs a score": [*SET, "train.patience=2"],
     "stft_n_fft: 262144 is more than": [*SET, "train.losses={stft_convergence: 1, stft_n_fft: 262144}"],
     "denoise with a network of kind open-unmix": [*SET, "train.task=denoise", "--set", "network={kind: open-unmix}"],
-    "weights of a network of 384 values, expected 64": [*SET, "train.init_from=default"],
+    "weights of a network whose number of bins is 384, expected 64": [*SET, "train.init_from=default"],
     "crops of 256 frames; this network takes a multiple of 7": [*SET, "segment.multiple=7"],
     "train.instrumentals and train.vocals: no drums, and nothing to make it of": [*SET, "model.stems=[drums, vocals]"],
     "train.stems: no vocals, and nothing to make it of; found bass, drums": [*STEMS, "--set", "train.stems.bass=music"],
