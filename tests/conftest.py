@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 # Threads that wait by spinning take the cores from each other where a machine has few; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 from typing import TYPE_CHECKING

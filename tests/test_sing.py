@@ -48,8 +48,8 @@ def treble_db(waveform: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_melodies_stay_in_a_scale_and_near_their_centre(seed):
-    song = list(islice(phrases(np.random.default_rng(seed), 60.0), 20))
-    assert song == list(islice(phrases(np.random.default_rng(seed), 60.0), 20))
+    song, again, other = (list(islice(phrases(np.random.default_rng(s), 60.0), 20)) for s in (seed, seed, seed + 1))
+    assert song == again != other
     pitches = np.array([note.pitch for phrase in song for note in phrase.notes])
     assert np.abs(pitches - 60).max() <= 19
     assert abs(np.median(pitches) - 60) < 6
@@ -62,11 +62,6 @@ def test_melodies_stay_in_a_scale_and_near_their_centre(seed):
         assert phrase.rest_seconds >= 0.25
         assert all(note.seconds > 0 for note in phrase.notes)
         assert phrase.notes[-1].seconds >= 0.3
-
-
-def test_different_seeds_give_different_songs():
-    first, second = (list(islice(phrases(np.random.default_rng(seed), 60.0), 3)) for seed in (0, 1))
-    assert first != second
 
 
 def test_finds_the_syllables_that_are_there():
@@ -213,12 +208,12 @@ def test_every_mode_sings_without_faults(voice, mode, monkeypatch):
 
 @pytest.fixture(scope="module")
 def sung(voice) -> np.ndarray:
-    return singer.sing(voice, 8, np.random.default_rng(3))
+    return singer.sing(voice, 4, np.random.default_rng(3))
 
 
 def test_sings_the_same_again_and_something_else_with_another_seed(voice, sung):
-    np.testing.assert_array_equal(singer.sing(voice, 8, np.random.default_rng(3)), sung)
-    other = singer.sing(voice, 8, np.random.default_rng(4))
+    np.testing.assert_array_equal(singer.sing(voice, 4, np.random.default_rng(3)), sung)
+    other = singer.sing(voice, 4, np.random.default_rng(4))
     samples = min(len(sung), len(other))
     assert np.abs(other[:samples] - sung[:samples]).max() > 0.1
 
