@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import Engine, Inputs
-from ft.errors import EngineError, FtError
+from ft.errors import EngineError
 from ft.workers import usable_cores
 
 Array = NDArray[np.float32]
@@ -275,17 +275,6 @@ def load_baseline(path: str) -> Any:
         if not hasattr(module, name):
             raise EngineError(f"{path}: has no {name}(); expected load(model) and separate(network, mixture)")
     return module
-
-
-def make_runner(spec: Spec) -> Runner:
-    """The runner for a spec; it is not open yet."""
-    if spec.kind in ("song", "windows"):
-        from bench.speed import SongRunner, WindowsRunner
-
-        return SongRunner(spec) if spec.kind == "song" else WindowsRunner(spec)
-    if spec.kind not in RUNNERS:
-        raise FtError(f"runner {spec.kind}; expected song, windows or one of {', '.join(RUNNERS)}")
-    return RUNNERS[spec.kind](spec)
 
 
 RUNNERS: dict[str, type[Runner]] = {

@@ -12,12 +12,9 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import numpy as np
@@ -27,158 +24,11 @@ from bench.context import EXAMPLE
 from bench.machine import load_average, use_cores
 from bench.memory import repeat_example
 from bench.rows import Model, read_model
-from bench.runners import Array, Runner, Spec, engine_facts
+from bench.runners import Spec
 from bench.worker import Worker, in_turn
 from engines.machine import cpu_name
-from ft.separate.stream import window_inputs
 
-Item = TypeVar("Item")
 Found = dict[str, Any]
-
-STAGES = {
-    "resample": ("StreamingResampler",),
-    "fft": ("StreamingStft", "StreamingIstft"),
-}
-"""Streams of ft.dsp by what they do."""
-PARTS = ("decode", "resample", "fft", "network", "write", "rest")
-
-
-class StageClock:
-    """Processor time by part of a separation. One song at a time."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._reader = 0.0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Clocks what a `Separator` does in the block; the figures are in `seconds` afterwards and sum to all of it.
-
-        The network's is what neither the caller's thread nor the reading one took.
-        """
-        from ft import dsp
-        from ft.audio import source as audio
-        from ft.separate import stream as song_stream
-        from ft.songs import writer as stem_files
-
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        self._reader = 0.0
-        with ExitStack() as stack:
-            for stage, names in STAGES.items():
-                for name in names:
-                    for method in ("push", "finish"):
-                        self._wrap(stack, getattr(dsp, name), method, stage)
-            for method in ("write", "commit"):
-                self._wrap(stack, stem_files.StemWriter, method, "write")
-            blocks, cut = audio.AudioSource.blocks, song_stream.cut_windows
-            _replace(stack, audio.AudioSource, "blocks", lambda *args: self._clocked(blocks(*args), "decode"))
-            _replace(stack, song_stream, "cut_windows", lambda *args: self._clocked(cut(*args), None))
-            whole, caller = time.process_time(), time.thread_time()
-            yield
-            whole, caller = time.process_time() - whole, time.thread_time() - caller
-        stages = sum(self.seconds.values())
-        self.seconds["network"] = max(whole - caller - self._reader, 0.0)
-        self.seconds["rest"] = max(caller + self._reader - stages, 0.0)
-
-    def shares(self) -> dict[str, float]:
-        """Gives the share that each stage has of all processor time."""
-        total = sum(self.seconds.values()) or 1.0
-        return {name: round(seconds / total, 4) for name, seconds in self.seconds.items()}
-
-    def _wrap(self, stack: ExitStack, owner: type, method: str, stage: str) -> None:
-        original = getattr(owner, method)
-
-        def clocked(*args: Any) -> Any:
-            start = time.thread_time()
-            result = original(*args)
-            self._add(stage, time.thread_time() - start)
-            return result
-
-        _replace(stack, owner, method, clocked)
-
-    def _clocked(self, items: Iterable[Item], stage: str | None) -> Iterator[Item]:
-        """Passes items on; what making them takes is the stage's, or without one the reading thread's."""
-        iterator = iter(items)
-        while True:
-            start = time.thread_time()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self._add(stage, time.thread_time() - start)
-            yield item
-
-    def _add(self, stage: str | None, seconds: float) -> None:
-        with self._lock:
-            if stage is None:
-                self._reader += seconds
-            else:
-                self.seconds[stage] += seconds
-
-
-def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
-    """Sets an attribute until the stack closes."""
-    stack.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
-
-
-class SongRunner(Runner):
-    """`ft separate` on a song, with the model open."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
-        self.folder = tempfile.TemporaryDirectory()
-
-    def open(self) -> Found:
-        from ft.separate import Separator
-
-        spec = self.spec
-        self.separator = Separator(spec.model or None, runtime=spec.runtime, device=spec.device, force=True)
-        self.clock = StageClock()
-        return engine_facts(self.separator.engine)
-
-    def run(self, batch: Array | None) -> Array | None:
-        from ft.songs import separate_file
-
-        with self.clock.running():
-            result = separate_file(self.separator, Path(self.spec.song), self.folder.name)
-        self.result = result
-        return None
-
-    def details(self) -> Found:
-        """`gain` is what the stems in `files` were multiplied by."""
-        files = {stem: str(file) for stem, file in self.result.files.items()}
-        return {"shares": self.clock.shares(), "files": files, "gain": self.result.gain}
-
-    def close(self) -> None:
-        self.folder.cleanup()
-
-
-class WindowsRunner(SongRunner):
-    """The engine of `ft separate` on the windows of a song, and nothing else."""
-
-    def open(self) -> Found:
-        from ft.audio.open import audio_info, read_blocks
-        from ft.windows import cut_windows
-
-        facts = super().open()
-        song = Path(self.spec.song)
-        rate, (model,) = audio_info(song).sample_rate, self.separator.song_stream().models
-        (level,) = self.separator.levels(read_blocks(song), rate)
-        front = model.front(rate)
-        windows = cut_windows(front.frames(read_blocks(song)), *model.grids)
-        self.batches = [inputs for _, inputs in window_inputs(windows, front, level)]
-        return facts
-
-    def run(self, batch: Array | None) -> Array | None:
-        for _ in self.separator.engine.map(self.batches):
-            pass
-        return None
-
-    def details(self) -> Found:
-        return {}
 
 
 def make_song(folder: Path, seconds: int, rate: int = 44100) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-from bench.runners import Runner, Spec, make_runner
+from bench.runners import RUNNERS, Runner, Spec
 from ft.errors import FtError, one_line
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,17 @@ logger = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Hashable)
 
 PATIENCE_SECONDS = 10
+
+
+def make_runner(spec: Spec) -> Runner:
+    """Makes the runner for a spec; it is not open yet. Raises FtError for a kind that is unknown."""
+    if spec.kind in ("song", "windows"):
+        from bench.songs import SongRunner, WindowsRunner
+
+        return SongRunner(spec) if spec.kind == "song" else WindowsRunner(spec)
+    if spec.kind not in RUNNERS:
+        raise FtError(f"runner {spec.kind}; expected song, windows or one of {', '.join(RUNNERS)}")
+    return RUNNERS[spec.kind](spec)
 
 
 class WorkerError(FtError):

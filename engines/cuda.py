@@ -218,17 +218,6 @@ class CudaPython(Cuda):
         return values[0] if values else None
 
 
-def open_cuda(backend: str, device: int) -> Cuda:
-    """Gives the backend `cuda-python` or `pycuda` on one device. Raises EngineError where it cannot be used."""
-    if backend not in BACKENDS:
-        raise EngineError(f"memory {backend}; expected {' or '.join(BACKENDS)}")
-    if backend == "cuda-python":
-        return CudaPython(device)
-    from engines.cuda_pycuda import PyCuda
-
-    return PyCuda(device)
-
-
 def import_backend(module: str, package: str, extra: str) -> ModuleType:
     import importlib
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from engines.cuda import Bytes, CaptureError, Cuda, import_backend
+from engines.cuda import BACKENDS, Bytes, CaptureError, Cuda, CudaPython, import_backend
 from engines.devices import device_error
-from ft.errors import DeviceLost, OutOfDeviceMemory, one_line
+from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory, one_line
 
 
 class PyCuda(Cuda):
@@ -116,3 +116,12 @@ class PyCuda(Cuda):
             if isinstance(error, self._cuda.LaunchError):
                 raise DeviceLost(message) from error
             raise device_error(message) from error
+
+
+def open_cuda(backend: str, device: int) -> Cuda:
+    """Gives the backend `cuda-python` or `pycuda` on one device. Raises EngineError where it cannot be used."""
+    if backend not in BACKENDS:
+        raise EngineError(f"memory {backend}; expected {' or '.join(BACKENDS)}")
+    if backend == "cuda-python":
+        return CudaPython(device)
+    return PyCuda(device)

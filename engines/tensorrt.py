@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from engines.base import Array, Engine, EngineInfo, Inputs
-from engines.cuda import BACKENDS, open_cuda
+from engines.cuda import BACKENDS
+from engines.cuda_pycuda import open_cuda
 from engines.devices import device_error
 from engines.plan import PlanManifest, input_shapes, read_plan, rebuild_command
 from engines.plan_cache import cache_folder, plans_folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LARGEST_FILE = 1_900_000_000
+"""Bytes of weights above which they lie in a file beside the graph; a protocol buffer ends at 2 GiB."""
 NATIVE_OPSET, OLDEST_OPSET = 23, 20
 """Of ONNX; from the first on, attention and rotary embedding are one node each, and Gelu is from the second on."""
 

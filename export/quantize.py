@@ -16,7 +16,7 @@ from pathlib import Path
 from engines.base import Inputs
 from export.calibration import Calibration
 from export.graph import PRODUCTS
-from export.to_onnx import LARGEST_FILE
+from export.limits import LARGEST_FILE
 from ft.errors import ExportError, one_line
 
 BYTES_SAVED = 4

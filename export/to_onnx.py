@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.calibration import Calibration, calibration_files, calibration_windows
 from export.example import read_example
-from export.limits import NATIVE_OPSET, OLDEST_OPSET, limits_of
+from export.limits import LARGEST_FILE, NATIVE_OPSET, OLDEST_OPSET, limits_of
 from ft import __version__
 from ft.checkpoint import (
     CALIBRATION_KEY,
@@ -50,8 +50,6 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 STORED: dict[str, str] = {"fp32": "fp32", "fp16": "fp32 (fp16 weights)"}
-LARGEST_FILE = 1_900_000_000
-"""Bytes of weights above which they lie in a file beside the graph; a protocol buffer ends at 2 GiB."""
 HALF_LIMIT = 65504.0
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from fake_bench import FAKE_GPU, FakeRunner, FakeWorker, fail_in_run, lower, use_fakes
 
-from bench import command, compare, rows, runners
+from bench import command, compare, rows, runners, worker
 from bench.report import check_report, rates_line, read_report, write_report
 from bench.rows import Model
 from bench.runners import Runner, Spec
@@ -171,7 +171,7 @@ def test_a_product_that_would_take_minutes_is_not_run(monkeypatch):
         time.sleep(0.03)
 
     monkeypatch.setattr(torch, "mm", slow)
-    runner = runners.make_runner(Spec("matmul", precision="bf16"))
+    runner = worker.make_runner(Spec("matmul", precision="bf16"))
     with pytest.raises(EngineError, match=r"slow here, \d+ s for one product"):
         runner.open()
     assert set(sizes) == {runners.PROBE_SIZE}

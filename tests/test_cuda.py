@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fake_gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, FakeCuda
 
-from engines.cuda import CaptureError, CudaPython, open_cuda
-from engines.cuda_pycuda import PyCuda
+from engines.cuda import CaptureError, CudaPython
+from engines.cuda_pycuda import PyCuda, open_cuda
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
 
 

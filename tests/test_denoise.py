@@ -18,8 +18,8 @@ from ft.models.frame_transformer import tiny
 from ft.models.signal import Signal
 from ft.settings import build
 from ft.train_config import Denoise, TrainConfig
-from ft.training.denoise import DenoiseTask, add_noise, silent_loss
 from ft.training.run_folder import LAST
+from ft.training.tasks import DenoiseTask, add_noise, silent_loss
 from ft.training.validation import score
 
 SHAPE = (10, 2, 500, 100)

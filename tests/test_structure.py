@@ -21,7 +21,7 @@ HEAVY = ("torch", "numpy", "onnxruntime", "onnx", "matplotlib", "soundfile", "so
 LAYERS = [
     "ft.errors",
     "ft.files",
-    "ft.interruption ft.options ft.progress ft.stems ft.workers",
+    "ft.format_1 ft.interruption ft.options ft.progress ft.settings ft.stems ft.workers",
     "ft.config ft.onnx_metadata",
     "ft.train_config",
     "ft.dsp ft.windows",
@@ -122,6 +122,11 @@ def test_words_of_meaning_are_found_in_names_of_every_form():
         *("MASK", "mask", "stem", "Stems", "masks", "magnitude")
     ]
     assert not meanings("system, unmasked = path.stem, 'masking'")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "engines").glob("*.py")), ids=lambda path: path.name)
+def test_engines_know_tensors_and_not_what_they_mean(path):
+    assert meanings(path.read_text("utf-8")) == []
 
 
 def loaded_by(code: str) -> set[str]:

@@ -15,8 +15,7 @@ from ft.models import make_network
 from ft.models.frame_transformer import tiny
 from ft.models.signal import Signal
 from ft.train_config import Losses, Stage, TrainConfig
-from ft.training.denoise import DenoiseTask
-from ft.training.tasks import SeparationTask, make_task, mixture_of, true_stems
+from ft.training.tasks import DenoiseTask, SeparationTask, make_task, mixture_of, true_stems
 
 
 def tiny_of(**numbers) -> ModelConfig:

@@ -28,6 +28,8 @@ NETWORKS = {
     "conv-tasnet": "ft.models.conv_tasnet",
     "several": "ft.models.several",
 }
+DENOISING = ("frame-transformer",)
+"""Kinds that can be pre-trained by the noise that is added to their input: they have `prepared`."""
 
 
 @dataclass(frozen=True)

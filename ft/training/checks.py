@@ -11,9 +11,11 @@ from ft.config import ModelConfig, Spectrogram
 from ft.data.sources import check_sources, check_validation
 from ft.errors import CheckpointError, ConfigError
 from ft.files import check_writable
-from ft.models import Sizes
+from ft.models import DENOISING, Sizes
 from ft.train_config import Stage, TrainConfig
-from ft.training.run_folder import STATE
+
+STATE = "state.safetensors"
+"""What a run needs to be resumed, in its folder."""
 
 
 def check_run(config: ModelConfig, train: TrainConfig, folder: Path | None, resume: bool) -> None:
@@ -72,8 +74,8 @@ def check_epoch(items: int, stage: Stage, processes: int = 1) -> None:
 def check_task(config: ModelConfig, train: TrainConfig) -> None:
     """Raises ConfigError where the network cannot do the task, or the examples are too short or long for it."""
     kind, segment = config.network.kind, config.segment
-    if train.task == "denoise" and kind != "frame-transformer":
-        raise ConfigError(f"train.task: denoise with a network of kind {kind}; it is for frame-transformer alone")
+    if train.task == "denoise" and kind not in DENOISING:
+        raise ConfigError(f"train.task: denoise with a network of kind {kind}; it is for {', '.join(DENOISING)} alone")
     for stage in train.stages:
         if stage.frames % segment.multiple or (segment.frames or stage.frames) != stage.frames:
             expected = f"a multiple of {segment.multiple}" if segment.frames is None else f"{segment.frames}"

@@ -18,6 +18,7 @@ from ft.files import atomic_write, check_writable
 from ft.models import completed
 from ft.settings import plain
 from ft.train_config import TrainConfig
+from ft.training.checks import STATE as STATE
 
 if TYPE_CHECKING:
     from ft.training.averaging import WeightAverage
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STATE, LAST, BEST, DESCRIPTION = "state.safetensors", "last.safetensors", "best.safetensors", "config.json"
+LAST, BEST, DESCRIPTION = "last.safetensors", "best.safetensors", "config.json"
 
 
 class RunFolder:
