@@ -112,22 +112,20 @@ class Objective:
             parts["waveform_l1"] = (estimates - targets).abs().mean((1, 2, 3))
         if weights.on_stft:
             lengths = [stft_losses(estimates, targets, mixture, n, self.with_rest) for n in weights.stft_n_fft]
-            for name, values in zip(
-                ("stft_convergence", "stft_log_magnitude"), zip(*lengths, strict=True), strict=True
-            ):
+            for index, name in enumerate(("stft_convergence", "stft_log_magnitude")):
                 if getattr(weights, name):
-                    parts[name] = torch.stack(values).mean(0)
-        if self.with_rest:
-            estimates, targets = with_rest(estimates, mixture), with_rest(targets, mixture)
+                    parts[name] = torch.stack([values[index] for values in lengths]).mean(0)
         for name, loss in (("si_sdr", si_sdr_loss), ("snr", snr_loss)):
             if getattr(weights, name):
-                parts[name] = loss(estimates, targets, mixture).mean(1)
+                sides = both_sides(estimates, targets, mixture, self.with_rest)
+                parts[name] = torch.cat([loss(*pair, mixture) for pair in sides], dim=1).mean(1)
         return parts
 
 
-def with_rest(stems: Tensor, mixture: Tensor) -> Tensor:
-    """Gives stems (batch, stems, ...) and behind them what they leave of the mixture (batch, 1, ...)."""
-    return torch.cat((stems, mixture - stems.sum(1, keepdim=True)), dim=1)
+def both_sides(estimates: Tensor, targets: Tensor, mixture: Tensor, rest: bool) -> list[tuple[Tensor, Tensor]]:
+    """Gives estimates and targets (batch, stems, ...), and with `rest` what both leave of the mixture."""
+    left = [mixture - each.sum(1, keepdim=True) for each in (estimates, targets) if rest]
+    return [(estimates, targets), *([(left[0], left[1])] if rest else [])]
 
 
 def si_sdr_loss(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
@@ -174,14 +172,14 @@ def stft_losses(estimates: Tensor, targets: Tensor, mixture: Tensor, n_fft: int,
     spec, wanted, whole = (
         torch.fft.rfft(x.unfold(-1, n_fft, n_fft // 4) * window) for x in (estimates, targets, mixture)
     )
-    if rest:
-        spec, wanted = with_rest(spec, whole), with_rest(wanted, whole)
-    whole = whole.abs()
-    floor = MAGNITUDE_FLOOR**2 * whole.square().amax(values, keepdim=True) + EPSILON**2
-    smallest = (NORM_FLOOR * torch.linalg.vector_norm(whole, dim=values)).clamp_min(EPSILON)
-    powers = spec.abs().square() + floor, wanted.abs().square() + floor
-    error = (powers[0].sqrt() - powers[1].sqrt()).square().sum(values)
-    norm = torch.maximum(torch.linalg.vector_norm(wanted, dim=values), smallest)
-    convergence = torch.sqrt(error / norm.square() + EPSILON)
-    logarithmic = (powers[0].log() - powers[1].log()).abs().mean(values) / 2
-    return convergence.mean(1), logarithmic.mean(1)
+    size = whole.abs()
+    floor = MAGNITUDE_FLOOR**2 * size.square().amax(values, keepdim=True) + EPSILON**2
+    smallest = (NORM_FLOOR * torch.linalg.vector_norm(size, dim=values)).clamp_min(EPSILON)
+    convergence, logarithmic = [], []
+    for found, true in both_sides(spec, wanted, whole, rest):
+        powers = found.abs().square() + floor, true.abs().square() + floor
+        error = (powers[0].sqrt() - powers[1].sqrt()).square().sum(values)
+        norm = torch.maximum(torch.linalg.vector_norm(true, dim=values), smallest)
+        convergence.append(torch.sqrt(error / norm.square() + EPSILON))
+        logarithmic.append((powers[0].log() - powers[1].log()).abs().mean(values) / 2)
+    return torch.cat(convergence, dim=1).mean(1), torch.cat(logarithmic, dim=1).mean(1)
