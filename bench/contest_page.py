@@ -40,7 +40,7 @@ Made by `python -m bench.contest_page` from what `python -m bench.contest` wrote
   rows one after the other once all were trained.
 """
 SPEED_SECONDS = 60
-"""Of a song, by which the speed of a network is measured."""
+"""Seconds of a song, by which the speed of a network is measured."""
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

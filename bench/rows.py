@@ -29,7 +29,7 @@ BASELINE = "baseline"
 SNR_LIMITS_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 30.0, "int8": 25.0}
 """A mask with less against PyTorch in fp32 is wrong. Rounding alone leaves 100 dB and more in fp32."""
 HIGHEST_SNR_DB = 200.0
-"""Of masks that are equal bit by bit."""
+"""The ratio of results that are equal bit by bit."""
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
@@ -254,7 +254,7 @@ def count_work(config: ModelConfig, batch: int, frames: int) -> Work:
 
 
 def shares(row: Row, median: float, rates: Mapping[Rate, float]) -> dict[str, float | None]:
-    """Of the device's measured matrix rate in the row's precision, and of its memory bandwidth.
+    """Gives the shares of the device's measured matrix rate in the row's precision, and of its memory bandwidth.
 
     `rates`: operations (or bytes, for `copy`) a second.
     """

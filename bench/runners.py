@@ -40,9 +40,9 @@ class Spec:
     model: str = ""
     """A file; empty for what `load_engine` takes without one, for the kinds `song` and `windows`."""
     runtime: str = "auto"
-    """Of `load_engine`, for the kinds `engine`, `song` and `windows`."""
+    """The runtime for `load_engine`, for the kinds `engine`, `song` and `windows`."""
     precision: str = "fp32"
-    """Of PyTorch and of the matrix rate; a model file knows its own."""
+    """What PyTorch and the matrix rate compute in; a model file knows its own."""
     device: str = "cpu"
     batch: int = 1
     frames: int = 256

@@ -61,7 +61,7 @@ class EngineInfo:
     io: str = IO[0]
     """What goes in (`ft.config.IO`)."""
     version: str = ""
-    """Of the runtime."""
+    """The runtime's version."""
     reason: str = ""
     """Why this runtime and device were taken, for the log."""
 

@@ -29,7 +29,7 @@ class Calibration:
     """Arrays by name, as an engine takes them."""
     files: list[str]
     seconds: float
-    """Of all windows, contexts included."""
+    """Seconds of all windows, contexts included."""
 
 
 class RecordingEngine(Engine):

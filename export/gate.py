@@ -158,7 +158,7 @@ class _Run:
 
 
 def _engines(path: Path | None, model: SeparationNetwork, config: ModelConfig, precision: str) -> list[Engine]:
-    """Those that compute in this precision here; bf16 has no kernels in ONNX Runtime on a CPU."""
+    """The engines that compute in this precision here; bf16 has no kernels in ONNX Runtime on a CPU."""
     engines: list[Engine] = []
     if path and precision != "bf16":
         engines.append(load_engine(path, runtime="onnxruntime", device="cpu"))

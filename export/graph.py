@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from export.limits import NATIVE_OPSET
-from ft.checkpoint import TRANSPOSED
+from ft.checkpoint import GATES, TRANSPOSED
 from ft.config import ModelConfig, TensorSpec
 from ft.errors import ExportError, one_line
 from ft.models import make_network
@@ -33,6 +36,7 @@ FORBIDDEN = frozenset({"Einsum", "Tile"})
 TRANSFORMS = ("stft", "istft")
 """Modules whose nodes have names that begin so; they compute in float32 in every precision."""
 PRODUCTS = ("MatMul", "Gemm")
+LSTM_WEIGHT = re.compile(r"\b(weight|bias)_[ih]h_l\d+(_reverse)?$")
 SOME_FRAMES = 19
 """Frames of no meaning that are traced with, so that no axis is taken for a constant."""
 
@@ -213,36 +217,44 @@ def _tidy(model: onnx_ir.Model) -> None:
 def weight_names(model: SeparationNetwork, graph: onnx_ir.Model) -> dict[str, str]:
     """Gives the weights that are in the graph under another name: weight -> initializer.
 
-    The exporter keeps one initializer of several that are equal, and folds what is reshaped or transposed into a new
-    one; the values are the same, in their order or, of a matrix, in that of its transpose.
+    The exporter keeps one initializer of several that are equal, and folds what is reshaped, transposed or packed for an
+    LSTM into a new one; the values are the same, in the order that a mark behind the name says.
 
     Raises:
         ExportError: a weight that the network applies is not in the graph.
     """
-    initializers = graph.graph.initializers
+    arrays = {
+        name: value.const_value.numpy().ravel()  # type: ignore[union-attr]
+        for name, value in graph.graph.initializers.items()
+    }
     names: dict[str, str] = {}
-    by_size: dict[int, list[str]] = {}
-    for name, value in initializers.items():
-        by_size.setdefault(value.const_value.size, []).append(name)  # type: ignore[union-attr]
     for name, weight in model.state_dict().items():
-        if name in initializers:
+        if name in arrays:
             continue
-        orders = {"": weight.float().numpy().ravel()}
-        if weight.ndim == 2:
-            orders[TRANSPOSED] = weight.T.float().numpy().ravel()
-        for candidate in by_size.get(weight.numel(), []):
-            array = initializers[candidate].const_value.numpy()  # type: ignore[union-attr]
-            if array.dtype.kind in "biu":
-                continue
-            flat = array.ravel()
-            same = [mark for mark, values in orders.items() if (flat == values.astype(array.dtype)).all()]
-            if same:
-                names[name] = f"{candidate}{same[0]}"
-                break
-        else:
-            if not model.is_unused(name):
-                raise ExportError(f"the graph does not hold the weight {name}")
+        found = (
+            f"{held}{mark}{part or ''}"
+            for mark, flat in _packings(name, weight)
+            for held, array in arrays.items()
+            if array.dtype.kind not in "biu" and array.size and array.size % flat.size == 0
+            for part in range(array.size // flat.size if mark == GATES else array.size == flat.size)
+            if (array[part * flat.size :][: flat.size] == flat.astype(array.dtype)).all()
+        )
+        if (place := next(found, None)) is not None:
+            names[name] = place
+        elif not model.is_unused(name):
+            raise ExportError(f"the graph does not hold the weight {name}")
     return names
+
+
+def _packings(name: str, weight: Tensor) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """How the exporter may have laid a weight down, with the mark that `ft.checkpoint` knows each by."""
+    if not weight.numel():
+        return
+    yield "", weight.float().numpy().ravel()
+    if weight.ndim == 2:
+        yield TRANSPOSED, weight.T.float().numpy().ravel()
+    if LSTM_WEIGHT.search(name):  # gates i, f, g, o become i, o, f, g, and lie behind each other
+        yield GATES, weight.float().unflatten(0, (4, -1))[[0, 3, 1, 2]].numpy().ravel()
 
 
 def product_matrices(model: onnx_ir.Model) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 LARGEST_FILE = 1_900_000_000
 """Bytes of weights above which they lie in a file beside the graph; a protocol buffer ends at 2 GiB."""
 NATIVE_OPSET, OLDEST_OPSET = 23, 20
-"""Of ONNX; from the first on, attention and rotary embedding are one node each, and Gelu is from the second on."""
+"""Versions of ONNX: attention and rotary embedding are one node each from the first on, Gelu from the second."""
 
 
 @dataclass(frozen=True)

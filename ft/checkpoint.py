@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,8 +37,9 @@ GATE_KEY = "ft_gate"
 CALIBRATION_KEY = "ft_calibration"
 IO_KEY = "ft_io"
 CONTEXT_KEY = "ft_context"
-TRANSPOSED = "^T"
-"""Ends the name of an initializer that holds the transpose of a weight, under `WEIGHTS_KEY`."""
+TRANSPOSED, GATES = "^T", "^L"
+"""Marks behind the name of an initializer, under `WEIGHTS_KEY`: it holds the transpose of the weight, or packs it for an
+LSTM of ONNX, gates in the order i, o, f, g; the number behind says which part of it that is."""
 LONGEST_HEADER = 100_000_000
 """Bytes; what the safetensors format itself allows."""
 NEEDS_TORCH = "needs torch: pip install 'frame-transformer[train]'"
@@ -313,7 +315,7 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     state = {}
     for name, shape in expected.items():
-        held, turned = names.get(name, name).removesuffix(TRANSPOSED), names.get(name, name).endswith(TRANSPOSED)
+        held, mark, part = re.fullmatch(r"(.*?)(?:(\^[TL])(\d*))?", names.get(name, name), re.S).groups()  # type: ignore[union-attr]
         if held in initializers:
             array = _values(path, initializers, held)
         elif f"{held}_quantized" in initializers:
@@ -322,13 +324,25 @@ def _onnx_state(path: Path, config: ModelConfig) -> dict[str, Tensor]:
         else:
             array = None
         if array is not None:
-            if name in names and array.size == math.prod(shape):
-                # The exporter stores some of them flat, with an axis of 1 added, or turned.
-                array = array.reshape(shape[::-1]).T if turned else array.reshape(shape)
+            if name in names:
+                array = _unpacked(array, shape, mark, int(part or 0))
             state[name] = torch.from_numpy(array.copy())
         elif network.is_unused(name):
             state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
     return state
+
+
+def _unpacked(array: np.ndarray, shape: tuple[int, ...], mark: str | None, part: int) -> np.ndarray:
+    """A weight of that shape as an initializer holds it, which may be flat, have an axis of 1 more, or have a mark."""
+    size = math.prod(shape)
+    flat = array.ravel()[part * size :][:size]
+    if flat.size != size:
+        return array  # of another shape, which is named then
+    if mark == TRANSPOSED:
+        return flat.reshape(shape[::-1]).T
+    if mark == GATES:
+        return flat.reshape(4, -1)[[0, 2, 3, 1]].reshape(shape)
+    return flat.reshape(shape)
 
 
 def _values(path: Path, initializers: Mapping[str, TensorProto], name: str) -> np.ndarray:

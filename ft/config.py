@@ -139,11 +139,11 @@ class Output:
     of: Literal["stems", "rest"] = "stems"
     """Whether a mask keeps the stem, or what the one stem leaves: then 1 minus the mask is the stem's."""
     combine: Literal["none", "ratio"] = "none"
-    """Of magnitudes: `ratio` makes them masks, each to the power `exponent` over the sum of all, as in Spleeter."""
+    """What becomes of magnitudes: `ratio` makes masks, each to the power `exponent` over the sum of all (Spleeter)."""
     exponent: float = 2.0
     above: int | Literal["rest", "stem"] = "rest"
-    """Of a mask, above the bins that the network reads: the mean of the mask's highest so many bins, or all of it to
-    the rest, or all of it to the one stem."""
+    """What a mask is above the bins that the network reads: the mean of its highest so many bins, or all of it the
+    rest's, or all of it the one stem's."""
     gain: float = 1.0
     """A factor on all estimates, as MDX-Net's compensation."""
 
@@ -173,13 +173,13 @@ class Segment:
     context: float = 1.0
     """Seconds at each end that are computed and thrown away: at a border the network lacks a side."""
     lookahead: float | None = None
-    """The same at the right end alone; None: `context`. What live sound waits for."""
+    """Seconds of context at the right end alone, which live sound waits for; None: as `context`."""
     overlap: float = 0.05
     """Share of what is kept that is cross-faded with the next one."""
     frames: int | None = None
     """The number of frames that the network takes, where it takes no other."""
     multiple: int = 1
-    """Of what its frames are a multiple; a tail is filled with silence, and cut."""
+    """The frames are a multiple of this; a tail is filled with silence, and cut."""
 
     def __post_init__(self) -> None:
         positive(self, "seconds", "multiple", *(["frames"] if self.frames is not None else []))
@@ -215,7 +215,7 @@ class TensorSpec:
     high: float | None = None
     """Bounds of its values."""
     multiple: int = 1
-    """Of what the size of the last axis is a multiple,"""
+    """The size of the last axis is a multiple of this,"""
     least: int = 1
     """and not less than this."""
 
@@ -233,7 +233,7 @@ class ModelConfig:
     sample_rate: int = 44100
     """Hz; other rates are resampled in and back."""
     channels: int = 2
-    """Of the sound that the network reads."""
+    """Channels of the sound that the network reads."""
     mono: Literal["each", "mix"] = "each"
     """What a network of one channel reads of a stereo song: each channel for itself, or their mean, whose masks hold
     for both."""

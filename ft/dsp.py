@@ -52,9 +52,9 @@ def frame_count(samples: int, hop_length: int) -> int:
 
 
 SILENT_SIDE = 1e-3
-"""Of the mid's loudest bin: what a lossy format, or dither, makes of no side is below that."""
+"""The share of the mid's loudest bin below which a side is none, but what a lossy format, or dither, made of it."""
 SIDE_LEVEL = 0.3
-"""Of the mid, for a side that stands in."""
+"""The share of the mid that a side has which stands in."""
 
 
 def stft(waveform: Array, n_fft: int, hop_length: int, win_length: int | None = None) -> Spec:

@@ -48,7 +48,7 @@ class WindowPlan:
     shift: int = 0
     """By so much the first window is shorter, and all borders come earlier; less than `stride`."""
     multiple: int = 1
-    """Of what the frames of the last window are filled up to a multiple; of `frames` where those are fixed."""
+    """The frames of the last window are filled up to a multiple of this; to `frames` where those are fixed."""
 
     @property
     def stride(self) -> int:
@@ -93,7 +93,7 @@ class OriginalCrops:
 
     @property
     def frames(self) -> int:
-        """Of a window."""
+        """Frames of a window."""
         return self.crop + 2 * self.padding
 
     @property

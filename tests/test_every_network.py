@@ -157,7 +157,7 @@ def test_a_plan_is_built_where_the_parser_takes_the_graph(exported, tmp_path):
     assert read_manifest(plan).config == load_model(exported / "model.onnx").model_config
 
 
-def test_it_is_evaluated_stem_by_stem(exported, excerpt_folder, tmp_path, capsys):
+def test_it_is_evaluated_stem_by_stem(exported, excerpt_folder, tmp_path):
     main(
         ["evaluate", str(excerpt_folder), "--model", str(exported / "model.onnx"), "--metrics", "sdr", "--json"],
         standalone_mode=False,

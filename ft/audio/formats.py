@@ -58,7 +58,7 @@ class StemFormat:
     bitrate: int | None
     """kbit/s; None of lossless formats."""
     sample_rate: int
-    """Of the files: the song's, or the nearest that the format can hold."""
+    """The rate of the files: the song's, or the nearest that the format can hold."""
 
     @property
     def clips(self) -> bool:

@@ -13,7 +13,7 @@ from ft.errors import AudioError
 
 STDIN = Path("-")
 PIPE_SAMPLES = 4096
-"""Of a block at most; of what is there already, fewer are given at once."""
+"""Samples of a block at most; of what is there already, fewer are given at once."""
 _RAW = "Bare samples need `raw`, e.g. `raw` f32le `rate` 44100 `channels` 2"
 
 _CODINGS = "expected PCM of 8, 16, 24 or 32 bits, or float of 32 or 64"
@@ -22,7 +22,7 @@ _TO_24 = "ffmpeg -i FILE -c:a pcm_s24le song.wav"
 
 @dataclass(frozen=True)
 class RawFormat:
-    """Of samples without a header, interleaved."""
+    """What samples without a header are, interleaved."""
 
     encoding: Literal["f32le", "s16le"]
     sample_rate: int

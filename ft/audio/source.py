@@ -38,12 +38,12 @@ AUDIO_SUFFIXES = _suffixes(
     "8svx aif aifc aiff au avr bwf caf flac htk iff ircam mp2 mp3 nist oga ogg opus paf pvf raw rf64 sd2 sds sf snd "
     "sph svx voc w64 wav wave wve xi"
 )
-"""Of files that libsndfile reads by itself; .raw is named as what it cannot read alone."""
+"""Suffixes of files that libsndfile reads by itself; .raw is named as what it cannot read alone."""
 MEDIA_SUFFIXES = _suffixes(
     "3g2 3gp aac ac3 amr ape asf avi dff divx dsf dts eac3 f4v flv m2ts m4a m4b m4r m4v mka mkv mov mp4 mpc mpeg mpg "
     "ogv qt ra rm rmvb spx tak tta vob weba webm wma wmv wv"
 )
-"""Of files that FFmpeg reads, through PyAV. Not .ts and .mts, which are programs more often than films."""
+"""Suffixes of files that FFmpeg reads, through PyAV. Not .ts and .mts, which are programs more often than films."""
 READABLE = "WAV, FLAC, OGG, MP3 or another format that libsndfile reads"
 INSTALL_MEDIA = "pip install 'frame-transformer[media]'"
 RATES = (1_000, 768_000)
@@ -58,7 +58,8 @@ class AudioInfo:
     sample_rate: int
     channels: int
     samples: int | None
-    """Of the part that is read; None where nobody knows before its end. Of a video as its container rounds it."""
+    """Samples of the part that is read; None where nobody knows before its end. Of a video as its
+    container rounds it."""
     bit_depth: BitDepth
     """In which its stems are written: its own, or 16 where the format has none of these (MP3, OGG)."""
     offset: float = 0.0
@@ -191,7 +192,7 @@ class AudioSource(ABC):
         return np.concatenate(blocks, axis=1) if blocks else np.zeros((self.info.channels, 0), np.float32)
 
     def _decode_near(self, first: int) -> Generator[Array, None, None]:
-        """As `_decode`; quicker, where that is not quick."""
+        """Gives what `_decode` gives; quicker, where that is not quick."""
         return self._decode(first)
 
     def _last(self, total: int | None) -> int | None:

@@ -13,11 +13,11 @@ class Tag(NamedTuple):
     """A tag, and the places where it stands. One that is not in the table has its name in free text everywhere."""
 
     name: str
-    """Of a Vorbis comment, of an MP4 atom `----:com.apple.iTunes:...` and of an ID3 frame TXXX."""
+    """The name in a Vorbis comment, in an MP4 atom `----:com.apple.iTunes:...` and in an ID3 frame TXXX."""
     frame: str = ""
-    """Of ID3v2.4; behind a colon the description of TXXX, the role in TIPL or the owner of UFID."""
+    """The frame of ID3v2.4; behind a colon the description of TXXX, the role in TIPL or the owner of UFID."""
     atom: str = ""
-    """Of MP4."""
+    """The atom of MP4."""
     others: tuple[str, ...] = ()
     """Places where it is read and not written."""
 

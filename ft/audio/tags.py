@@ -62,7 +62,7 @@ class Tags:
     cover: Cover | None = None
 
     def of_stem(self, stem: str) -> Tags:
-        """The same for a stem of the song, which the title names where there is one.
+        """Gives the tags of a stem of the song, which the title names where there is one.
 
         >>> Tags({"TITLE": ("Song",)}).of_stem("vocals").texts
         {'TITLE': ('Song (Vocals)',)}
@@ -167,7 +167,7 @@ def _collected(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
 
 
 def _totals_apart(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The same, in which 3/12 is the number 3 and a total of 12."""
+    """Gives them with 3/12 as the number 3 and a total of 12."""
     for place, value in pairs:
         if PLACES.get(place, (0, ""))[1] in NUMBERS:
             value, _, total = value.partition("/")

@@ -55,7 +55,7 @@ class EvaluateOptions:
     """Samples by which these may be longer or shorter than the song: their ends are cut, or silent."""
     metrics: Sequence[str] = tuple(METRICS)
     stems: Sequence[str] = ()
-    """Those that are scored; none: all that models and estimates have, and a song."""
+    """The stems that are scored; none: all that models and estimates have, and a song."""
     baselines: Sequence[str] = BASELINES
     device: str = "auto"
     runtime: str = "auto"
@@ -117,7 +117,7 @@ class Evaluation:
 
     @property
     def stems(self) -> list[str]:
-        """Those that were asked for, or those that songs were scored for, vocals and instrumental first."""
+        """Gives the stems that were asked for, or those that songs were scored for, vocals and instrumental first."""
         met = [stem for song in self.songs for scores in song.rows.values() for stem in scores]
         return list(dict.fromkeys(self.options.stems or [*(stem for stem in STEMS if stem in met or not met), *met]))
 

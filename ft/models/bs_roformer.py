@@ -32,7 +32,7 @@ class Config:
     """The numbers of a BS-RoFormer; the defaults are those of the paper."""
 
     width: int = 384
-    """Of a token."""
+    """Features of a token."""
     depth: int = 12
     """Pairs of a transformer along time and one along bands."""
     heads: int = 8

@@ -51,7 +51,7 @@ class Config:
     multipliers: tuple[int, ...] = (1, 2, 4, 6, 12, 24)
     """Channels of level l are `channels * multipliers[l]`."""
     heads: tuple[int, ...] = (16, 8, 4, 4, 4, 4)
-    """Of the attention at each level; at a level of 0 heads, blocks do not attend and are their feed-forward part."""
+    """Heads of the attention at each level; without heads, blocks do not attend and are their feed-forward part."""
     expansion: int = 4
     """Width of the feed-forward part, in features of its level."""
     dropout: float = 0.1

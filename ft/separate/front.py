@@ -69,7 +69,7 @@ class Front(ABC):
         self.samples = 0
         """Samples that came in."""
         self.model_samples = 0
-        """Those at the model's rate."""
+        """Samples at the model's rate."""
         self._mixture: deque[Array] = deque()
         self._sum = self._squares = 0.0
 

@@ -14,7 +14,7 @@ _END = object()
 
 
 def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """The same items, made in another thread that runs at most `depth` items ahead.
+    """Gives the items, made in another thread that runs at most `depth` items ahead.
 
     An error raised while making an item is raised here, in its place. When the reader stops early, the thread ends
     before this generator does, so that no file is left open; a source that waits for ever is left to the end of the

@@ -70,7 +70,7 @@ class QuietRuns:
         self._rise = np.linspace(0, 1, fade).astype(np.float32)
         self._fall = np.linspace(1, 0, fade).astype(np.float32)
         self._weights = np.zeros(0, np.float32)
-        """Of the frames that are not given yet."""
+        """The weights of frames that are not given yet."""
         self._given = 0
         self._first: int | None = None
         """Frame where the present run begins; None outside of one."""

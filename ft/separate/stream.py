@@ -166,7 +166,7 @@ class SongStream:
 
 
 def _made_of(stem: str, known: Sequence[str]) -> dict[str, int]:
-    """Of which of a model's stems another one's is the sum."""
+    """Which of a model's stems make up another one's."""
     return {stem: 1} if stem in known else recipe(stem, known)
 
 

@@ -36,7 +36,7 @@ class Names:
     ext: str
     model: str
     stems: Mapping[str, str]
-    """Those that are written, and what stands for each in the template."""
+    """The stems that are written, and what stands for each in the template."""
     mask: str | None
     """What stands for the picture of the mask; None without pictures."""
 
@@ -131,7 +131,7 @@ def as_one_name(value: str) -> str:
 
 
 def identity(path: Path) -> Identity | None:
-    """Of what stands there; None of nothing."""
+    """Gives the key of what stands there; None of nothing."""
     try:
         status = path.stat()
     except (OSError, ValueError):

@@ -79,7 +79,7 @@ class Pictures:
         self._peak = 0.0
         """The power of the mixture where that is highest."""
         self._stft: StreamingStft | None = None
-        """Of the mixture and all stems, one behind the other."""
+        """The panels of the mixture and of all stems, one behind the other."""
         self._heard: deque[Array] = deque()
         self._mixture: Array
         self._stems: dict[str, Columns] = {}

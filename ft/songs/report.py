@@ -90,7 +90,7 @@ class Summary:
         self.counts = {"done": 0, "skipped": 0, "copied": 0, "failed": 0}
         self.audio_seconds = 0.0
         self.wall_seconds = 0.0
-        """Of the songs, one after the other; the caller may put that of the run in its place."""
+        """The seconds that the songs took, one after the other; the caller may put that of the run in its place."""
         self.failures: list[tuple[str, str]] = []
         """Each input that failed, and its error."""
         self.interrupted = False

@@ -73,7 +73,7 @@ class StemWriter:
             stem: StemPart(path, part_of(path), channels, sample_rate, format) for stem, path in self.files.items()
         }
         self._sounds = {name: stem.sound for name, stem in self._stems.items()}
-        """Of these, and of stems that are not written."""
+        """The loudest sample of these stems, and of those that are not written."""
         self._new_sound = partial(StemSound, channels=channels, sample_rate=sample_rate, format=format)
 
     def __enter__(self) -> Self:
