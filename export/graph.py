@@ -37,6 +37,8 @@ TRANSFORMS = ("stft", "istft")
 """Modules whose nodes have names that begin so; they compute in float32 in every precision."""
 PRODUCTS = ("MatMul", "Gemm")
 LSTM_WEIGHT = re.compile(r"\b(weight|bias)_[ih]h_l\d+(_reverse)?$")
+LARGEST_FOLDED = 512
+"""Values of a weight that may have been folded into a constant: frequencies of rotary embeddings, and their like."""
 SOME_FRAMES = 19
 """Frames of no meaning that are traced with, so that no axis is taken for a constant."""
 
@@ -217,8 +219,9 @@ def _tidy(model: onnx_ir.Model) -> None:
 def weight_names(model: SeparationNetwork, graph: onnx_ir.Model) -> dict[str, str]:
     """Gives the weights that are in the graph under another name: weight -> initializer.
 
-    The exporter keeps one initializer of several that are equal, and folds what is reshaped, transposed or packed for an
-    LSTM into a new one; the values are the same, in the order that a mark behind the name says.
+    The exporter keeps one initializer of several that are equal, and folds what is reshaped, transposed or packed for
+    an LSTM into a new one; the values are the same, in the order that a mark behind the name says. What it computes
+    with before it writes, as the angles of a fixed number of frames, is put in beside.
 
     Raises:
         ExportError: a weight that the network applies is not in the graph.
@@ -241,9 +244,20 @@ def weight_names(model: SeparationNetwork, graph: onnx_ir.Model) -> dict[str, st
         )
         if (place := next(found, None)) is not None:
             names[name] = place
+        elif weight.numel() <= LARGEST_FOLDED and not model.is_unused(name):
+            _hold(graph, name, weight)
         elif not model.is_unused(name):
             raise ExportError(f"the graph does not hold the weight {name}")
     return names
+
+
+def _hold(graph: onnx_ir.Model, name: str, weight: Tensor) -> None:
+    """Puts a weight into the graph that nothing there reads, so that the file holds it."""
+    import onnx_ir as ir
+
+    tensor = ir.tensor(weight.float().numpy(), name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(weight.shape), type=ir.TensorType(tensor.dtype))
+    graph.graph.register_initializer(value)
 
 
 def _packings(name: str, weight: Tensor) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -38,8 +38,8 @@ CALIBRATION_KEY = "ft_calibration"
 IO_KEY = "ft_io"
 CONTEXT_KEY = "ft_context"
 TRANSPOSED, GATES = "^T", "^L"
-"""Marks behind the name of an initializer, under `WEIGHTS_KEY`: it holds the transpose of the weight, or packs it for an
-LSTM of ONNX, gates in the order i, o, f, g; the number behind says which part of it that is."""
+"""Marks behind the name of an initializer, under `WEIGHTS_KEY`: it holds the transpose of the weight, or packs it for
+an LSTM of ONNX, gates in the order i, o, f, g; the number behind says which part of it that is."""
 LONGEST_HEADER = 100_000_000
 """Bytes; what the safetensors format itself allows."""
 NEEDS_TORCH = "needs torch: pip install 'frame-transformer[train]'"
