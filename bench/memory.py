@@ -89,7 +89,7 @@ def main(model: str | None, format_: str | None, lengths: tuple[int, ...]) -> No
             expected = soundfile.info(song).frames
             song.unlink()
             made = ""
-            for file in (Path(folder) / str(seconds)).iterdir():
+            for file in (Path(folder) / str(seconds)).glob(f"*.{format_ or 'wav'}"):
                 found = soundfile.info(file)
                 if found.frames != expected:
                     raise SystemExit(f"{file.name}: {found.frames} samples, expected {expected}")

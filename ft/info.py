@@ -17,10 +17,11 @@ from ft.checkpoint import (
     GATE_KEY,
     IO_KEY,
     config_from_metadata,
+    io_of,
     read_header,
     read_metadata,
 )
-from ft.config import ModelConfig, Spectrogram, load_model_config
+from ft.config import IO, ModelConfig, Spectrogram, load_model_config
 from ft.errors import CheckpointError
 from ft.files import SHIPPED_MODELS, model_path
 from ft.settings import presets
@@ -67,7 +68,7 @@ def describe_model(source: str | Path) -> dict[str, Any]:
         parameters, precision = _tensor_facts(path, config)
     facts = _facts(kind, path, config, parameters, precision)
     if kind == "onnx":
-        facts["io"] = metadata.get(IO_KEY, "magnitude")
+        facts["io"] = io_of(metadata.get(IO_KEY, IO[0]))
     for key in (CONTEXT_KEY, CALIBRATION_KEY, GATE_KEY):
         if key in metadata:
             facts[key.removeprefix("ft_")] = _json(path, metadata, key, dict)

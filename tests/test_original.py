@@ -61,7 +61,7 @@ def test_what_was_assumed_is_said_and_what_was_given_is_not(tmp_path, caplog):
         caplog.clear()
         config = infer_config(tmp_path / "a.pth", state, "gelu", "norm-first")
     assert "activation squared-relu (`activation`)" in assumed
-    assert "rotary-first (--qk-norm-order)" in assumed
+    assert "rotary-first (`qk_norm_order`)" in assumed
     assert "44100 Hz" in assumed
     assert "activation" not in caplog.text and "order" not in caplog.text and "44100 Hz" in caplog.text
     assert (config.network.numbers["activation"], config.network.numbers["qk_norm_order"]) == ("gelu", "norm-first")

@@ -133,7 +133,7 @@ def test_a_stream_without_a_known_peak_keeps_its_scale_over_a_retry():
 def test_one_window_that_does_not_fit_is_an_error_in_one_line(tmp_path):
     soundfile.write(tmp_path / "song.wav", noise(9000).T, RATE)
     separator = Separator(SmallMemory(0), batch_size=4, **SHORT)
-    with pytest.raises(OutOfDeviceMemory, match=r"no room for 1; one window alone does not fit: use a smaller --seg"):
+    with pytest.raises(OutOfDeviceMemory, match=r"no room for 1; one window alone does not fit: use a smaller `seg"):
         separate_file(separator, tmp_path / "song.wav", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -208,8 +208,8 @@ def test_where_not_even_one_window_can_be_opened_it_fails_in_one_line(opening, w
     error, asked = opening(5, 0, when_made=when_made)
     assert [windows for windows, _ in asked] == [5, 2, 1]
     assert str(error) == (
-        "no room to open 1; one window alone does not fit: use a smaller --segment-seconds, or an .onnx with "
-        "--device cpu"
+        "no room to open 1; one window alone does not fit: use a smaller `segment_seconds`, or an .onnx with "
+        "`device` cpu"
     )
 
 
@@ -227,7 +227,7 @@ def test_without_another_engine_a_lost_device_fails_every_later_song():
         separator.separate(noise(3 * RATE), RATE)
     asked = len(engine.batches)
     for _ in range(2):
-        with pytest.raises(DeviceLost, match=r"earlier song \(CUDA failure 719.*\); start again, or use --device auto"):
+        with pytest.raises(DeviceLost, match=r"earlier song \(CUDA failure 719.*\); start again, or use `device` auto"):
             separator.separate(noise(RATE), RATE)
     assert len(engine.batches) == asked
 
@@ -314,5 +314,5 @@ def test_where_nothing_can_replace_a_lost_gpu_the_rest_fails_in_one_line_each(ru
 def test_tensorrt_is_not_asked_to_go_on_without_a_gpu(run, options):
     code, lines, done, asked = run(*options)
     assert code == 1 and done == ["one"] and asked == ["auto"]
-    advice = "start again, or use --engine MODEL.onnx with --device auto, and no --tensorrt, to go on without it"
+    advice = "start again, or use --model MODEL.onnx with --device auto, and no TensorRT, to go on without it"
     assert lost(lines) == [LOST + advice] * 2

@@ -53,9 +53,10 @@ def _flags(command: click.Command | None) -> dict[str, str]:
         for each in command.commands.values():
             found |= _flags(each)
     for option in command.params if command is not None else ():
-        for word in option.opts:
-            if word.startswith("--"):
-                found |= {str(option.name): word, word.removeprefix("--").replace("-", "_"): word}
+        words = [word for word in option.opts if word.startswith("--")]
+        found |= {word.removeprefix("--").replace("-", "_"): word for word in words}
+        if words:
+            found.setdefault(str(option.name), words[0])
     return found
 
 
