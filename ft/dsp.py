@@ -13,7 +13,8 @@ before bins, (channels, frames, bins), as the FFT reads and writes them; the who
 from __future__ import annotations
 
 import functools
-from typing import TypeVar
+from collections import deque
+from typing import Any, TypeVar
 
 import numpy as np
 import soxr
@@ -117,6 +118,40 @@ def stand_in_side(mid: Array, frame_rate: float) -> Array:
 def side_delay(frames: int, frame_rate: float) -> int:
     """The frames by which the mid is late that stands in for a side: a second, or half of them all."""
     return min(round(frame_rate), frames // 2)
+
+
+class BlockQueue:
+    """Holds samples (channels, samples) or frames (channels, frames, values) that come and go in blocks of any size."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """How many samples or frames are held."""
+        self._blocks: deque[NDArray[Any]] = deque()
+        self._empty: NDArray[Any] = np.zeros((0, 0), np.float32)
+
+    def append(self, block: NDArray[Any]) -> None:
+        """Puts a block behind the others."""
+        self._empty = block[:, :0]
+        self._blocks.append(block)
+        self.size += block.shape[1]
+
+    def take(self, count: int) -> NDArray[Any]:
+        """Gives the first `count` of what is held, which is as much at least."""
+        self.size -= count
+        taken = [self._empty]
+        while count:
+            block = self._blocks.popleft()
+            if block.shape[1] > count:
+                self._blocks.appendleft(block[:, count:])
+                block = block[:, :count]
+            taken.append(block)
+            count -= block.shape[1]
+        return np.concatenate(taken, axis=1)
+
+    def clear(self) -> None:
+        """Forgets all that is held."""
+        self._blocks.clear()
+        self.size = 0
 
 
 class StreamingFrames:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -279,31 +278,3 @@ class Blender:
             kept[:, : self._left.shape[1]] += self._left
         self._left = kept[:, stop - start :] if window.fade_out else None
         return kept[:, : stop - start]
-
-
-class FrameQueue:
-    """Frames (channels, frames, values) that come and go in blocks of different sizes."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self._blocks: deque[Frames] = deque()
-        self._empty: Frames
-
-    def append(self, block: Frames) -> None:
-        """Puts frames behind the others."""
-        self._empty = block[:, :0]
-        self._blocks.append(block)
-        self.frames += block.shape[1]
-
-    def take(self, count: int) -> Frames:
-        """Gives the first `count` of its frames; something must have been appended before."""
-        self.frames -= count
-        taken = [self._empty]
-        while count:
-            block = self._blocks.popleft()
-            if block.shape[1] > count:
-                self._blocks.appendleft(block[:, count:])
-                block = block[:, :count]
-            taken.append(block)
-            count -= block.shape[1]
-        return np.concatenate(taken, axis=1)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import ModelConfig, Spectrogram
-from ft.dsp import StreamingIstft, StreamingResampler, left_right
+from ft.dsp import BlockQueue, StreamingIstft, StreamingResampler, left_right
 from ft.separate.front import Front, Level, WholeFront, has_no_side
 from ft.separate.postprocess import QuietFrames
-from ft.windows import Blender, FrameQueue, Frames, Grid, Window
+from ft.windows import Blender, Frames, Grid, Window
 
 Array = NDArray[np.float32]
 
@@ -169,13 +169,13 @@ class GridMean:
 
     def __init__(self, blenders: Sequence[Blender]) -> None:
         self._blenders = blenders
-        self._values = [FrameQueue() for _ in blenders]
-        self._spec = FrameQueue()
+        self._values = [BlockQueue() for _ in blenders]
+        self._spec = BlockQueue()
 
     @property
     def waiting(self) -> int:
         """Frames of the grid that is ahead of the others."""
-        return max(queue.frames for queue in self._values)
+        return max(queue.size for queue in self._values)
 
     def push(self, window: Window, values: Frames) -> tuple[Frames, Frames]:
         """Gives the frames that every grid has finished now: the mixture's, and those of `values`."""
@@ -185,7 +185,7 @@ class GridMean:
         if window.grid == 0:
             self._spec.append(spec)
         self._values[window.grid].append(blended)
-        count = min(queue.frames for queue in self._values)
+        count = min(queue.size for queue in self._values)
         if count == 0:
             return spec[:, :0], blended[:, :0]
         total = self._values[0].take(count).copy()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from ft.audio.source import MAX_CHANNELS, first_bad
 from ft.config import IO, ModelConfig, Spectrogram, Waveform
 from ft.dsp import (
     SILENT_SIDE,
+    BlockQueue,
     StreamingFrames,
     StreamingResampler,
     StreamingStft,
@@ -53,7 +53,7 @@ class Level(NamedTuple):
 class Front(ABC):
     """What turns a song into frames, and windows of them into what the network reads; made anew for each song.
 
-    It holds what came in until `take` asks for it.
+    It holds what came in until that is taken from `mixture`.
     """
 
     skip = 0
@@ -70,7 +70,8 @@ class Front(ABC):
         """Samples that came in."""
         self.model_samples = 0
         """Samples at the model's rate."""
-        self._mixture: deque[Array] = deque()
+        self.mixture = BlockQueue()
+        """What came in and was not taken."""
         self._sum = self._squares = 0.0
 
     def frames(self, blocks: Iterable[Array]) -> Iterator[Frames]:
@@ -86,7 +87,7 @@ class Front(ABC):
                 self.channels = block.shape[0]
                 resampler = StreamingResampler(self.sample_rate, self.config.sample_rate, self.channels)
                 self._begin()
-            self._mixture.append(block)
+            self.mixture.append(block)
             self.samples += block.shape[1]
             yield self._counted(resampler.push(block))
         if resampler is not None:
@@ -94,22 +95,6 @@ class Front(ABC):
             if self.model_samples == 0 and self.samples:  # less than one sample at the model's rate
                 yield self._counted(np.zeros((self.channels, 1), np.float32))
             yield self._finish()
-
-    def drop(self) -> None:
-        """Forgets what came in and was not taken: for a pass that only looks."""
-        self._mixture.clear()
-
-    def take(self, count: int) -> Array:
-        """Gives the next `count` samples (channels, samples) of the mixture."""
-        taken = []
-        while count:
-            block = self._mixture.popleft()
-            if block.shape[1] > count:
-                self._mixture.appendleft(block[:, count:])
-                block = block[:, :count]
-            taken.append(block)
-            count -= block.shape[1]
-        return np.concatenate(taken, axis=1) if taken else np.zeros((self.channels, 0), np.float32)
 
     def plan(self, plan: WindowPlan) -> WindowPlan:
         """Gives the windows to cut where the network is to see those of `plan`."""

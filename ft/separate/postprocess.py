@@ -17,7 +17,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.windows import FrameQueue, Frames
+from ft.dsp import BlockQueue
+from ft.windows import Frames
 
 Array = NDArray[np.float32]
 
@@ -34,7 +35,7 @@ class QuietFrames:
         """`of`: whether masks keep the vocals (`stems`) or the instrumental (`rest`)."""
         self._of_vocals = of == "stems"
         self._runs = QuietRuns()
-        self._spec, self._masks = FrameQueue(), FrameQueue()
+        self._spec, self._masks = BlockQueue(), BlockQueue()
 
     def push(self, spec: Frames, masks: Frames) -> tuple[Frames, Frames]:
         """Gives the frames of the mixture and of the masks, (channels, frames, bins) both, that are known now."""

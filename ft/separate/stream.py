@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engines.runner import Runner
 from ft.config import IO, ModelConfig
+from ft.dsp import BlockQueue
 from ft.errors import ConfigError
 from ft.options import SeparateOptions
 from ft.separate.back import Back
@@ -65,7 +66,7 @@ class ModelStream:
         meter = Meter(front)
         for frames in front.frames(blocks):
             yield meter.level(frames)
-            front.drop()
+            front.mixture.clear()
 
     def stems(self, blocks: Iterable[Array], sample_rate: int, level: Level | None, eager: bool) -> Iterator[Stems]:
         """Gives blocks of all stems, as `SongStream.stems` does."""
@@ -86,7 +87,7 @@ class ModelStream:
 
     def _named(self, front: Front, stems: Array) -> Stems:
         named = dict(zip(self.config.stems, stems, strict=True))
-        mixture = front.take(stems.shape[-1])
+        mixture = front.mixture.take(stems.shape[-1])
         if self.config.rest is not None:
             named[self.config.rest] = mixture - (stems[0] if len(stems) == 1 else stems.sum(axis=0))
         return named
@@ -143,10 +144,14 @@ class SongStream:
             model.stems(own, sample_rate, level, eager)
             for model, own, level in zip(self.models, shared, levels, strict=False)
         ]
-        mixture, parts = _Blocks(shared[-1]), [_Blocks(_stacked(stream)) for stream in streams]
+        mixture, parts = (
+            _Pulled(shared[-1]),
+            [_Pulled(np.concatenate([*s.values()]) for s in stream) for stream in streams],
+        )
         try:
-            while (count := min(part.fill() for part in parts)) > 0:
-                yield self._together([part.take(count) for part in parts], mixture.exactly(count))
+            while (count := min(part.filled() for part in parts)) > 0:
+                mixture.filled(count)
+                yield self._together([part.take(count) for part in parts], mixture.take(count))
         finally:
             for stream in streams:
                 stream.close()  # type: ignore[attr-defined]
@@ -157,8 +162,8 @@ class SongStream:
             own = []
             for model, recipes, values in zip(self.models, self._recipes, found, strict=True):
                 if stem in recipes:
-                    names = model.config.all_stems
-                    own.append(sum(sign * values[names.index(name)] for name, sign in recipes[stem].items()))
+                    named = dict(zip(model.config.all_stems, values.reshape(-1, *mixture.shape), strict=True))
+                    own.append(sum(sign * named[name] for name, sign in recipes[stem].items()))
             stems[stem] = np.mean(own, axis=0) if self._by == "mean" else np.median(own, axis=0)
         if self.config.rest is not None:
             stems[self.config.rest] = mixture - sum(stems.values())
@@ -170,45 +175,18 @@ def _made_of(stem: str, known: Sequence[str]) -> dict[str, int]:
     return {stem: 1} if stem in known else recipe(stem, known)
 
 
-def _stacked(stream: Iterator[Stems]) -> Iterator[Array]:
-    for stems in stream:
-        yield np.stack(list(stems.values()))
+class _Pulled(BlockQueue):
+    """Blocks of a source that are read as they are wanted."""
 
+    def __init__(self, source: Iterator[Array]) -> None:
+        super().__init__()
+        self._source = source
 
-class _Blocks:
-    """Samples (..., samples) that come in blocks of one size and go in blocks of another."""
-
-    def __init__(self, blocks: Iterator[Array]) -> None:
-        self._source, self._held, self._samples = blocks, deque[Array](), 0
-
-    def fill(self) -> int:
-        """Reads a block where nothing is held; gives the samples that are, 0 at the end."""
-        while not self._samples and (block := next(self._source, None)) is not None:
-            self._held.append(block)
-            self._samples += block.shape[-1]
-        return self._samples
-
-    def exactly(self, count: int) -> Array:
-        """Gives the next `count` samples, reading what they take."""
-        taken = []
-        while count:
-            part = self.take(min(count, self.fill()))
-            taken.append(part)
-            count -= part.shape[-1]
-        return np.concatenate(taken, axis=-1)
-
-    def take(self, count: int) -> Array:
-        """Gives the first `count` of the samples that are held."""
-        self._samples -= count
-        taken = []
-        while count:
-            block = self._held.popleft()
-            if block.shape[-1] > count:
-                self._held.appendleft(block[..., count:])
-                block = block[..., :count]
-            taken.append(block)
-            count -= block.shape[-1]
-        return np.concatenate(taken, axis=-1)
+    def filled(self, least: int = 1) -> int:
+        """Reads until so many samples are held, or to the end; gives how many are."""
+        while self.size < least and (block := next(self._source, None)) is not None:
+            self.append(block)
+        return self.size
 
 
 def copies(blocks: Iterator[Array], count: int) -> list[Iterator[Array]]:

@@ -8,7 +8,6 @@ for a song of any length, and so is what is kept for it: in a longer song each c
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.dsp import StreamingStft, magnitude
+from ft.dsp import BlockQueue, StreamingStft, magnitude
 from ft.errors import ConfigError
 from ft.plots import DECIBELS, HOP_LENGTH, MASK, N_FFT, decibels, mean_power, save_panels
 from ft.songs.parts import part_of, told
@@ -80,8 +79,7 @@ class Pictures:
         """The power of the mixture where that is highest."""
         self._stft: StreamingStft | None = None
         """The panels of the mixture and of all stems, one behind the other."""
-        self._heard: deque[Array] = deque()
-        self._mixture: Array
+        self._heard = BlockQueue()
         self._stems: dict[str, Columns] = {}
         self._masks: dict[str, Columns] = {}
 
@@ -97,12 +95,9 @@ class Pictures:
             self._stems = {name: Columns() for name in stems}
             masked = [name for name in stems if name == "instrumental"] or stems
             self._masks = {name: Columns() for name in masked}
-            self._mixture = self._heard.popleft()
-            self._stft = StreamingStft((1 + len(stems)) * len(self._mixture), N_FFT, HOP_LENGTH)
-        count = next(iter(stems.values())).shape[1]
-        while self._mixture.shape[1] < count:
-            self._mixture = np.concatenate((self._mixture, self._heard.popleft()), axis=1)
-        mixture, self._mixture = self._mixture[:, :count], self._mixture[:, count:]
+            channels = len(next(iter(stems.values())))
+            self._stft = StreamingStft((1 + len(stems)) * channels, N_FFT, HOP_LENGTH)
+        mixture = self._heard.take(next(iter(stems.values())).shape[1])
         self._add(self._stft.push(np.concatenate((mixture, *(stems[name] for name in self._stems)))))
 
     def _add(self, spec: Spec) -> None:
