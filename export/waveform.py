@@ -184,9 +184,13 @@ class WaveformNetwork(Runnable):
         """Stems (batch, stems, channels, samples) of `waveform` (batch, channels, samples) and `scale` (batch,)."""
         even, odd, magnitude, peak, frames = self.stft(self._mid_side(waveform))
         peak = torch.where(scale > 0, scale, peak).clamp(min=_TINY)
-        magnitude = (magnitude / peak.reshape(-1, 1, 1, 1)).clamp(max=1)
+        magnitude = magnitude / peak.reshape(-1, 1, 1, 1)
+        if self.config.front.scale in ("track-peak", "window-peak"):
+            magnitude = magnitude.clamp(max=1)
         mask = super().forward(magnitude.transpose(2, 3)).transpose(2, 3)
         stem = self._left_right(self.istft(*self._masked(mask, even, odd, frames)))
+        if self.output.gain != 1:
+            stem = stem * self.output.gain
         return torch.stack([stem, waveform - stem], dim=1)
 
     def _mid_side(self, waveform: Tensor) -> Tensor:
@@ -223,9 +227,13 @@ def check_whole(config: ModelConfig) -> None:
     front = config.front
     is_simple = isinstance(front, Spectrogram) and front.values == "magnitude" and not front.win_length
     is_even = isinstance(front, Spectrogram) and front.used_bins % 2 == 0
-    if not (is_simple and is_even and config.output.kind == "mask" and len(config.stems) == 1 and config.rest):
+    is_mask = config.output.kind == "mask" and len(config.stems) == 1 and config.rest
+    is_free = config.segment.frames is None and config.segment.multiple == 1
+    is_mixed = config.channels == 1 and config.mono == "mix"
+    if not (is_simple and is_even and is_mask and is_free) or is_mixed:
         raise ExportError(
-            f"{config.name}: `io` waveform is for one real mask of two stems, over an even number of bins; leave it out"
+            f"{config.name}: `io` waveform is for one real mask of two stems for each channel, over an even number of "
+            "bins and any number of frames; leave it out"
         )
 
 

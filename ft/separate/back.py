@@ -107,7 +107,9 @@ class Back:
             estimates = stem_spectra(values, spec, self.config)
             sound = self._istft.push(estimates.reshape(-1, *estimates.shape[2:]))
             return self._stereo(sound.reshape(self.stems, self.channels, -1))
-        sound = values.reshape(self.stems, self.channels, -1) * np.float32(self.config.output.gain)
+        sound = values.reshape(self.stems, self.channels, -1)
+        if not isinstance(self.front, WholeFront):  # whose file has multiplied
+            sound = sound * np.float32(self.config.output.gain)
         skipped = min(self._skip, sound.shape[-1])
         self._skip -= skipped
         sound = sound[..., skipped:]
