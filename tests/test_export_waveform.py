@@ -360,7 +360,7 @@ def test_what_cannot_be_is_refused(tmp_path, tiny_checkpoint, options, text):
 )
 def test_models_whose_transforms_cannot_be_inside_are_refused(values):
     check_whole(tiny_config())
-    with pytest.raises(ExportError, match="tiny: `io` waveform is for one real mask .*; leave it out"):
+    with pytest.raises(ExportError, match=r"tiny: `io` waveform is for one real mask .*; leave it out"):
         check_whole(changed(tiny_config(), **values))
 
 

@@ -11,35 +11,35 @@ import onnx
 import pytest
 import soundfile
 import torch
-from networks import tiny_model
+from networks import DENSE, random_input, tiny_config, tiny_model
 
 from engines import load_engine
-from export.calibration import calibration_windows
+from export.calibration import RecordingEngine, calibration_windows
 from export.example import read_example
 from export.gate import judge, signal_to_noise
 from export.limits import LIMITS, Limits, limits_of
 from export.quantize import quantize
 from export.to_onnx import _lowered, export_onnx
 from ft.audio.open import read_audio
-from ft.checkpoint import load_config, load_model
+from ft.checkpoint import load_config, load_model, save_checkpoint
 from ft.cli import main
-from ft.dsp import magnitude
-from ft.errors import EngineError, ExportError
+from ft.errors import EngineError, ExportError, NotFinite
 from ft.files import INT8_MODEL, model_path
 from ft.info import describe_model
 from ft.onnx_metadata import append_onnx_metadata, read_onnx_metadata
-from ft.separate.stream import network_input, song_spectrum
+from ft.separate import Separator
 
 HALF = onnx.TensorProto.FLOAT16
 
 
 @pytest.fixture(scope="module")
-def excerpt(example) -> np.ndarray:
-    """Six seconds of the example as the shipped model takes them."""
-    config = load_config("default")
-    mixture, _ = read_audio(example / "mixture.flac")
-    values = magnitude(song_spectrum(mixture[:, 441000 : 441000 + 264600], config.audio))
-    return network_input(values, float(values.max()), config)
+def excerpt(excerpt_folder) -> np.ndarray:
+    """Four seconds of the example as the shipped model takes them."""
+    recording = RecordingEngine(load_config("default"))
+    with Separator(recording) as separator:
+        separator.separate(*read_audio(excerpt_folder / "mixture.flac"))
+    (window,) = recording.inputs
+    return window["magnitude"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def default_int8() -> Path:
 def test_the_shipped_model_in_int8_can_be_made_again(tmp_path, music, excerpt_folder):
     path = tmp_path / "default.int8.onnx"
     gate = export_onnx("default", path, precision="int8", calibrate=music / "pairs", example=excerpt_folder).gate
-    assert gate["mask_snr_db"] >= 25 and gate["sdr_loss_db"] <= 0.2
+    assert gate["snr_db"] >= 25 and gate["sdr_loss_db"] <= 0.2
     calibration = describe_model(path)["calibration"]
     assert calibration["files"] == ["song/instrumental.flac", "song/mixture.flac"]
     assert 11 < calibration["seconds"] < 13
@@ -60,15 +60,19 @@ def test_the_shipped_model_in_int8_can_be_made_again(tmp_path, music, excerpt_fo
 
 
 @pytest.fixture(scope="module")
-def tiny_bf16(tiny_checkpoint, tmp_path_factory, excerpt_folder) -> Path:
-    path = tmp_path_factory.mktemp("bf16") / "tiny.bf16.onnx"
-    export_onnx(tiny_checkpoint, path, precision="bf16", example=excerpt_folder)
-    return path
+def dense_bf16(tmp_path_factory, excerpt_folder) -> tuple[Path, Path]:
+    """A checkpoint of the dense variant, and its file in bf16."""
+    folder = tmp_path_factory.mktemp("bf16")
+    model = tiny_model(tiny_config(**DENSE))
+    save_checkpoint(folder / "dense.safetensors", model.state_dict(), model.model_config)
+    options = {"precision": "bf16", "example": excerpt_folder}
+    export_onnx(folder / "dense.safetensors", folder / "dense.bf16.onnx", **options)
+    return folder / "dense.safetensors", folder / "dense.bf16.onnx"
 
 
 def mask_of(model: Path | str, batch: np.ndarray, runtime: str = "onnxruntime") -> np.ndarray:
     with load_engine(model, runtime=runtime, device="cpu") as engine:
-        return engine.run(batch)
+        return engine.run({"magnitude": batch})
 
 
 def types_of(path: Path) -> dict[str, int]:
@@ -97,19 +101,20 @@ def test_each_norm_of_fp16_stays_one_node(default_half):
 
 def test_fp16_sounds_like_fp32(default_half, excerpt):
     exact = mask_of("default-fp32", excerpt)
-    assert signal_to_noise(mask_of(default_half, excerpt), exact) > LIMITS["fp16"].mask_snr_db
+    assert signal_to_noise(mask_of(default_half, excerpt), exact) > LIMITS["fp16"].snr_db
 
 
 def test_what_a_file_passed_stands_in_it(default_half, default_int8):
-    for path, precision in ((default_half, "fp16"), (default_int8, "int8")):
+    # The shipped file is of the first format, which says of what the ratio is.
+    for path, precision, snr in ((default_half, "fp16", "snr"), (default_int8, "int8", "mask_snr")):
         facts = describe_model(path)
         gate = facts["gate"]
         assert facts["precision"] == precision
-        assert gate["mask_snr_db"] >= gate["mask_snr_limit_db"] == LIMITS[precision].mask_snr_db
+        assert gate[f"{snr}_db"] >= gate[f"{snr}_limit_db"] == LIMITS[precision].snr_db
         assert gate["sdr_loss_db"] <= gate["sdr_loss_limit_db"] == LIMITS[precision].sdr_loss_db
         assert gate["finite"] and len({tuple(shape["shape"]) for shape in gate["shapes"]}) == 4
         assert "in_sample" not in gate and "source_precision" not in gate
-        assert gate["mask_snr_db"] == min(figures["mask_snr_db"] for figures in gate["engines"].values())
+        assert gate[f"{snr}_db"] == min(figures[f"{snr}_db"] for figures in gate["engines"].values())
     assert describe_model(default_half)["gate"]["engines"].keys() >= {f"torch {torch.__version__} cpu"}
     assert describe_model(default_int8)["calibration"]["files"]
 
@@ -117,7 +122,7 @@ def test_what_a_file_passed_stands_in_it(default_half, default_int8):
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_int8_sounds_like_fp32(default_int8, excerpt, runtime):
     ratio = signal_to_noise(mask_of(default_int8, excerpt, runtime), mask_of("default-fp32", excerpt))
-    assert LIMITS["int8"].mask_snr_db < ratio < 60  # more than int8 can give would be fp32
+    assert LIMITS["int8"].snr_db < ratio < 60  # more than int8 can give would be fp32
 
 
 def test_int8_files_hold_eight_bits(default_int8):
@@ -141,14 +146,16 @@ def test_weights_come_back_from_lower_precision(default_half, default_int8):
         assert min(ratios) > expected
 
 
-def test_bf16_runs_where_there_are_kernels_for_it(tiny_bf16, tiny_onnx):
-    config = load_config(tiny_onnx)
-    batch = np.random.default_rng(0).random((1, 2, config.audio.bins, 40), np.float32)
-    exact = mask_of(tiny_onnx, batch)
-    assert LIMITS["bf16"].mask_snr_db < signal_to_noise(mask_of(tiny_bf16, batch, "openvino"), exact) < 70
+def test_bf16_runs_where_there_are_kernels_for_it(dense_bf16):
+    checkpoint, path = dense_bf16
+    batch = random_input(load_config(path), 40).numpy()
+    exact = mask_of(checkpoint, batch, "torch")
+    assert LIMITS["bf16"].snr_db < signal_to_noise(mask_of(path, batch, "openvino"), exact) < 70
     with pytest.raises(EngineError, match=r"bf16.*openvino"):
-        load_engine(tiny_bf16, runtime="onnxruntime", device="cpu").open()
-    assert set(describe_model(tiny_bf16)["gate"]["engines"]) >= {f"torch {torch.__version__} cpu"}
+        load_engine(path, runtime="onnxruntime", device="cpu").open()
+    assert set(describe_model(path)["gate"]["engines"]) >= {f"torch {torch.__version__} cpu"}
+    nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert (nodes["Attention"], nodes["RotaryEmbedding"]) == (4, 8)
 
 
 def test_a_network_that_overflows_in_half_does_not_pass(excerpt_folder):
@@ -156,7 +163,7 @@ def test_a_network_that_overflows_in_half_does_not_pass(excerpt_folder):
     with torch.no_grad():
         model.dec1.linear1.weight_pw.mul_(3e4)  # finite in fp16 as weights, beyond it in the products
         model.dec1.linear2.weight_pw.mul_(3e4)
-    with pytest.raises(ExportError, match=r"fp16.*not finite.*nothing was written"):
+    with pytest.raises(NotFinite, match=r"torch \(fp16 on cpu\): tiny gave values that are not finite"):
         judge(None, model, model.model_config, "fp16", LIMITS["fp16"], read_example(excerpt_folder))
 
 
@@ -169,7 +176,9 @@ def test_a_weight_beyond_half_precision_is_named(excerpt_folder):
 
 
 def test_a_graph_of_other_weights_does_not_pass(tiny_onnx, excerpt_folder):
-    with pytest.raises(ExportError, match=r"int8: the mask has -?\d+\.\d dB .* at least 25 .*nothing was written"):
+    with pytest.raises(
+        ExportError, match=r"int8: the network's output has -?\d+\.\d dB .* at least 25 .*nothing was written"
+    ):
         judge(
             tiny_onnx, tiny_model(seed=1), load_config(tiny_onnx), "int8", LIMITS["int8"], read_example(excerpt_folder)
         )
@@ -240,9 +249,10 @@ def test_int8_of_the_example_alone_says_so(tmp_path, tiny_onnx, tiny_checkpoint,
 def test_calibration_takes_songs_as_ft_separate_cuts_them(music):
     config = load_config("default")
     songs = calibration_windows(music, config, count=5)
-    assert len(songs.inputs) == 5
-    assert {window.shape[:3] for window in songs.inputs} == {(1, 2, config.audio.bins)}
-    assert all(0 < window.max() <= 1 and window.min() >= 0 for window in songs.inputs)
+    windows = [array for inputs in songs.inputs for array in inputs.values()]
+    assert len(songs.inputs) == len(windows) == 5
+    assert {window.shape[:3] for window in windows} == {(1, 2, config.front.used_bins)}
+    assert all(0 < window.max() <= 1 and window.min() >= 0 for window in windows)
     assert songs.seconds == pytest.approx(5 * 4, rel=0.3)
 
 
@@ -260,12 +270,12 @@ def test_calibration_leaves_out_what_it_cannot_hear(tmp_path, music, caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--int8", "--calibrate", "EMPTY"], "EMPTY.*--calibrate FOLDER"),
-        (["--int8", "--calibrate", "MISSING"], "MISSING.*--calibrate FOLDER"),
+        (["--int8", "--calibrate", "EMPTY"], "EMPTY.*a folder in --calibrate"),
+        (["--int8", "--calibrate", "MISSING"], "MISSING.*a folder in --calibrate"),
         (["--fp16", "--example", "EMPTY"], "EMPTY.*--example takes a folder"),
         (["--fp16", "--weights", "fp16"], "leave --weights away"),
-        (["--fp16", "--calibrate", "EMPTY"], "--calibrate is for --int8"),
-        (["--mask-snr", "90"], "--mask-snr: for --fp16, --bf16 and --int8"),
+        (["--fp16", "--calibrate", "EMPTY"], "--calibrate is for int8"),
+        (["--mask-snr", "90"], "--mask-snr: for fp16, bf16 and int8"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, capsys, options, message):
