@@ -163,6 +163,8 @@ def _check_gate(model: Model, mask_snr_db: float | None, sdr_loss_db: float | No
 
 
 def _frames(config: ModelConfig, seconds: float | None) -> int:
+    if seconds is not None and seconds <= 0:
+        raise ExportError(f"`segment_seconds` {seconds:g}: expected a number above 0")
     try:
         return window_frames(config, seconds)
     except ConfigError as error:

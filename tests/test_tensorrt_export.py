@@ -28,6 +28,10 @@ from ft.errors import EngineError, ExportError, FtError
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this system")
 
 
+FIRST = {"mask_snr_db": 57.0, "sdr_loss_db": 0.001, "finite": True}
+"""What a file of the first format says."""
+
+
 def with_metadata(source, path, **changes):
     """A copy of an exported file with other entries in its metadata; None takes one away."""
     import onnx
@@ -59,8 +63,8 @@ def asked(tiny_plan, monkeypatch):
         ({"targets": ["sm90"]}, ExportError, r"target sm90: TensorRT-RTX .* builds for sm75, sm80, sm86"),
         ({"targets": ["8.6"]}, ExportError, "target 8.6: "),
         ({"precision": "int8"}, ExportError, r"precision int8: plans are fp16, bf16 or fp32"),
-        ({"segment_seconds": 0}, ExportError, "window: 0 seconds"),
-        ({"precision": "bf16", "segment_seconds": 0}, ExportError, "window: 0 seconds"),
+        ({"segment_seconds": 0}, ExportError, "`segment_seconds` 0: expected a number above 0"),
+        ({"precision": "bf16", "segment_seconds": 0}, ExportError, "`segment_seconds` 0: expected a number above 0"),
         ({"output": f"{__file__}/a.plan"}, FtError, r"a\.plan: cannot be written"),
         ({"output": "a.engine"}, ExportError, r"a\.engine: expected a name that ends in \.plan"),
     ],
@@ -84,7 +88,7 @@ def test_full_tensorrt_says_what_brings_it(tiny_half, tmp_path, monkeypatch):
 def test_an_output_that_exists_is_kept(tiny_plan, tiny_half):
     path = tiny_plan[0].path
     before = path.stat().st_mtime_ns
-    with pytest.raises(ExportError, match=r"tiny\.plan: exists; use another name or --force"):
+    with pytest.raises(ExportError, match=r"tiny\.plan: exists; use another name or `force`"):
         build_plan(tiny_half, path, kind="rtx")
     assert path.stat().st_mtime_ns == before
 
@@ -111,12 +115,13 @@ def test_the_command_builds_a_plan(tiny_half, asked, tmp_path, capsys):
         ("[]", {}, "nothing says how it compares"),
         ({**GATE, "finite": False}, {}, "nothing says how it compares"),
         ({**GATE, "sdr_loss_db": "little"}, {}, r"nothing says .* \(no sdr_loss_db in"),
-        ({**GATE, "mask_snr_db": 44.9}, {}, r"its mask had 44\.9 dB .* at least 45 are wanted \(--mask-snr\)"),
-        ({**GATE, "mask_snr_db": float("nan")}, {}, "its mask had nan dB"),
-        (GATE, {"mask_snr_db": 60.5}, r"its mask had 60\.0 dB .* at least 60\.5 are wanted"),
-        ({**GATE, "sdr_loss_db": 0.03}, {}, r"lost 0\.030 dB of SDR .* at most 0\.02 are allowed \(--sdr-loss\)"),
+        ({**GATE, "snr_db": 44.9}, {}, r"its output had 44\.9 dB .* at least 45 are wanted \(`mask_snr_db`\)"),
+        (FIRST, {"mask_snr_db": 57.5}, r"its output had 57\.0 dB .* at least 57\.5 are wanted"),
+        ({**GATE, "snr_db": float("nan")}, {}, "its output had nan dB"),
+        (GATE, {"mask_snr_db": 60.5}, r"its output had 60\.0 dB .* at least 60\.5 are wanted"),
+        ({**GATE, "sdr_loss_db": 0.03}, {}, r"lost 0\.030 dB of SDR .* at most 0\.02 are allowed \(`sdr_loss_db`\)"),
         (GATE, {"sdr_loss_db": 0.0}, r"lost 0\.001 dB of SDR .* at most 0 are"),
-        (GATE, {"example": Path("song")}, "--example: .* was compared when it was exported; export the checkpoint"),
+        (GATE, {"example": Path("song")}, "`example`: .* was compared when it was exported; export the checkpoint"),
     ],
 )
 def test_a_file_that_is_built_as_it_is_shows_a_gate_that_it_passed(tiny_half, tmp_path, asked, gate, options, message):
@@ -128,8 +133,9 @@ def test_a_file_that_is_built_as_it_is_shows_a_gate_that_it_passed(tiny_half, tm
     assert not asked
 
 
-def test_other_limits_are_looked_at_and_kept(tiny_half, tmp_path, asked):
-    model = with_metadata(tiny_half, tmp_path / "half.onnx", **{GATE_KEY: json.dumps({**GATE, "mask_snr_db": 40.0})})
+@pytest.mark.parametrize("gate", [{**GATE, "snr_db": 40.0}, FIRST])
+def test_other_limits_are_looked_at_and_kept(tiny_half, tmp_path, asked, gate):
+    model = with_metadata(tiny_half, tmp_path / "half.onnx", **{GATE_KEY: json.dumps(gate)})
     build_plan(model, tmp_path / "a.plan", kind="rtx", mask_snr_db=35.0)
     assert (asked["model"], asked["limits"]) == (model, {"mask-snr": 35.0})
 
@@ -139,7 +145,7 @@ def test_a_file_in_fp32_shows_that_it_equals_pytorch(tiny_onnx, tiny_waveform, t
         build_plan(model, tmp_path / "a.plan", kind="rtx")
         assert (asked["model"], asked["limits"]) == (model, {})
         asked.clear()
-        with pytest.raises(ExportError, match="--mask-snr and --sdr-loss are for --fp16 and --bf16"):
+        with pytest.raises(ExportError, match="`mask_snr_db` and `sdr_loss_db` are for fp16 and bf16"):
             build_plan(model, tmp_path / "a.plan", kind="rtx", mask_snr_db=50.0)
         gate = {**read_model(model).gate, "relative_l2": 1e-3, "stems_snr_db": 20.0}
         far = with_metadata(model, tmp_path / "far.onnx", **{GATE_KEY: json.dumps(gate)})
@@ -182,7 +188,7 @@ def test_a_model_in_another_precision_is_exported_first(tiny_onnx, tiny_plan, tm
     monkeypatch.setattr(export.to_tensorrt, "export_onnx", export_onnx)
     with pytest.raises(ExportError, match="no fp16 network"):  # what came out of it is looked at again
         build_plan(tiny_onnx, tmp_path / "a.plan", kind="rtx", precision="fp16")
-    assert exported == [(tiny_onnx, "fp16", "magnitude")]
+    assert exported == [(tiny_onnx, "fp16", "network")]
     assert not list(tmp_path.iterdir())
 
 
@@ -254,12 +260,7 @@ def test_a_cached_plan_of_a_file_without_a_gate_is_told(one_gpu, tiny_half, tiny
 def test_a_cached_plan_of_a_mono_network_counts_items(one_gpu, tiny_half, tiny_plan, monkeypatch):
     """The caller counts items, the plan windows of a stereo song, which are two items each."""
     facts = read_model(tiny_half)
-    config = facts.config
-    mono = dataclasses.replace(
-        config,
-        audio=dataclasses.replace(config.audio, channels=1),
-        network=dataclasses.replace(config.network, in_channels=1),
-    )
+    mono = dataclasses.replace(facts.config, channels=1)
     monkeypatch.setattr(engines.plan_cache, "read_model", lambda path: dataclasses.replace(facts, config=mono))
     batches = []
 
