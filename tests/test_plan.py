@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
+from networks import format_1
 from test_tensorrt_engine import CONFIG, manifest
 
 import engines.plan
@@ -17,7 +19,7 @@ from ft.cli import main
 from ft.errors import CheckpointError
 from ft.info import describe_model
 
-GATE = {"engine": "onnxruntime 1.31.1", "mask_snr_db": 57.1, "finite": True, "shapes": [[1, 2, 32, 40]]}
+GATE = {"engine": "onnxruntime 1.31.1", "snr_db": 57.1, "finite": True, "shapes": [[1, 2, 32, 40]]}
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_the_manifest_comes_first_and_a_crash_between_leaves_no_pair_that_fits(p
         ("{", "not a manifest that `ft export` wrote"),
         ("[]", "not a manifest that `ft export` wrote"),
         ('{"format": 1}', "no 'tensorrt'"),
-        ('{"format": 7}', "format 7, this ft .* reads 1"),
+        ('{"format": 7}', "format 7, this ft .* reads up to 2"),
         ("\x00", "not a manifest"),
     ],
 )
@@ -105,12 +107,18 @@ def test_the_command_builds_the_same_plan_again(plan):
     )
 
 
-def test_a_plan_of_before_its_limits_were_kept_is_read(plan):
-    path = manifest_path(plan)
+def test_a_manifest_of_the_first_format_is_read(plan):
+    """Also one of before limits were kept."""
+    path, new = manifest_path(plan), check_plan(plan)
     values = json.loads(path.read_text())
     del values["limits"]
-    path.write_text(json.dumps(values))
-    assert check_plan(plan).limits == {}
+    gate = {"mask_snr_db": 57.1, "finite": True}
+    old = {"format": 1, "io": "magnitude", "gate": gate, "config": format_1(CONFIG)}
+    path.write_text(json.dumps(values | old))
+    read = check_plan(plan)
+    assert read == dataclasses.replace(new, gate=gate, config=read.config)
+    for part in ("front", "output", "all_stems", "sample_rate", "reads"):
+        assert getattr(read.config, part) == getattr(CONFIG, part)
 
 
 def test_a_model_with_weights_beside_it_has_the_hash_of_both(tmp_path):

@@ -253,8 +253,8 @@ def odd_sounds(rate: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("normalize", ["window", "track"])
-def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, normalize):
+@pytest.mark.parametrize("scale", ["window-peak", "track-peak"])
+def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, scale):
     from ft.checkpoint import load_config, load_model, save_checkpoint
     from ft.separate import Separator
     from ft.songs import separate_files
@@ -263,7 +263,7 @@ def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, normalize):
     for name, sound in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", sound, 8000 if name == "black" else 44100, subtype="FLOAT")
     config = load_config(tiny_checkpoint)
-    scaled = replace(config, audio=replace(config.audio, normalize=normalize))
+    scaled = replace(config, front=replace(config.front, scale=scale))
     save_checkpoint(tmp_path / "model.safetensors", load_model(tiny_checkpoint).state_dict(), scaled)
     with Separator(tmp_path / "model.safetensors") as separator:
         records = list(separate_files(separator, [tmp_path / f"{name}.wav" for name in sounds], tmp_path / "out"))
@@ -465,7 +465,7 @@ def test_names_that_are_no_utf8_come_back_out_of_json(songs, invoke, tmp_path):
     [
         ("--overwrite", "--force"),
         ("--output_format", "--format"),
-        ("--two-stems", "--stem"),
+        ("--single_stem", "--stem"),
         ("--skip-existin", "--skip-"),
     ],
 )

@@ -25,7 +25,7 @@ for command in (
         assert not end.code, command
 """
 IMPORTED_BY_OTHERS = {
-    "export": "import export.compare",
+    "export": "import export.gate",
     "bench": "import bench.bars, openvino.tools.ovc, onnxruntime.quantization",
     "tests": "import engines, openvino.tools.ovc; from engines.ort import import_onnxruntime as o; o()",
 }

@@ -6,10 +6,9 @@ import json
 import logging
 
 import pytest
+from stubs import StubEngine, all_ones
 
 import engines.tensorrt_build
-import ft.separate.separator
-import ft.windows
 from engines.plan import check_plan, file_sha256, manifest_path
 from engines.tensorrt_build import DEFAULT_TARGETS, make_profiles, plan_from_onnx, read_model, window_frames
 from engines.tensorrt_library import library
@@ -19,7 +18,7 @@ from ft.checkpoint import load_config
 from ft.errors import ExportError
 from ft.files import model_path
 from ft.info import describe_model
-from ft.windows import WindowPlan
+from ft.separate import Separator
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this system")
 
@@ -46,14 +45,10 @@ def test_one_profile_for_the_window_and_one_for_the_tail(tiny_plan):
 
 def test_the_window_is_that_of_ft_separate():
     config = load_config("default")
-    rate = config.audio.sample_rate / config.audio.hop_length
-    usual = (
-        ft.windows.usual_segment_seconds(config),
-        ft.separate.separator.CONTEXT_SECONDS,
-        ft.separate.separator.OVERLAP,
-    )
-    assert window_frames(config) == WindowPlan.from_seconds(*usual, rate).frames
-    assert window_frames(config, 5) == WindowPlan.from_seconds(5, 1, 0.05, rate).frames
+    with StubEngine(all_ones, config) as engine:
+        for seconds in (None, 5):
+            with Separator(engine, segment_seconds=seconds) as separator:
+                assert window_frames(config, seconds) == separator.plan.frames
 
 
 def test_progress_grows_to_the_end(tiny_plan):
@@ -151,7 +146,7 @@ def test_the_shipped_model_as_an_fp16_plan(default_half, tmp_path):
     assert (facts["kind"], facts["precision"], facts["targets"]) == ("tensorrt", "fp16", list(DEFAULT_TARGETS))
     assert facts["parameters"] == describe_model("default")["parameters"]
     assert sum(facts["attentions"].values()) == 16  # its heads are 96 to 12 wide, for which RTX has no fused attention
-    assert facts["gate"]["mask_snr_db"] >= facts["gate"]["mask_snr_limit_db"] == 45
+    assert facts["gate"]["snr_db"] >= facts["gate"]["snr_limit_db"] == 45
     assert facts["window"] == {"batch": 1, "frames": 861, "seconds": None}
     assert facts["runs_here"] is (facts["why_not"] is None)
     assert json.loads(manifest_path(built.path).read_text())["sha256"] == file_sha256(built.path)

@@ -24,7 +24,7 @@ from ft.separate import Separator
 
 CONFIG = stub_config()
 BATCH, FRAMES = 2, 40
-SHAPE = (BATCH, CONFIG.audio.channels, CONFIG.audio.bins, FRAMES)
+SHAPE = CONFIG.reads[0].sized(BATCH, FRAMES)
 LEAST = (1, *SHAPE[1:3], 1)
 TAKING = ("cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags")
 MAKING = ("create_execution_context", "cudaGraphInstantiate")
@@ -43,7 +43,7 @@ def manifest(**changes):
         version="11.0.0.1",
         targets=("sm86",),
         precision="fp16",
-        io="magnitude",
+        io="network",
         batch=BATCH,
         frames=FRAMES,
         profiles=profiles,
@@ -80,7 +80,11 @@ def plan(tmp_path):
 
 
 def random_batch(number, batch=BATCH, frames=FRAMES):
-    return np.random.default_rng(number).random((batch, *SHAPE[1:3], frames), dtype=np.float32)
+    return {"magnitude": np.random.default_rng(number).random((batch, *SHAPE[1:3], frames), dtype=np.float32)}
+
+
+def masks_of(batch):
+    return each_frame_alone(batch["magnitude"])
 
 
 def test_masks_are_right_and_in_order_whatever_the_shapes(plan, cuda, tensorrt):
@@ -90,7 +94,7 @@ def test_masks_are_right_and_in_order_whatever_the_shapes(plan, cuda, tensorrt):
         results = list(engine.map(iter(batches)))
         np.testing.assert_array_equal(engine.run(batches[2]), results[2])
     for batch, mask in zip(batches, results, strict=True):
-        np.testing.assert_allclose(mask, each_frame_alone(batch), rtol=1e-6)
+        np.testing.assert_allclose(mask, masks_of(batch), rtol=1e-6)
 
 
 def test_a_window_takes_nothing_and_runs_as_a_graph(plan, cuda, tensorrt):
@@ -147,7 +151,7 @@ def test_two_songs_at_once_do_not_mix(plan, cuda, tensorrt):
         running = [engine.map(iter(song)) for song in songs]
         for number in range(5):
             for song, masks in zip(songs, running, strict=True):
-                np.testing.assert_allclose(next(masks), each_frame_alone(song[number]), rtol=1e-6)
+                np.testing.assert_allclose(next(masks), masks_of(song[number]), rtol=1e-6)
 
 
 def test_songs_in_threads_do_not_mix(plan, cuda, tensorrt):
@@ -158,7 +162,7 @@ def test_songs_in_threads_do_not_mix(plan, cuda, tensorrt):
     with TensorrtEngine(plan) as engine, ThreadPoolExecutor(4) as pool:
         for pairs in pool.map(work, range(4)):
             for batch, mask in pairs:
-                np.testing.assert_allclose(mask, each_frame_alone(batch), rtol=1e-6)
+                np.testing.assert_allclose(mask, masks_of(batch), rtol=1e-6)
 
 
 def test_closing_under_a_song_fails_that_song_and_reads_no_memory_that_was_given_back(plan, cuda, tensorrt):
@@ -177,7 +181,7 @@ def test_leaving_early_leaves_nothing_behind(plan, cuda, tensorrt):
         results = engine.map(random_batch(number) for number in range(9))
         next(results)
         results.close()
-        np.testing.assert_allclose(engine.run(random_batch(7)), each_frame_alone(random_batch(7)), rtol=1e-6)
+        np.testing.assert_allclose(engine.run(random_batch(7)), masks_of(random_batch(7)), rtol=1e-6)
     assert not cuda.memory and not cuda.streams and not cuda.events and not cuda.graphs
 
 
@@ -199,7 +203,7 @@ def test_each_graph_has_a_context_of_its_own_that_nothing_changes(plan, cuda, te
         for number in range(6):
             for shape in ((2, 40), (1, 5), (2, 5)):  # windows come in both sets of buffers
                 batch = random_batch(number, *shape)
-                np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
+                np.testing.assert_allclose(engine.run(batch), masks_of(batch), rtol=1e-6)
         assert cuda.count("cudaGraphLaunch") == 6
         assert len(cuda.captured) == len(cuda.graphs) == 2  # and none of a tail, however often it comes
     assert not cuda.graphs
@@ -222,7 +226,7 @@ def test_without_graphs_it_still_runs_and_says_so_once(plan, cuda, tensorrt, fun
         cuda.capturing.clear()  # a stream whose capture failed goes on as before
         for number in range(3):
             batch = random_batch(number)
-            np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
+            np.testing.assert_allclose(engine.run(batch), masks_of(batch), rtol=1e-6)
     assert cuda.count("cudaGraphLaunch") == 0
     assert caplog.text.count("running without CUDA graphs") == 1
     assert cuda.count(function) == 1
@@ -264,7 +268,7 @@ def test_no_memory_and_a_lost_gpu_while_running(plan, cuda, tensorrt):
         ]
         with pytest.raises(OutOfDeviceMemory, match=r"model\.plan"):
             engine.run(random_batch(0, 1, 8))
-        np.testing.assert_allclose(engine.run(random_batch(1)), each_frame_alone(random_batch(1)), rtol=1e-6)
+        np.testing.assert_allclose(engine.run(random_batch(1)), masks_of(random_batch(1)), rtol=1e-6)
         cuda.fail["cudaEventSynchronize"] = ILLEGAL_ADDRESS
         with pytest.raises(DeviceLost, match=r"cuda:0.*illegal memory access"):
             engine.run(random_batch(2))
@@ -274,7 +278,7 @@ def test_an_error_comes_after_the_results_before_it(plan, cuda, tensorrt):
     batches = [random_batch(0), random_batch(1, 1, FRAMES + 1), random_batch(2)]
     with TensorrtEngine(plan) as engine:
         results = engine.map(iter(batches))
-        np.testing.assert_allclose(next(results), each_frame_alone(batches[0]), rtol=1e-6)
+        np.testing.assert_allclose(next(results), masks_of(batches[0]), rtol=1e-6)
         with pytest.raises(EngineError, match=r"takes magnitude of up to \(2, 2, 32, 40\), \(1, 2, 32, 41\) was given"):
             next(results)
 
@@ -309,7 +313,7 @@ def test_a_plan_holds_its_windows_of_a_stereo_song_whatever_its_network_hears(
 ):
     """A window of a stereo song is two items for a mono network."""
     config = stub_config(channels=channels)
-    profiles = make_profiles(Model(tmp_path / "a.onnx", config, "fp16", "magnitude", None, None, None), BATCH, FRAMES)
+    profiles = make_profiles(Model(tmp_path / "a.onnx", config, "fp16", "network", None, None, None), BATCH, FRAMES)
     shapes = [profile.inputs["magnitude"] for profile in profiles]
     module = fake_tensorrt(cuda, each_frame_alone, [(least, most) for least, _, most in shapes])
     monkeypatch.setitem(sys.modules, "tensorrt", module)
@@ -353,7 +357,7 @@ def test_what_is_opened_is_what_was_checked(plan, cuda, tensorrt, monkeypatch):
 
     monkeypatch.setattr(engines.tensorrt, "why_not", replaces)
     with TensorrtEngine(plan) as engine:
-        np.testing.assert_allclose(engine.run(random_batch(1)), each_frame_alone(random_batch(1)), rtol=1e-6)
+        np.testing.assert_allclose(engine.run(random_batch(1)), masks_of(random_batch(1)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +417,7 @@ def test_rtx_keeps_its_kernels_for_the_next_start(tmp_path, cuda, tensorrt, monk
             assert engine.describe().name == "tensorrt-rtx"
             for _ in range(6):
                 batch = random_batch(3, 1, 12)
-                np.testing.assert_allclose(engine.run(batch), each_frame_alone(batch), rtol=1e-6)
+                np.testing.assert_allclose(engine.run(batch), masks_of(batch), rtol=1e-6)
         assert [call for call in cuda.calls if call[0] == "compiled"][-1] == ("compiled", first)
         (kept,) = (tmp_path / "frame-transformer").glob("kernels-*.cache")
         assert kept.read_bytes() == b"kernels"
@@ -431,4 +435,4 @@ def test_info_and_device(plan, cuda, tensorrt):
     with TensorrtEngine(plan, reason="asked for") as engine:
         info = engine.describe()
     assert (info.name, info.version, info.device, info.precision) == ("tensorrt", "11.0.0.1", "cuda:0", "fp16")
-    assert (info.io, info.config, info.reason) == ("magnitude", CONFIG, "asked for; found NVIDIA A")
+    assert (info.io, info.config, info.reason) == ("network", CONFIG, "asked for; found NVIDIA A")
