@@ -85,7 +85,7 @@ def separate_in_both_ways(song: Path, candidates: Mapping[str, tuple[Model, str]
         compared = PLAIN in calls and len(calls) > 1
         times = in_turn(calls, rounds, leave) if compared else {}
         if PLAIN in times:
-            stems[PLAIN] = dict(zip(model.config.stems, np.load(saved), strict=True))
+            stems[PLAIN] = dict(zip(model.config.all_stems, np.load(saved), strict=True))
     return Songs({name: statistics.median(values) for name, values in times.items()}, stems, failures)
 
 

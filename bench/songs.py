@@ -50,7 +50,7 @@ class StageClock:
                 for name in names:
                     for method in ("push", "finish"):
                         self._wrap(stack, getattr(dsp, name), method, stage)
-            for method in ("write", "commit"):
+            for method in ("write", "finish"):
                 self._wrap(stack, stem_files.StemWriter, method, "write")
             blocks, cut = audio.AudioSource.blocks, song_stream.cut_windows
             _replace(stack, audio.AudioSource, "blocks", lambda *args: self._clocked(blocks(*args), "decode"))

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fake_bench import EMPTY_REPORT
 from stubs import StubEngine, all_ones, stub_config
 
-from bench import bars, context, memory, speed
+from bench import bars, context, memory, songs, speed
 from bench.report import check_report
 from bench.runners import Spec
 from engines.machine import int8_products
@@ -19,7 +19,7 @@ from ft import dsp
 from ft.audio.source import AudioSource
 from ft.files import FP32_MODEL, INT8_MODEL, model_path
 from ft.separate import separator as separate
-from ft.separate import song_stream
+from ft.separate import stream
 
 
 def table(*values: float) -> list[dict[str, float]]:
@@ -67,7 +67,7 @@ def stub_separator(monkeypatch):
 
 def test_shares_are_of_all_that_a_separation_takes(stub_separator, tmp_path):
     song = speed.make_song(tmp_path, 2)
-    runner = speed.SongRunner(Spec("song", song=str(song)))
+    runner = songs.SongRunner(Spec("song", song=str(song)))
     before = [vars(owner)[name] for owner, name in WRAPPED]
     runner.open()
     runner.run(None)
@@ -87,13 +87,13 @@ WRAPPED = [
     (dsp.StreamingStft, "push"),
     (dsp.StreamingIstft, "finish"),
     (AudioSource, "blocks"),
-    (song_stream, "cut_windows"),
+    (stream, "cut_windows"),
 ]
 
 
 def test_the_engine_alone_runs_the_windows_of_the_song(stub_separator, tmp_path):
     song = str(speed.make_song(tmp_path, 45))
-    whole, alone = speed.SongRunner(Spec("song", song=song)), speed.WindowsRunner(Spec("windows", song=song))
+    whole, alone = songs.SongRunner(Spec("song", song=song)), songs.WindowsRunner(Spec("windows", song=song))
     whole.open()
     whole.run(None)
     expected = stub_separator.batches.copy()

@@ -60,8 +60,7 @@ def test_a_wrong_mask_has_no_time_and_the_others_do(fake, tiny):
     assert missing["status"] == "unusable" and missing["reason"] == "openvino is not installed; pip install it"
     right = on_cpu["onnxruntime", "fp32"]
     assert right["status"] == "ok" and right["snr_db"] > 100 and right["runs"] == 2
-    audio = tiny.config.audio
-    sound = 2 * 16 * audio.hop_length / audio.sample_rate
+    sound = 2 * 16 / tiny.config.frame_rate
     assert right["times_real_time"] == pytest.approx(sound / right["latency_ms"]["median"] * 1e3, rel=2e-3)
     assert on_cpu["torch", "bf16"]["snr_db"] < 60  # fewer than fp32 needs, and enough for bf16
     no_gpu = [row for row in report["rows"] if row["status"] == "unusable" and row["device"] == "cuda"]

@@ -77,8 +77,8 @@ def test_low_precision_is_compared_with_the_fp32_model_of_its_network(tiny):
 
 def test_inputs_are_windows_of_the_example(tiny):
     inputs = rows.model_inputs(tiny.config, 3, 16)
-    audio = tiny.config.audio
-    assert inputs.shape == (3, audio.channels, audio.bins, 16) and inputs.dtype == np.float32
+    (spec,) = tiny.config.reads
+    assert inputs.shape == spec.sized(3, 16) and inputs.dtype == np.float32
     assert inputs.min() >= 0 and 0.05 < inputs.max() <= 1
     longer = rows.model_inputs(tiny.config, 1, 48)
     assert np.array_equal(np.concatenate(list(inputs), axis=2), longer[0])
@@ -95,7 +95,7 @@ def test_a_mask_is_judged_by_its_precision(precision):
 
 
 def test_shares_are_of_the_rate_in_the_same_precision(tiny):
-    work = rows.count(tiny.config.network, 2, 16)
+    work = rows.count_work(tiny.config, 2, 16)
     rates = {("fp32", "cpu"): 1e9, ("int8", "cpu"): 4e9, ("fp16", "cuda:0"): 8e9, ("copy", "cuda:0"): 1e8}
 
     def share(precision, device):
@@ -107,7 +107,7 @@ def test_shares_are_of_the_rate_in_the_same_precision(tiny):
     assert share("fp16", "cpu")["matmul_share"] == share("fp32", "cpu")["matmul_share"]
     assert share("bf16", "cpu")["matmul_share"] is None  # no such rate could be measured
     on_gpu = share("fp16", "cuda:0")
-    assert on_gpu["bandwidth_share"] == round(2 * (work.weights + work.activations) / 0.5 / 1e8, 4)
+    assert on_gpu["bandwidth_share"] == round(2 * work.values / 0.5 / 1e8, 4)
 
 
 def test_rounds_go_forwards_and_backwards():

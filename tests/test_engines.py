@@ -10,15 +10,18 @@ from stubs import StubEngine, all_ones
 import engines.base
 import ft.workers
 from engines import load_engine
+from engines.base import Inputs
 from engines.ort import OrtEngine
 from ft.audio.open import read_audio
+from ft.config import TensorSpec
 from ft.errors import CheckpointError, EngineError
 from ft.separate import Separator
 from ft.workers import usable_cores
 
 
-def magnitudes(batch: int, frames: int, seed: int = 0, channels: int = 2, bins: int = 64) -> np.ndarray:
-    return np.random.default_rng(seed).random((batch, channels, bins, frames), dtype=np.float32)
+def magnitudes(batch: int, frames: int, seed: int = 0, channels: int = 2, bins: int = 64) -> Inputs:
+    random = np.random.default_rng(seed)
+    return {"magnitude": random.random((batch, channels, bins, frames), dtype=np.float32)}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,9 @@ def ort(tiny_onnx):
 def test_the_kind_of_file_picks_the_runtime(tiny_onnx, tiny_checkpoint):
     with load_engine(tiny_onnx, device="cpu") as engine:
         info = engine.describe()
-        assert (info.name, info.io, info.device, info.precision) == ("onnxruntime", "magnitude", "cpu", "fp32")
-        assert info.shape == ("batch", 2, 64, "frames") and info.config.name == "tiny"
+        assert (info.name, info.io, info.device, info.precision) == ("onnxruntime", "network", "cpu", "fp32")
+        assert info.reads == (TensorSpec("magnitude", ("batch", 2, 64, "frames"), 0.0, 1.0),)
+        assert info.gives == TensorSpec("mask", ("batch", 2, 64, "frames"), 0.0, 1.0) and info.config.name == "tiny"
     with load_engine(str(tiny_checkpoint)) as engine:
         assert engine.describe().name == "torch"
         assert engine.describe().config == info.config
@@ -42,7 +46,7 @@ def test_onnx_runtime_equals_torch(ort, tiny_checkpoint):
         for batch, frames in ((1, 1), (1, 7), (2, 100), (3, 300)):
             inputs = magnitudes(batch, frames, seed=frames)
             mask = ort.run(inputs)
-            assert mask.shape == inputs.shape and mask.dtype == np.float32
+            assert mask.shape == inputs["magnitude"].shape and mask.dtype == np.float32
             np.testing.assert_allclose(mask, torch_engine.run(inputs), atol=2e-5)
 
 
@@ -117,31 +121,38 @@ def test_leaving_map_early_ends_its_thread():
 
 
 @pytest.mark.parametrize(
-    "batch",
+    ("given", "text"),
     [
-        magnitudes(1, 5)[0],
-        magnitudes(1, 5).astype(np.float64),
-        magnitudes(1, 5, channels=1),
-        magnitudes(1, 5, bins=63),
-        magnitudes(1, 0),
-        magnitudes(0, 5),
+        ({"magnitude": magnitudes(1, 5)["magnitude"][0]}, r"shape \(2, 64, 5\) and type float32"),
+        ({"magnitude": magnitudes(1, 5)["magnitude"].astype(np.float64)}, r"shape .* and type float64"),
+        (magnitudes(1, 5, channels=1), r"shape \(1, 1, 64, 5\)"),
+        (magnitudes(1, 5, bins=63), r"shape \(1, 2, 63, 5\)"),
+        (magnitudes(1, 0), r"shape \(1, 2, 64, 0\)"),
+        (magnitudes(0, 5), r"shape \(0, 2, 64, 5\)"),
     ],
 )
-def test_wrong_inputs_are_refused(ort, batch):
-    with pytest.raises(EngineError, match=r"onnxruntime: input of shape .* expected \(batch, 2 channels, 64 bins"):
-        ort.run(batch)
+def test_wrong_inputs_are_refused(ort, given, text):
+    with pytest.raises(EngineError, match=rf"onnxruntime: magnitude of {text}.*; expected \(batch, 2, 64, frames\)"):
+        ort.run(given)
+
+
+def test_inputs_of_other_names_are_refused(ort):
+    wrong = {"x": magnitudes(1, 5)["magnitude"]}
+    for given, found in ((wrong, "x"), (wrong | magnitudes(1, 5), "x, magnitude")):
+        with pytest.raises(EngineError, match=rf"tiny\.onnx takes magnitude; {found} was given"):
+            ort.run(given)
 
 
 @pytest.mark.parametrize(
     ("mask", "text"),
     [
-        (lambda batch: batch[..., :-1], "gave shape"),
+        (lambda batch: batch[..., :-1], r"gave mask of shape \(1, 2, 32, 4\); expected \(1, 2, 32, 5\)"),
         (lambda batch: np.full_like(batch, np.nan), "not finite"),
-        (lambda batch: np.full_like(batch, 2), r"from 2 to 2; expected a mask in 0\.\.1"),
+        (lambda batch: np.full_like(batch, 2), r"from 2 to 2; expected mask in 0\.\.1"),
         (lambda batch: np.full_like(batch, -1), "from -1 to -1"),
     ],
 )
-def test_wrong_masks_are_refused(mask, text):
+def test_wrong_results_are_refused(mask, text):
     with StubEngine(mask) as engine, pytest.raises(EngineError, match=f"stub.*{text}"):
         engine.run(magnitudes(1, 5, bins=32))
 

@@ -178,16 +178,16 @@ def test_a_checkpoint_that_is_none_is_refused_in_one_line(tmp_path, content):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"n_fft": 1 << 31}, "n_fft: 2147483648, expected at most"),
+        ({"front": {"n_fft": 1 << 31}}, "n_fft: 2147483648, expected an even number of at most"),
         ({"sample_rate": 10**30}, "sample_rate: .* expected 1000 to 768000"),
-        ({"hop_length": "\x1b[2J" * 2000}, r"hop_length: '.x1b\[2J"),
+        ({"front": {"hop_length": "\x1b[2J" * 2000}}, r"hop_length: '.x1b\[2J"),
     ],
 )
 def test_a_configuration_that_asks_for_too_much_is_refused(tmp_path, tiny_onnx, changes, text):
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_onnx.read_bytes())
     config = json.loads(read_metadata(path)[CONFIG_KEY])
-    config["audio"].update(changes)
+    config |= changes | {"front": config["front"] | changes.get("front", {})}
     append_onnx_metadata(path, {CONFIG_KEY: json.dumps(config)})
     with pytest.raises(CheckpointError, match=text) as caught:
         load_config(path)

@@ -192,7 +192,7 @@ def test_a_session_that_silently_went_to_the_cpu_is_not_taken_for_one_on_the_gpu
     assert one_gpu == []
     with OrtEngine(tiny_onnx) as engine:
         assert engine.describe().device == "cpu" and "did not start CUDA" in engine.describe().reason
-        engine.run(np.zeros((1, 2, 64, 5), np.float32))
+        engine.run({"magnitude": np.zeros((1, 2, 64, 5), np.float32)})
     assert len(one_gpu) == 1 and one_gpu[0].endswith("running on the CPU")
 
 
@@ -215,9 +215,9 @@ def test_the_session_is_asked_for_true_fp32_on_the_right_gpu(tiny_onnx, one_gpu,
         read = engines.ort.read_info
         monkeypatch.setattr(engines.ort, "read_info", lambda *values: _as_waveform(read(*values)))
     with OrtEngine(tiny_onnx, device="cuda:0", windows=(2, 30)) as engine:
-        audio = engine.describe().config.audio
+        front = engine.describe().config.front
         assert engine.describe().device == "cuda:0" and "NVIDIA A100" in engine.describe().reason
-    assert asked[0] == (0, (2, audio.samples(30) if waveform else 30))
+    assert asked[0] == (0, (2, front.covered + 29 * front.hop_length if waveform else 30))
     (name, settings), more = asked[1]
     assert name == "CUDAExecutionProvider" and more == {"enable_fallback": False}
     assert settings["use_tf32"] == 0 and settings["device_id"] == 0 and settings["enable_cuda_graph"] == 1

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export.verify import relative_l2
 from stubs import StubEngine, all_ones
 from test_tensorrt_engine import manifest
 
@@ -16,11 +15,13 @@ import engines.devices
 import engines.machine
 from bench.rows import read_model
 from engines import RUNTIMES, SUFFIXES, load_engine, plan_window, read_config
+from engines.base import Inputs
 from engines.devices import NO_GPU, Gpu, Gpus
 from engines.openvino import OpenvinoEngine
 from engines.ort import OrtEngine
 from engines.plan import write_plan
 from engines.pytorch import PytorchEngine
+from export.gate import relative_l2
 from ft.checkpoint import load_model
 from ft.errors import CheckpointError, EngineError, FtError
 from ft.files import FP32_MODEL, INT8_MODEL, model_path
@@ -53,8 +54,8 @@ def stating(tiny_onnx, tmp_path):
     return write
 
 
-def magnitudes(batch: int, frames: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((batch, 2, 64, frames), dtype=np.float32)
+def magnitudes(batch: int, frames: int, seed: int = 0) -> Inputs:
+    return {"magnitude": np.random.default_rng(seed).random((batch, 2, 64, frames), dtype=np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -217,8 +218,7 @@ def test_a_plan_says_window_and_batch_to_the_separator(tmp_path, monkeypatch):
     for options in ({}, {"batch_size": 1, "segment_seconds": 0.2}):
         with Separator(path, context_seconds=0, **options) as separator:
             asked.append((separator.batch_size, separator.plan.frames))
-    audio = manifest().config.audio
-    short = round(0.2 * audio.sample_rate / audio.hop_length)
+    short = round(0.2 * manifest().config.frame_rate)
     assert asked == [(3, 40), (3, 40), (1, short), (1, short)]
 
 
@@ -274,13 +274,13 @@ def test_openvino_computes_in_the_precision_of_the_file_and_no_lower_one(stating
 
 
 def test_openvino_is_for_the_cpu(tiny_onnx):
-    with pytest.raises(EngineError, match="device cuda: OpenVINO runs on the CPU only; use --device cpu or another"):
+    with pytest.raises(EngineError, match="device cuda: OpenVINO runs on the CPU only; use `device` cpu or another"):
         load_engine(tiny_onnx, runtime="openvino", device="cuda").open()
 
 
 def test_onnx_runtime_refuses_bf16_on_a_cpu_and_names_who_runs_it(stating, no_gpu):
     with pytest.raises(
-        EngineError, match=r"bf16, which ONNX Runtime does not compute on a CPU; use --runtime openvino"
+        EngineError, match=r"bf16, which ONNX Runtime does not compute on a CPU; use `runtime` openvino"
     ):
         load_engine(stating(ft_precision="bf16"), runtime="onnxruntime").open()
 
@@ -350,5 +350,5 @@ def test_a_model_with_a_broken_graph_is_one_line_in_every_runtime(tmp_path, tiny
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_another_kind_of_input_is_refused(stating, no_gpu, runtime):
-    with pytest.raises(EngineError, match=r"takes 'video' \(ft_io\); this version runs magnitude and waveform"):
+    with pytest.raises(EngineError, match=r"takes 'video' \(ft_io\); this version runs network and waveform"):
         load_engine(stating(ft_io="video"), runtime=runtime).open()

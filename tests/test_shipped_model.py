@@ -11,18 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.rows import model_inputs
 from engines import load_engine
 from export.gate import signal_to_noise
-from ft.audio.open import read_audio
 from ft.checkpoint import load_config
 from ft.config import load_model_config
-from ft.dsp import magnitude
 from ft.evaluation.songs import read_song
 from ft.files import FP32_MODEL, INT8_MODEL
 from ft.info import describe_model
 from ft.metrics import sdr
 from ft.separate import Separator
-from ft.separate.stream import network_input, song_spectrum
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "ft" / "assets" / "default.onnx"
@@ -44,16 +42,14 @@ def separated(example) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         return {"mixture": song.mixture, **song.stems}, separator.separate(song.mixture, song.sample_rate)
 
 
-def test_the_int8_file_passed_its_gate(example):
+def test_the_int8_file_passed_its_gate():
     gate = describe_model(INT8_MODEL)["gate"]
     assert gate["mask_snr_db"] >= gate["mask_snr_limit_db"] == 25
     assert gate["sdr_loss_db"] <= gate["sdr_loss_limit_db"] == 0.2
     with load_engine(INT8_MODEL, device="cpu") as engine, load_engine(FP32_MODEL, device="cpu") as exact:
         assert (engine.describe().precision, exact.describe().precision) == ("int8", "fp32 (fp16 weights)")
         assert engine.describe().config == exact.describe().config
-        mixture, _ = read_audio(example / "mixture.flac")
-        values = magnitude(song_spectrum(mixture[:, :264600], engine.describe().config.audio))
-        batch = network_input(values, float(values.max()), engine.describe().config)
+        batch = {"magnitude": model_inputs(engine.describe().config, 1, 259)}
         assert signal_to_noise(engine.run(batch), exact.run(batch)) > 35
 
 

@@ -9,6 +9,7 @@ import pytest
 from stubs import StubEngine, each_frame_alone
 
 from engines import load_engine
+from engines.base import Inputs
 from engines.runner import Runner
 from ft.audio.open import read_audio
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
@@ -18,10 +19,11 @@ THREADS = 4
 PATIENCE = 20
 
 
-def batches(song: int, count: int = 6, bins: int = 32) -> list[np.ndarray]:
+def batches(song: int, count: int = 6, bins: int = 32) -> list[Inputs]:
     """Windows of changing lengths, other ones for each song."""
     random = np.random.default_rng(song)
-    return [random.random((1, 2, bins, 5 + (song + n) % 3), dtype=np.float32) for n in range(count)]
+    sizes = [5 + (song + n) % 3 for n in range(count)]
+    return [{"magnitude": random.random((1, 2, bins, size), dtype=np.float32)} for size in sizes]
 
 
 def in_threads(work, count=THREADS):
@@ -49,13 +51,13 @@ class Watched(StubEngine):
         self.inside, self.most_inside = 0, 0
         self._count = threading.Lock()
 
-    def _infer(self, batch):
+    def _infer(self, inputs):
         with self._count:
             self.inside += 1
             self.most_inside = max(self.most_inside, self.inside)
         try:
             time.sleep(0.002)
-            return super()._infer(batch)
+            return super()._infer(inputs)
         finally:
             with self._count:
                 self.inside -= 1
@@ -71,7 +73,7 @@ def test_only_an_engine_that_may_computes_several_batches_at_once(kind):
         results = in_threads(lambda song: list(engine.map(batches(song))))
     for song, masks in enumerate(results):
         for batch, mask in zip(batches(song), masks, strict=True):
-            np.testing.assert_array_equal(mask, each_frame_alone(batch))
+            np.testing.assert_array_equal(mask, each_frame_alone(batch["magnitude"]))
     assert (engine.most_inside > 1) == engine.reentrant
 
 
@@ -157,15 +159,16 @@ class Little(Watched):
 
     room = 2
 
-    def _infer(self, batch):
-        if len(batch) > self.room:
-            raise OutOfDeviceMemory(f"no room for {len(batch)}")
-        return super()._infer(batch)
+    def _infer(self, inputs):
+        items = len(inputs["magnitude"])
+        if items > self.room:
+            raise OutOfDeviceMemory(f"no room for {items}")
+        return super()._infer(inputs)
 
 
 def labelled(song: int, count: int = 20):
     random = np.random.default_rng(song)
-    return [(number, random.random((1, 2, 32, 5), dtype=np.float32)) for number in range(count)]
+    return [(number, {"magnitude": random.random((1, 2, 32, 5), dtype=np.float32)}) for number in range(count)]
 
 
 def test_a_batch_that_several_threads_find_too_large_is_halved_no_further_than_it_must():
@@ -176,16 +179,16 @@ def test_a_batch_that_several_threads_find_too_large_is_halved_no_further_than_i
     for song, results in enumerate(found):
         for (number, value), (label, mask) in zip(labelled(song), results, strict=True):
             assert label == number
-            np.testing.assert_array_equal(mask, each_frame_alone(value))
+            np.testing.assert_array_equal(mask, each_frame_alone(value["magnitude"]))
 
 
 class Breaking(Watched):
     """Answers nothing after so many batches."""
 
-    def _infer(self, batch):
+    def _infer(self, inputs):
         if len(self.batches) >= 10:
             raise DeviceLost("CUDA failure 719: unspecified launch failure")
-        return super()._infer(batch)
+        return super()._infer(inputs)
 
 
 def test_after_a_loss_every_thread_goes_on_with_the_one_engine_that_takes_its_place():
@@ -213,4 +216,4 @@ def test_after_a_loss_every_thread_goes_on_with_the_one_engine_that_takes_its_pl
         lost = [isinstance(outcome, DeviceLost) for outcome in outcomes]
         assert sum(lost) <= 1, outcomes  # only what ran on it
         for (_, value), (_, mask) in zip(labelled(song), outcomes[-1], strict=True):
-            np.testing.assert_array_equal(mask, each_frame_alone(value))
+            np.testing.assert_array_equal(mask, each_frame_alone(value["magnitude"]))

@@ -73,12 +73,12 @@ def tiny_models(folder: Path) -> tuple[Path, Path]:
         from export.to_onnx import export_onnx
         from ft.checkpoint import save_checkpoint
         from ft.config import load_model_config
-        from ft.models.frame_transformer import FrameTransformer
+        from ft.models import make_network
 
         folder.mkdir(parents=True, exist_ok=True)
         config = load_model_config("tiny")
         torch.manual_seed(0)
-        save_checkpoint(checkpoint, FrameTransformer(config.network).eval().state_dict(), config)
+        save_checkpoint(checkpoint, make_network(config).state_dict(), config)
         export_onnx(checkpoint, onnx)
     return checkpoint, onnx
 
@@ -111,9 +111,9 @@ def model_files(folder: Path, checkpoint: Path, onnx: Path) -> dict[str, Path]:
 def _write_plan(path: Path, config: ModelConfig) -> None:
     from engines.plan import PlanManifest, Profile, write_plan
 
-    shape = (1, config.audio.channels, config.audio.bins, 40)
-    least = (*shape[:3], 1)
-    profiles = (Profile("window", {"magnitude": (shape,) * 3}), Profile("tail", {"magnitude": (least, shape, shape)}))
+    (spec,) = config.reads
+    least, shape = spec.sized(1, 1), spec.sized(1, 40)
+    profiles = (Profile("window", {spec.name: (shape,) * 3}), Profile("tail", {spec.name: (least, shape, shape)}))
     manifest = PlanManifest(
         plan_sha256="",
         model="tiny.onnx",
@@ -122,7 +122,7 @@ def _write_plan(path: Path, config: ModelConfig) -> None:
         version="11.0",
         targets=("sm86",),
         precision="fp16",
-        io="magnitude",
+        io="network",
         batch=1,
         frames=40,
         profiles=profiles,
