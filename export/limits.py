@@ -20,9 +20,9 @@ class Limits:
     """At most: by how much the SDR of a stem of the example falls."""
 
 
-EQUAL = 2e-5
+EQUAL = 1e-5
 """Largest relative L2 distance of float32 from PyTorch; another order of adding gives about 1e-6, and
-1e-5 behind a norm over all samples of a window."""
+nearly 1e-5 behind a norm over all samples of a window."""
 STEMS_SNR_DB = 80.0
 """Decibels that each stem of a float32 graph with transforms inside has at least; about 120 are usual."""
 LIMITS = {"fp16": Limits(45.0, 0.02), "bf16": Limits(30.0, 0.1), "int8": Limits(25.0, 0.2)}

@@ -68,7 +68,8 @@ def describe_model(source: str | Path) -> dict[str, Any]:
         parameters, precision = _tensor_facts(path, config)
     facts = _facts(kind, path, config, parameters, precision)
     if kind == "onnx":
-        facts["io"] = io_of(metadata.get(IO_KEY, IO[0]))
+        found = metadata.get(IO_KEY, IO[0])
+        facts["io"] = io_of(found) or found
     for key in (CONTEXT_KEY, CALIBRATION_KEY, GATE_KEY):
         if key in metadata:
             facts[key.removeprefix("ft_")] = _json(path, metadata, key, dict)

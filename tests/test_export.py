@@ -202,10 +202,10 @@ def test_the_norm_that_is_never_applied_is_not_looked_for():
 def test_a_graph_that_differs_is_not_written(tmp_path, stub, tiny_checkpoint, monkeypatch):
     model = load_model(tiny_checkpoint)
     with torch.no_grad():
-        model.get_parameter("dec1.linear1.weight_pw").mul_(1.001)
+        model.get_parameter("dec1.linear1.weight_pw").mul_(1.01)
     monkeypatch.setattr("export.graph.weight_names", lambda *_: {})
     path = write(tmp_path, model)
-    message = r"at the usual shape \(1, 2, 64, 256\) .* differs from PyTorch by \d.*e-0\d .*at most 5e-06 is allowed"
+    message = r"at the usual shape \(1, 2, 64, 256\) .* differs from PyTorch by \d.*e-0\d .*at most 1e-05 is allowed"
     with pytest.raises(ExportError, match=message):
         export_onnx(path, tmp_path / "model.onnx")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

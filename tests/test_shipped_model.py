@@ -20,6 +20,7 @@ from ft.evaluation.songs import read_song
 from ft.files import FP32_MODEL, INT8_MODEL
 from ft.info import describe_model
 from ft.metrics import sdr
+from ft.models import completed
 from ft.separate import Separator
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def test_size_licence_and_configuration():
     facts = describe_model("default")
     assert facts["license"] == "MIT"
     assert facts["parameters"] == describe_model("small")["parameters"]
-    assert load_config("default") == load_model_config("small")
+    assert load_config("default") == completed(load_model_config("small"))
 
 
 @pytest.fixture(scope="module")
