@@ -129,7 +129,7 @@ class TorchRunner(Runner):
         model = load_model(self.spec.model)
         config = model.model_config
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
-        network = Runnable(lowered(model, config, dtype, native=False), config.output).to(self.spec.device)
+        network = Runnable(lowered(model, config, dtype), config.output).to(self.spec.device)
         self.network: Callable[[torch.Tensor], torch.Tensor] = network
         if self.compiled:
             self.network = torch.compile(network, mode="reduce-overhead" if self.graph else "default")

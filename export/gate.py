@@ -165,7 +165,7 @@ def _engines(path: Path | None, model: SeparationNetwork, config: ModelConfig, p
     if path and precision != "fp16" and importlib.util.find_spec("openvino") is not None:
         engines.append(load_engine(path, runtime="openvino", device="cpu"))
     if precision in DTYPES:
-        network = lowered(model, config, DTYPES[precision], native=False)
+        network = lowered(model, config, DTYPES[precision])
         engines.append(NetworkEngine(_WithWideProducts(network), config, precision=precision))
     return engines
 

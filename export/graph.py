@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.limits import NATIVE_OPSET
+from export.nodes import NODES, Products
 from ft.checkpoint import GATES, TRANSPOSED
 from ft.config import ModelConfig, TensorSpec
 from ft.errors import ExportError, one_line
@@ -43,25 +44,28 @@ SOME_FRAMES = 19
 """Frames of no meaning that are traced with, so that no axis is taken for a constant."""
 
 
-def lowered(model: SeparationNetwork, config: ModelConfig, dtype: torch.dtype, native: bool) -> SeparationNetwork:
-    """Gives a network of the same weights, not copied where they stay, in the form that is traced.
+def lowered(
+    model: SeparationNetwork, config: ModelConfig, dtype: torch.dtype, opset: int | None = None
+) -> SeparationNetwork:
+    """Gives a network of the same weights, not copied where they stay, in the precision `dtype`.
 
     Args:
         dtype: what it computes in. What comes in and what goes out stay in float32, and so do the weights of its
             `keeps_float32`: the angles of a rotary embedding, say, where a position of several hundred frames times a
             frequency would lose the digits that matter. Statistics of a LayerNormalization node are float32 by its
             definition (`stash_type`).
-        native: whether its `twins` are put in, as from opset 23 on.
+        opset: in the form that is traced for it, with layers that are one node each; None to be run by PyTorch.
     Raises:
         ExportError: a weight is beyond the largest value of `dtype`.
     """
     with torch.device("meta"):
         network = make_network(config)
     network.load_state_dict(model.state_dict(), assign=True)
+    twins = {} if opset is None else {**NODES, **(network.twins if opset >= NATIVE_OPSET else {})}
     limit = torch.finfo(dtype).max
     for path, module in network.named_modules():
-        if native and type(module) in network.twins:
-            module.__class__ = network.twins[type(module)]
+        if (twin := twins.get(type(module))) is not None:
+            module.__class__ = twin
         if dtype == torch.float32 or isinstance(module, network.keeps_float32):
             continue
         for name, weight in list(module.named_parameters(recurse=False)):
@@ -82,7 +86,7 @@ def build_graph(
     Raises:
         ExportError: PyTorch cannot export the network, or the graph holds a node of `FORBIDDEN`.
     """
-    network = Runnable(lowered(model, config, dtype, opset >= NATIVE_OPSET), config.output)
+    network = Runnable(lowered(model, config, dtype, opset), config.output)
     (spec,) = config.reads
     example = torch.rand(spec.sized(2, _some_size(spec)))
     return trace(network.eval(), {spec.name: example}, config.gives.name, (free_axes(spec),), opset)
@@ -116,7 +120,7 @@ def trace(
     level = registry.level
     registry.setLevel(logging.ERROR)  # it warns of a torchvision that nothing here needs
     try:
-        with warnings.catch_warnings(), _no_garbage_collection():
+        with warnings.catch_warnings(), _no_garbage_collection(), Products():
             warnings.simplefilter("ignore")  # PyTorch's exporter uses parts of itself that are deprecated
             program = torch.onnx.export(
                 network,

@@ -57,7 +57,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.graph import SOME_FRAMES, free_axes, lowered, trace
-from export.limits import NATIVE_OPSET
 from ft.config import IO, ModelConfig, Spectrogram
 from ft.dsp import hann_window
 from ft.errors import ExportError
@@ -252,7 +251,7 @@ def build_waveform_graph(
     import onnx_ir as ir
 
     check_whole(config)
-    network = WaveformNetwork(lowered(model, config, dtype, opset >= NATIVE_OPSET), config)
+    network = WaveformNetwork(lowered(model, config, dtype, opset), config)
     reads, gives = config.tensors(IO[1])
     size = config.size(IO[1], SOME_FRAMES)
     batch = free_axes(reads[0])[0]

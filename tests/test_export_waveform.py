@@ -56,7 +56,7 @@ def padded(waveform: np.ndarray, config: ModelConfig) -> np.ndarray:
 
 
 def whole(config: ModelConfig, model: SeparationNetwork | None = None, dtype=torch.float32) -> WaveformNetwork:
-    return WaveformNetwork(lowered(model or tiny_model(config), config, dtype, native=False), config)
+    return WaveformNetwork(lowered(model or tiny_model(config), config, dtype), config)
 
 
 def stems_of(network: WaveformNetwork, waveform: np.ndarray, scale: float = 0.0) -> np.ndarray:

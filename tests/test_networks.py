@@ -129,7 +129,7 @@ def test_matrices_are_weights_of_two_axes_or_more(network):
 
 def test_halved_it_takes_and_gives_what_it_did(network):
     x = inputs(network.model_config)
-    halved = lowered(network, network.model_config, torch.float16, native=False)
+    halved = lowered(network, network.model_config, torch.float16)
     with torch.no_grad():
         exact, given = network(x), halved(x)
     assert (given.float() - exact).abs().max() < 0.02 * exact.abs().max()
