@@ -25,7 +25,7 @@ from export.to_onnx import export_onnx
 from ft.audio.open import read_audio
 from ft.checkpoint import load_config, load_model, save_checkpoint
 from ft.cli import main
-from ft.config import ModelConfig, Network, Output, Spectrogram, Waveform
+from ft.config import ModelConfig, Network, Output, Segment, Spectrogram, Waveform
 from ft.metrics import sdr
 from ft.models import NETWORKS, make_network, module_of
 from ft.models.signal import Signal, activated
@@ -56,9 +56,10 @@ def of_two(config: ModelConfig) -> ModelConfig:
 
 
 MODELS = {kind: module_of(kind).tiny() for kind in NETWORKS}
-MODELS["several"] = changed(  # two for two stems each, of which one hears the other
+MODELS["several"] = changed(  # two for two stems each, of which one hears the other; of a fixed number of frames
     MODELS["conv-tasnet"],
     name="tiny-several",
+    segment=Segment(context=0.1, frames=96),
     stems=FOUR,
     rest=None,
     network=Network(

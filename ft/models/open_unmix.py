@@ -2,8 +2,7 @@
 Separation", 2019): three bidirectional LSTMs over frames, between linear maps.
 
 Modules and tensors are named as in the original, whose 8 893 348 parameters these are at n_fft 4096, hop 1024, two
-channels, `hidden` 512 and `read_bins` 1487. PyTorch 2.13 exports the frames of an LSTM as a constant: a model that is
-to be exported says how many (`segment.frames`).
+channels, `hidden` 512 and `read_bins` 1487.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ft.config import ModelConfig, Output, Segment, Spectrogram
+from ft.config import ModelConfig, Output, Spectrogram
 from ft.config import Network as Choice
 from ft.errors import ConfigError
 from ft.models import Sizes
@@ -108,6 +107,5 @@ def tiny() -> ModelConfig:
         name="tiny-open-unmix",
         front=Spectrogram(n_fft=512, hop_length=256),
         output=Output("magnitude"),
-        segment=Segment(context=0.1, frames=96),
         network=Choice("open-unmix", {"hidden": 16, "layers": 2, "read_bins": 180}),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ft.config import ModelConfig, Output, Segment, Spectrogram
+from ft.config import ModelConfig, Output, Spectrogram
 from ft.config import Network as Choice
 from ft.errors import ConfigError
 from ft.models import Sizes, module_of
@@ -141,6 +141,5 @@ def tiny() -> ModelConfig:
         rest=None,
         front=Spectrogram(n_fft=512, hop_length=256, bins=128),
         output=Output("magnitude", combine="ratio"),
-        segment=Segment(context=0.1, frames=96),
         network=Choice("several", {"networks": networks}),
     )
