@@ -26,7 +26,7 @@ from bench.context import EXAMPLE
 from bench.machine import use_cores
 from bench.original import PLAIN, Songs, separate_in_both_ways
 from bench.report import write_report
-from bench.rows import Model, read_model
+from bench.rows import ModelFile, read_model_file
 from bench.speed import as_lines, end_to_end, make_song
 from bench.worker import WorkerError
 from ft.audio.open import read_audio
@@ -139,7 +139,7 @@ def _why(rows: Iterable[Found]) -> str:
 
 
 def whole_song_bars(
-    candidates: Sequence[tuple[Model, str]], baseline: str, rounds: int, speed_limit: float | None
+    candidates: Sequence[tuple[ModelFile, str]], baseline: str, rounds: int, speed_limit: float | None
 ) -> Iterator[Bar]:
     """Against the original's way of separating the example: speed (where there is a limit), and what of SDR is lost.
 
@@ -201,7 +201,7 @@ def _ratio_bar(model: str, row: Found | WorkerError, limit: float) -> Bar:
     return Bar(name, row["ratio_to_engine"], "at most", limit, "x", row["engine"])
 
 
-def _attempt(file: Model, song: Path, rounds: int, runtime: str = "auto") -> Found | WorkerError:
+def _attempt(file: ModelFile, song: Path, rounds: int, runtime: str = "auto") -> Found | WorkerError:
     try:
         return end_to_end(file, song, rounds, runtime=runtime, device="cpu")
     except WorkerError as error:
@@ -209,9 +209,11 @@ def _attempt(file: Model, song: Path, rounds: int, runtime: str = "auto") -> Fou
         return error
 
 
-def check(model: Model, small: Model | None, baseline: str, rounds: int, original_rounds: int, seconds: int) -> Found:
+def check(
+    model: ModelFile, small: ModelFile | None, baseline: str, rounds: int, original_rounds: int, seconds: int
+) -> Found:
     """Measures everything; the report has `bars` beside the rows."""
-    shipped, exact = read_model(INT8_MODEL), read_model(FP32_MODEL)
+    shipped, exact = read_model_file(INT8_MODEL), read_model_file(FP32_MODEL)
     with tempfile.TemporaryDirectory() as folder:
         song = make_song(Path(folder), seconds)
         whole = _attempt(model, song, rounds)
@@ -258,7 +260,9 @@ def main(
     use_cores(CORES)
     if model is None:
         model, small = (str(path) for path in make_models(work))
-    report = check(read_model(model), read_model(small) if small else None, baseline, rounds, original_rounds, seconds)
+    report = check(
+        read_model_file(model), read_model_file(small) if small else None, baseline, rounds, original_rounds, seconds
+    )
     report["command"] = "python -m bench.bars"
     bars = [Bar(**{name: bar[name] for name in Bar.__dataclass_fields__}) for bar in report["bars"]]
     for line in as_lines(report["end_to_end"]):

@@ -12,7 +12,7 @@ from bench.compare import compare
 from bench.machine import use_cores
 from bench.picture import number as digits
 from bench.report import rates_line
-from bench.rows import check_batches, check_engines, read_model
+from bench.rows import check_batches, check_engines, read_model_file
 from bench.speed import as_lines, end_to_end, make_song
 from bench.worker import WorkerError
 from engines import RUNTIMES
@@ -62,7 +62,7 @@ def run_bench(
     names, sizes = check_engines(runtimes), check_batches(batches)
     if cores is not None:
         use_cores(cores)
-    models = [read_model(source) for source in sources]
+    models = [read_model_file(source) for source in sources]
     report = compare(models, names, sizes, frames, rounds, baseline=baseline)
     found: list[Found] = []
     if seconds:

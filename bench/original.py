@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.rows import Model
+from bench.rows import ModelFile
 from bench.runners import Array, Spec
 from bench.worker import Worker, WorkerError, in_turn
 from ft.audio.open import read_audio
@@ -44,7 +44,9 @@ class Songs(NamedTuple):
         return ", ".join(f"{name} {told[name]}" for name in names)
 
 
-def separate_in_both_ways(song: Path, candidates: Mapping[str, tuple[Model, str]], baseline: str, rounds: int) -> Songs:
+def separate_in_both_ways(
+    song: Path, candidates: Mapping[str, tuple[ModelFile, str]], baseline: str, rounds: int
+) -> Songs:
     """Runs the plain implementation and all candidates in turn; one that fails leaves the others as they are.
 
     Args:

@@ -28,7 +28,9 @@ PROBE_SIZE, MOST_SECONDS = 512, 10.0
 """A product of this size says whether one of `MATMUL_SIZE` would take longer than that on a CPU."""
 MATMUL_REPEATS = {"cpu": 1, "cuda": 50}
 """Products in one run; one alone on a GPU is over before it could be timed."""
-COPY_BYTES = 1 << 30
+COPY_BYTES, COPIES = 1 << 30, 10
+TORCH_KINDS = ("torch", "torch-compile", "torch-cudagraph", "torch-compile-cudagraph")
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Runner(ABC):
 
     @abstractmethod
     def open(self) -> dict[str, Any]:
-        """Loads what is needed, imports included; gives name, version, precision, device and reason as far as known."""
+        """Loads what is needed, imports included; gives what is known of it, the `version` of a row's engine."""
 
     @abstractmethod
     def run(self, batch: Array | None) -> Array | None:
@@ -109,33 +111,29 @@ class EngineRunner(Runner):
 def engine_facts(engine: Engine) -> dict[str, Any]:
     """What `open` gives of an engine."""
     info = engine.describe()
-    names = ("name", "model", "version", "precision", "device", "reason")
-    return {name: getattr(info, name) for name in names}
+    return {name: getattr(info, name) for name in ("name", "model", "version", "precision", "device")}
 
 
 class TorchRunner(Runner):
-    """The project's network in PyTorch: eager, compiled, with CUDA graphs, or both."""
-
-    compiled = graph = False
+    """The project's network in PyTorch: eager, compiled, with CUDA graphs, or both, as the spec's kind says."""
 
     def open(self) -> dict[str, Any]:
         import torch
 
-        from export.graph import lowered
+        from export.graph import DTYPES, lowered
         from ft.checkpoint import load_model
         from ft.models.signal import Runnable
 
         torch.set_num_threads(usable_cores())
         model = load_model(self.spec.model)
-        config = model.model_config
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
+        config, dtype = model.model_config, DTYPES[self.spec.precision]
         network = Runnable(lowered(model, config, dtype), config.output).to(self.spec.device)
         self.network: Callable[[torch.Tensor], torch.Tensor] = network
-        if self.compiled:
-            self.network = torch.compile(network, mode="reduce-overhead" if self.graph else "default")
+        if "compile" in self.spec.kind:
+            mode = "reduce-overhead" if self.spec.kind == "torch-compile-cudagraph" else "default"
+            self.network = torch.compile(network, mode=mode)
         self._captured: Any = None
-        spec = self.spec
-        return {"name": "torch", "version": torch.__version__, "precision": spec.precision, "device": spec.device}
+        return {"version": torch.__version__}
 
     def run(self, batch: Array | None) -> Array:
         import torch
@@ -143,7 +141,7 @@ class TorchRunner(Runner):
         assert batch is not None
         # Convolutions on a GPU would otherwise round to TF32.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            if self.graph and not self.compiled:
+            if self.spec.kind == "torch-cudagraph":
                 return self._replay(torch.from_numpy(batch))
             result: Array = self.network(torch.from_numpy(batch).to(self.spec.device)).cpu().numpy()
         return result
@@ -170,18 +168,6 @@ class TorchRunner(Runner):
         return result
 
 
-class CompiledRunner(TorchRunner):
-    compiled = True
-
-
-class GraphRunner(TorchRunner):
-    graph = True
-
-
-class CompiledGraphRunner(TorchRunner):
-    compiled = graph = True
-
-
 class MatmulRunner(Runner):
     """Square products of PyTorch: the rate that shares are taken of. int8 sums in int32.
 
@@ -198,16 +184,17 @@ class MatmulRunner(Runner):
             if seconds > MOST_SECONDS:
                 raise EngineError(f"slow here, {seconds:.0f} s for one product")
         self.product = self._product(MATMUL_SIZE)
-        return {"work": 2 * MATMUL_SIZE**3 * self.repeats, "unit": "FLOP"}
+        return {"work": 2 * MATMUL_SIZE**3 * self.repeats}
 
     def _product(self, size: int) -> Callable[[], object]:
         import torch
 
+        from export.graph import DTYPES
+
         if self.spec.precision == "int8":
             values = torch.randint(-8, 8, (size, size), dtype=torch.int8, device=self.spec.device)
             return lambda: torch._int_mm(values, values)
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.spec.precision]
-        values = torch.rand(size, size, device=self.spec.device).to(dtype)
+        values = torch.rand(size, size, device=self.spec.device).to(DTYPES[self.spec.precision])
         return lambda: torch.mm(values, values)
 
     def run(self, batch: Array | None) -> None:
@@ -224,10 +211,10 @@ class CopyRunner(Runner):
 
         self.source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=self.spec.device)
         self.target = torch.empty_like(self.source)
-        return {"work": 2 * COPY_BYTES * 10, "unit": "byte"}
+        return {"work": 2 * COPY_BYTES * COPIES}
 
     def run(self, batch: Array | None) -> None:
-        for _ in range(10):
+        for _ in range(COPIES):
             self.target.copy_(self.source)
         _wait_for(self.spec.device)
 
@@ -241,7 +228,7 @@ class BaselineRunner(Runner):
         torch.set_num_threads(usable_cores())
         self.baseline = load_baseline(self.spec.baseline)
         self.network = self.baseline.load(self.spec.model)
-        return {"name": "baseline", "version": torch.__version__, "precision": "fp32", "device": "cpu"}
+        return {"version": torch.__version__}
 
     def run(self, batch: Array | None) -> Array | None:
         import torch
@@ -279,13 +266,10 @@ def load_baseline(path: str) -> Any:
 
 RUNNERS: dict[str, type[Runner]] = {
     "engine": EngineRunner,
-    "torch": TorchRunner,
-    "torch-compile": CompiledRunner,
-    "torch-cudagraph": GraphRunner,
-    "torch-compile-cudagraph": CompiledGraphRunner,
+    **dict.fromkeys(TORCH_KINDS, TorchRunner),
     "matmul": MatmulRunner,
     "copy": CopyRunner,
-    "baseline": BaselineRunner,
+    BASELINE: BaselineRunner,
     "baseline-song": BaselineSongRunner,
 }
 

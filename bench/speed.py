@@ -23,7 +23,7 @@ import soundfile
 from bench.context import EXAMPLE
 from bench.machine import load_average, use_cores
 from bench.memory import repeat_example
-from bench.rows import Model, read_model
+from bench.rows import ModelFile, read_model_file
 from bench.runners import Spec
 from bench.worker import Worker, in_turn
 from engines.machine import cpu_name
@@ -43,7 +43,9 @@ def make_song(folder: Path, seconds: int, rate: int = 44100) -> Path:
     return path
 
 
-def end_to_end(model: Model | None, song: Path, rounds: int, *, runtime: str = "auto", device: str = "auto") -> Found:
+def end_to_end(
+    model: ModelFile | None, song: Path, rounds: int, *, runtime: str = "auto", device: str = "auto"
+) -> Found:
     """Gives a row of file to files, beside the engine alone on the same windows.
 
     Args:
@@ -109,7 +111,9 @@ def main(model: str | None, runtime: str, device: str, rounds: int, cores: int, 
     use_cores(cores)
     with tempfile.TemporaryDirectory() as folder:
         song = make_song(Path(folder), seconds)
-        row = end_to_end(None if model is None else read_model(model), song, rounds, runtime=runtime, device=device)
+        row = end_to_end(
+            None if model is None else read_model_file(model), song, rounds, runtime=runtime, device=device
+        )
     for line in as_lines([row]):
         print(line)
     machine = f"load of the machine {load_average()}; {cpu_name()}, {cores} cores"

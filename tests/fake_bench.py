@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench import compare, machine, worker
-from bench.rows import Model
+from bench.rows import ModelFile
 from bench.runners import Runner, Spec
 from bench.worker import Worker, WorkerError
 from engines.devices import Gpu, Gpus
@@ -93,7 +93,7 @@ def use_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "make_runner", FakeRunner)
 
 
-def lower(model: Model, precision: str) -> Model:
+def lower(model: ModelFile, precision: str) -> ModelFile:
     """As a file that was exported in `precision`."""
     path = model.path.replace(".onnx", f"-{precision}.onnx")
     return dataclasses.replace(model, precision=precision, path=path, name=Path(path).name)

@@ -15,7 +15,7 @@ from fake_bench import EMPTY_REPORT
 
 from bench import bars, context, original
 from bench.report import check_report, read_report
-from bench.rows import read_model
+from bench.rows import read_model_file
 from bench.runners import Spec
 from bench.worker import Worker, WorkerError
 
@@ -72,7 +72,7 @@ def short_example(monkeypatch, tmp_path) -> Path:
 @pytest.mark.long
 def test_bars_of_whole_songs(short_example, tiny_onnx):
     """With the same weights nearly nothing is lost, and the song is really separated in both ways."""
-    model = read_model(str(tiny_onnx))
+    model = read_model_file(str(tiny_onnx))
     candidates = [(model, name) for name in bars.ENGINES]
     speed, exact, lost = bars.whole_song_bars(candidates, ORACLE, 1, 0.01)
     assert [bar.limit for bar in (speed, exact, lost)] == [0.01, 0.01, 0.1]
@@ -127,7 +127,7 @@ class SongWorker:
 def song_bars(monkeypatch, short_example, tiny_onnx):
     """The bars of ONNX Runtime and OpenVINO in fp32 and OpenVINO in int8, where those named fail in that run."""
     monkeypatch.setattr(original, "Worker", SongWorker)
-    exact = dataclasses.replace(read_model(str(tiny_onnx)), path="fp32.onnx")
+    exact = dataclasses.replace(read_model_file(str(tiny_onnx)), path="fp32.onnx")
     small = dataclasses.replace(exact, path="int8.onnx", precision="int8")
 
     def judge(**failing: int) -> list[bars.Bar]:
@@ -209,7 +209,7 @@ def test_all_bars_are_judged_where_one_separation_fails(monkeypatch, tiny_onnx):
     measured = window_rows(baseline_fp32=100, onnxruntime_fp32=50)
     monkeypatch.setattr(bars, "compare", lambda *args, **kwargs: {**EMPTY_REPORT, "rows": measured})
     monkeypatch.setattr(bars, "whole_song_bars", lambda *args: [bars.Bar("song", 1.0, "at least", 1)])
-    report = bars.check(read_model(str(tiny_onnx)), None, ORACLE, 1, 1, 1)
+    report = bars.check(read_model_file(str(tiny_onnx)), None, ORACLE, 1, 1, 1)
     assert [row["engine"] for row in report["end_to_end"]] == ["onnxruntime"] * 3
     assert [bar["met"] for bar in report["bars"]] == [True, True, False, False, True, True, True, True, True]
 

@@ -15,7 +15,7 @@ from fake_bench import FAKE_GPU, FakeRunner, FakeWorker, fail_in_run, lower, use
 
 from bench import command, compare, rows, runners, worker
 from bench.report import check_report, rates_line, read_report, write_report
-from bench.rows import Model
+from bench.rows import ModelFile
 from bench.runners import Runner, Spec
 from ft.cli import main
 from ft.errors import ConfigError, EngineError
@@ -28,8 +28,8 @@ def fake(monkeypatch):
 
 
 @pytest.fixture
-def tiny(tiny_onnx: Path) -> Model:
-    return rows.read_model(str(tiny_onnx))
+def tiny(tiny_onnx: Path) -> ModelFile:
+    return rows.read_model_file(str(tiny_onnx))
 
 
 def by_engine(report: dict[str, Any], **wanted: Any) -> dict[tuple[str, str], dict[str, Any]]:

@@ -11,52 +11,59 @@ import torch
 from fake_bench import lower
 
 from bench import machine, rows
-from bench.rows import Model, Row
+from bench.rows import Contender, ModelFile
 from bench.runners import Spec
 from bench.worker import Worker, WorkerError, in_turn
 from ft.errors import ConfigError
 
 
 @pytest.fixture
-def tiny(tiny_onnx: Path) -> Model:
-    return rows.read_model(str(tiny_onnx))
+def tiny(tiny_onnx: Path) -> ModelFile:
+    return rows.read_model_file(str(tiny_onnx))
+
+
+def planned(*models: ModelFile, engines=rows.ENGINES, no_gpu: str = "") -> list[tuple[str, str, str, str]]:
+    """Engine, precision, device and reason of each row, all of windows of 4 times 256 frames."""
+    found = list(rows.contenders(models, engines, 4, 256, no_gpu))
+    assert {(row.spec.batch, row.spec.frames) for row in found} == {(4, 256)}
+    return [(row.spec.runtime, row.spec.precision, row.spec.device, row.reason) for row in found]
 
 
 def test_every_engine_has_a_row_or_a_reason(tiny):
-    planned = list(rows.plan_rows([tiny], rows.ENGINES, 4, 256, None, "no GPU found"))
-    assert {row.engine for row in planned} == set(rows.ENGINES)
-    assert all((row.spec is None) == (row.reason == "no GPU found") for row in planned)
-    runnable = {(row.engine, row.precision) for row in planned if row.spec}
-    both = {(name, precision) for name in ("torch", "torch-compile") for precision in ("fp32", "bf16")}
-    assert runnable == {("onnxruntime", "fp32"), ("openvino", "fp32")} | both
-    assert {row.spec.batch for row in planned if row.spec} == {4}
+    found = planned(tiny, no_gpu="no GPU found")
+    assert {engine for engine, *_ in found} == set(rows.ENGINES)
+    both = {(name, precision, "cpu", "") for name in ("torch", "torch-compile") for precision in ("fp32", "bf16")}
+    engines = {(name, "fp32", "cpu", "") for name in ("onnxruntime", "openvino")}
+    assert {row for row in found if row[2] == "cpu"} == engines | both
+    assert {row[3] for row in found if row[2] == "cuda"} == {"no GPU found"}
 
 
 def test_a_gpu_adds_its_rows_in_both_precisions(tiny):
-    planned = list(rows.plan_rows([tiny], rows.ENGINES, 1, 256, "cuda:0"))
-    on_gpu = {(row.engine, row.precision) for row in planned if row.spec and row.spec.device == "cuda:0"}
+    found = planned(tiny)
     kinds = ("torch", "torch-compile", "torch-cudagraph", "torch-compile-cudagraph")
     torch = {(name, precision) for name in kinds for precision in ("fp32", "fp16")}
+    on_gpu = {(engine, precision) for engine, precision, device, _ in found if device == "cuda:0"}
     assert on_gpu == {("onnxruntime", "fp32"), ("tensorrt", "fp32")} | torch
-    assert not [row for row in planned if row.spec is None]
+    assert {row[3] for row in found} == {""}
 
 
 def test_low_precision_runs_in_engines_only_and_plans_in_tensorrt_only(tiny):
-    planned = list(rows.plan_rows([lower(tiny, "int8")], rows.ENGINES, 1, 256, "cuda:0"))
-    assert {row.engine for row in planned} == {"onnxruntime", "openvino", "tensorrt"}
-    assert {row.precision for row in planned} == {"int8"}
+    found = planned(lower(tiny, "int8"))
+    assert {row[:2] for row in found} == {(name, "int8") for name in ("onnxruntime", "openvino", "tensorrt")}
     plan = dataclasses.replace(lower(tiny, "fp16"), path="model.plan")
-    assert {row.engine for row in rows.plan_rows([plan], rows.ENGINES, 1, 256, "cuda:0")} == {"tensorrt"}
+    assert {row[0] for row in planned(plan)} == {"tensorrt"}
 
 
 def test_a_model_that_takes_waveforms_is_listed_with_the_reason(tiny):
     waveform = dataclasses.replace(tiny, io="waveform")
-    for gpu, engines in ((None, rows.ENGINES), ("cuda:0", ("torch", "openvino"))):
-        (row,) = rows.plan_rows([waveform], engines, 1, 256, gpu)
-        assert row.spec is None and "waveforms" in row.reason
-        assert (row.engine, row.device) == ("onnxruntime", "cpu")  # it is not for want of a GPU
-    (row,) = rows.plan_rows([dataclasses.replace(waveform, path="model.plan")], rows.ENGINES, 1, 256, None)
-    assert (row.engine, row.device) == ("tensorrt", "cuda")
+    plan = dataclasses.replace(waveform, path="model.plan")
+    for model, no_gpu, engines, expected in (
+        (waveform, "no GPU found", rows.ENGINES, ("onnxruntime", "cpu")),
+        (waveform, "", ("torch", "openvino"), ("onnxruntime", "cpu")),  # it is not for want of a GPU
+        (plan, "no GPU found", rows.ENGINES, ("tensorrt", "cuda")),
+    ):
+        ((engine, _, device, reason),) = planned(model, engines=engines, no_gpu=no_gpu)
+        assert (engine, device) == expected and "waveforms" in reason
 
 
 def test_a_model_that_takes_waveforms_is_no_reference(tiny):
@@ -68,7 +75,7 @@ def test_a_model_that_takes_waveforms_is_no_reference(tiny):
 
 
 def test_low_precision_is_compared_with_the_fp32_model_of_its_network(tiny):
-    int8, other = lower(tiny, "int8"), rows.read_model("default")
+    int8, other = lower(tiny, "int8"), rows.read_model_file("default")
     found = rows.references([other, int8, tiny])
     assert found[int8.path] is tiny and found[tiny.path] is tiny and found[other.path] is other
     with pytest.raises(ConfigError, match="int8, and none of the models is the fp32 one"):
@@ -100,7 +107,7 @@ def test_shares_are_of_the_rate_in_the_same_precision(tiny):
 
     def share(precision, device):
         spec = Spec("engine", tiny.path, precision=precision, device=device, batch=2, frames=16)
-        return rows.shares(Row("onnxruntime", precision, tiny, spec), 0.5, rates)
+        return rows.shares(Contender(tiny, spec), 0.5, rates)
 
     assert share("fp32", "cpu") == {"matmul_share": round(work.flops / 0.5 / 1e9, 4), "bandwidth_share": None}
     assert share("int8", "cpu")["matmul_share"] == round(work.flops / 0.5 / 4e9, 4)

@@ -13,7 +13,7 @@ from test_tensorrt_engine import manifest
 import engines
 import engines.devices
 import engines.machine
-from bench.rows import read_model
+from bench.rows import read_model_file
 from engines import RUNTIMES, SUFFIXES, load_engine, plan_window, read_config
 from engines.base import Inputs
 from engines.devices import NO_GPU, Gpu, Gpus
@@ -180,7 +180,7 @@ def test_endings_of_models_have_no_case(tmp_path, no_gpu, request, name, of):
             load_engine(path, runtime=runtime).open()
     facts, expected = describe_model(path), describe_model(source)
     assert facts | {"path": None} == expected | {"path": None}
-    assert read_model(str(path)).suffix == source.suffix
+    assert read_model_file(str(path)).suffix == source.suffix
     assert load_model(path).model_config == read_config(path)
     if source.suffix == ".onnx":
         with pytest.raises(EngineError, match="TensorRT needs an NVIDIA GPU"):
