@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import click
 
@@ -43,12 +46,12 @@ def rows(
         if 4 * context > segment_seconds:
             return
         separator = Separator(engine, segment_seconds=segment_seconds, context_seconds=context, overlap=overlap)
-        with Counted(engine) as counter:
+        with counted_frames(engine) as counted:
             stems = separator.separate(mixture, sample_rate)
         yield {
             "context_seconds": context,
             "sdr_vocals": sdr(stems["vocals"], target),
-            "frames_run": counter.frames / frames,
+            "frames_run": sum(counted) / frames,
             "frames_run_long_song": separator.plan.cost,
         }
 
@@ -64,26 +67,18 @@ def enough(found: list[dict[str, float]]) -> float | None:
     return answer
 
 
-class Counted:
-    """Counts the frames that an engine is given."""
+@contextmanager
+def counted_frames(engine: Engine) -> Iterator[list[int]]:
+    """Fills a list with the frames of each batch that an engine is given in the block."""
+    frames: list[int] = []
+    infer = engine._infer
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.frames = 0
+    def count(inputs: Inputs) -> Array:
+        frames.append(math.prod(engine.describe().size(inputs)))
+        return infer(inputs)
 
-    def __enter__(self) -> Counted:
-        infer = self.engine._infer
-
-        def count(inputs: Inputs) -> Array:
-            items, frames = self.engine.describe().size(inputs)
-            self.frames += items * frames
-            return infer(inputs)
-
-        self.engine._infer = count  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        del self.engine._infer
+    with mock.patch.object(engine, "_infer", count):
+        yield frames
 
 
 @click.command()

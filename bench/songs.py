@@ -5,22 +5,17 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from unittest import mock
 
 from bench.runners import Array, Runner, Spec, engine_facts
 from ft.separate.stream import window_inputs
 
-Item = TypeVar("Item")
 Found = dict[str, Any]
 
-STAGES = {
-    "resample": ("StreamingResampler",),
-    "fft": ("StreamingStft", "StreamingIstft"),
-}
-"""Streams of ft.dsp by what they do."""
 PARTS = ("decode", "resample", "fft", "network", "write", "rest")
 
 
@@ -39,22 +34,25 @@ class StageClock:
         The network's is what neither the caller's thread nor the reading one took.
         """
         from ft import dsp
-        from ft.audio import source as audio
-        from ft.separate import stream as song_stream
-        from ft.songs import writer as stem_files
+        from ft.audio.source import AudioSource
+        from ft.separate import stream
+        from ft.songs.writer import StemWriter
 
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._reader = 0.0
+        streams = {
+            dsp.StreamingResampler: ("resample", "push"),
+            dsp.StreamingStft: ("fft", "push"),
+            dsp.StreamingIstft: ("fft", "push"),
+            StemWriter: ("write", "write"),
+        }
         with ExitStack() as stack:
-            for stage, names in STAGES.items():
-                for name in names:
-                    for method in ("push", "finish"):
-                        self._wrap(stack, getattr(dsp, name), method, stage)
-            for method in ("write", "finish"):
-                self._wrap(stack, stem_files.StemWriter, method, "write")
-            blocks, cut = audio.AudioSource.blocks, song_stream.cut_windows
-            _replace(stack, audio.AudioSource, "blocks", lambda *args: self._clocked(blocks(*args), "decode"))
-            _replace(stack, song_stream, "cut_windows", lambda *args: self._clocked(cut(*args), None))
+            for owner, (stage, method) in streams.items():
+                for name in (method, "finish"):
+                    clocked = self._clocked_call(getattr(owner, name), stage)
+                    stack.enter_context(mock.patch.object(owner, name, clocked))
+            for place, name, part in ((AudioSource, "blocks", "decode"), (stream, "cut_windows", None)):
+                stack.enter_context(mock.patch.object(place, name, self._clocked_items(getattr(place, name), part)))
             whole, caller = time.process_time(), time.thread_time()
             yield
             whole, caller = time.process_time() - whole, time.thread_time() - caller
@@ -67,29 +65,31 @@ class StageClock:
         total = sum(self.seconds.values()) or 1.0
         return {name: round(seconds / total, 4) for name, seconds in self.seconds.items()}
 
-    def _wrap(self, stack: ExitStack, owner: type, method: str, stage: str) -> None:
-        original = getattr(owner, method)
-
+    def _clocked_call(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def clocked(*args: Any) -> Any:
             start = time.thread_time()
-            result = original(*args)
+            result = call(*args)
             self._add(stage, time.thread_time() - start)
             return result
 
-        _replace(stack, owner, method, clocked)
+        return clocked
 
-    def _clocked(self, items: Iterable[Item], stage: str | None) -> Iterator[Item]:
+    def _clocked_items(self, make: Callable[..., Iterable[Any]], stage: str | None) -> Callable[..., Iterator[Any]]:
         """Passes items on; what making them takes is the stage's, or without one the reading thread's."""
-        iterator = iter(items)
-        while True:
-            start = time.thread_time()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self._add(stage, time.thread_time() - start)
-            yield item
+
+        def clocked(*args: Any) -> Iterator[Any]:
+            iterator = iter(make(*args))
+            while True:
+                start = time.thread_time()
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self._add(stage, time.thread_time() - start)
+                yield item
+
+        return clocked
 
     def _add(self, stage: str | None, seconds: float) -> None:
         with self._lock:
@@ -97,12 +97,6 @@ class StageClock:
                 self._reader += seconds
             else:
                 self.seconds[stage] += seconds
-
-
-def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
-    """Sets an attribute until the stack closes."""
-    stack.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
 
 
 class SongRunner(Runner):

@@ -18,9 +18,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self, TypeVar
+from unittest import mock
 
+import numpy as np
+
+from bench.machine import peak_memory_mb
 from bench.runners import RUNNERS, Runner, Spec
 from ft.errors import FtError, one_line
 
@@ -87,9 +90,7 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -144,15 +145,8 @@ def in_turn(
 @contextmanager
 def fresh_compilations(folder: Path) -> Iterator[None]:
     """Gives torch.compile an empty cache in workers that start within: a first output is that of a first use."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    os.environ[name] = str(folder / "inductor")
-    try:
+    with mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor")):
         yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 def serve(runner: Runner, requests: IO[str], answers: IO[str]) -> None:
@@ -177,18 +171,10 @@ class _Handler:
 
     def open(self, batch: str | None = None) -> dict[str, Any]:
         """`batch`: an .npy file with the input of every run."""
-        if batch is not None:
-            self.give(batch)
+        self.batch = None if batch is None else np.load(batch)
         start = time.perf_counter()
         facts = self.runner.open()
         return {**facts, "seconds": time.perf_counter() - start}
-
-    def give(self, batch: str) -> dict[str, Any]:
-        """Another input, of the same shape."""
-        import numpy as np
-
-        self.batch = np.load(batch)
-        return {}
 
     def run(self, warm: int = 0, save: str | None = None) -> dict[str, Any]:
         """One timed run; its result goes to the .npy file `save`."""
@@ -198,8 +184,6 @@ class _Handler:
         result = self.runner.run(self.batch)
         seconds = time.perf_counter() - start
         if save is not None and result is not None:
-            import numpy as np
-
             np.save(save, result)
         return {"seconds": seconds, **self.runner.details()}
 
@@ -210,8 +194,6 @@ class _Handler:
         return {"seconds": (time.perf_counter() - start) / count}
 
     def memory(self) -> dict[str, Any]:
-        from bench.machine import peak_memory_mb
-
         return {"peak_mb": peak_memory_mb()}
 
 

@@ -13,7 +13,7 @@ from fake_bench import lower
 from bench import machine, rows
 from bench.rows import Contender, ModelFile
 from bench.runners import Spec
-from bench.worker import Worker, WorkerError, in_turn
+from bench.worker import Worker, WorkerError, in_turn, make_runner
 from ft.errors import ConfigError
 
 
@@ -147,20 +147,16 @@ def test_a_call_that_fails_leaves_the_rounds():
 def test_a_worker_is_a_process_of_its_own(tiny, tmp_path):
     inputs = rows.model_inputs(tiny.config, 1, 8)
     np.save(tmp_path / "batch.npy", inputs)
-    np.save(tmp_path / "other.npy", inputs / 2)
     with Worker(Spec("engine", tiny.path, runtime="onnxruntime", frames=8)) as process:
         facts = process.ask("open", batch=str(tmp_path / "batch.npy"))
         assert (facts["name"], facts["device"]) == ("onnxruntime", "cpu")
         assert process.seconds() > 0
         process.ask("run", save=str(tmp_path / "mask.npy"))
-        process.ask("give", batch=str(tmp_path / "other.npy"))
-        process.ask("run", save=str(tmp_path / "second.npy"))
         assert 20 < process.ask("memory")["peak_mb"] < machine.peak_memory_mb() + 500
         process._process.kill()
         with pytest.raises(WorkerError, match="its process ended with -9"):
             process.ask("run")
     assert np.load(tmp_path / "mask.npy").shape == inputs.shape
-    assert not np.array_equal(np.load(tmp_path / "mask.npy"), np.load(tmp_path / "second.npy"))
 
 
 def test_a_worker_says_in_one_line_why_it_cannot(tiny):
@@ -173,18 +169,12 @@ def test_a_worker_says_in_one_line_why_it_cannot(tiny):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for an NVIDIA GPU")
 @pytest.mark.parametrize("kind", rows.TORCH_KINDS)
-def test_pytorch_in_its_ways_gives_the_same_mask_on_a_gpu(tiny, tmp_path, kind):
+def test_pytorch_in_its_ways_gives_the_same_mask_on_a_gpu(tiny, kind):
     """Twice with other values, so that a captured graph is seen to read its input."""
     first, second = rows.model_inputs(tiny.config, 2, 64)[:, None]
-    np.save(tmp_path / "batch.npy", first)
-    with Worker(Spec("torch", tiny.path, frames=64)) as plain:
-        plain.ask("open", batch=str(tmp_path / "batch.npy"))
-        plain.ask("run", save=str(tmp_path / "expected.npy"))
-    np.save(tmp_path / "other.npy", second)
-    with Worker(Spec(kind, tiny.path, precision="fp16", device="cuda:0", frames=64)) as process:
-        process.ask("open", batch=str(tmp_path / "other.npy"))
-        process.ask("run")
-        process.ask("give", batch=str(tmp_path / "batch.npy"))
-        process.ask("run", save=str(tmp_path / "mask.npy"))
-    snr = rows.mask_snr(np.load(tmp_path / "mask.npy"), np.load(tmp_path / "expected.npy"))
-    assert rows.judge(snr, "fp16") is None
+    plain = make_runner(Spec("torch", tiny.path, frames=64))
+    runner = make_runner(Spec(kind, tiny.path, precision="fp16", device="cuda:0", frames=64))
+    plain.open()
+    runner.open()
+    runner.run(second)
+    assert rows.judge(rows.mask_snr(runner.run(first), plain.run(first)), "fp16") is None
