@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import slug
-from ft.errors import FtError
 from ft.files import atomic_write
+from ft.plots import check_matplotlib
 
 Found = dict[str, Any]
 
@@ -26,11 +26,10 @@ def picture_digest(reports: Sequence[Found]) -> str:
 
 
 def save_picture(path: Path, reports: Sequence[Found]) -> None:
-    """Bars of times real time for each model and batch. Raises FtError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FtError("pictures need matplotlib: pip install 'frame-transformer[plots]'") from error
+    """Bars of times real time for each model and batch. Raises ConfigError without matplotlib."""
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     rows = [row for report in reports for row in report["rows"] if row["status"] in ("ok", "wrong")]
     groups = list(dict.fromkeys((row["model"], row.get("batch")) for row in rows))
     panels_rows = [[row for row in rows if (row["model"], row.get("batch")) == group] for group in groups]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.dsp import StreamingStft, magnitude
-from ft.errors import FtError
+from ft.errors import ConfigError
 from ft.files import atomic_write
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ class Scale:
 
 DECIBELS = Scale(FLOOR_DB, 0, "magma", "dB below the peak of the mixture")
 MASK = Scale(0, 1, "gray", "mask")
+
+
+def check_matplotlib() -> None:
+    """Raises ConfigError where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise ConfigError("pictures need matplotlib: pip install 'frame-transformer[plots]'")
 
 
 def mean_power(spec: NDArray[np.complex64]) -> Array:
@@ -125,10 +131,9 @@ def save_spectrograms(path: str | Path, waveforms: Mapping[str, Array], sample_r
     Args:
         waveforms: as long as each other, the mixture first.
     Raises:
-        FtError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise FtError("pictures need matplotlib: pip install 'frame-transformer[plots]'")
+    check_matplotlib()
     seconds = max(waveform.shape[1] for waveform in waveforms.values()) / sample_rate
     with atomic_write(path) as part:
         save_panels(part, spectrograms(waveforms), seconds, sample_rate / N_FFT, DECIBELS, height=2.6)

@@ -268,7 +268,7 @@ def test_ideal_masks_of_different_transforms_have_rows_of_their_own():
         other(Output(above=8), bins=512),
         ModelConfig(front=Waveform(), output=Output("waveform")),
     ]
-    rows = [row.info for row in ceilings(["ideal-ratio-mask"], [model, *changed, *alike])]
+    rows = list(ceilings(["ideal-ratio-mask"], [model, *changed, *alike]))
     assert len(rows) == len({row.name for row in rows}) == len({row.definition for row in rows}) == 5
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ft.config import ModelConfig
 from ft.errors import AudioError, ConfigError, EngineError, one_line
-from ft.evaluation.rows import BASELINES, EngineRow, EstimatesRow, Row, RowInfo, ceilings, floor
+from ft.evaluation.rows import BASELINES, Row, ceilings, engine_row, estimates_row, floor
 from ft.evaluation.scores import METRICS, SongScorer, StemScores
 from ft.evaluation.songs import (
     Estimates,
@@ -104,7 +104,7 @@ class Evaluation:
     """All of a run; `ft.evaluation.report` makes text and JSON of it."""
 
     options: EvaluateOptions
-    rows: list[RowInfo]
+    rows: list[Row]
     found: int
     """Songs that there are to do."""
     songs: list[SongResult] = field(default_factory=list)
@@ -156,7 +156,7 @@ def evaluate(
         given = dict.fromkeys(stem for song in songs for row in rows for stem in row.gives(song))
         if strange := [stem for stem in options.stems if stem not in given]:
             raise ConfigError(f"stems: '{strange[0]}', expected some of {', '.join(given)}")
-        evaluation = Evaluation(options, [row.info for row in rows], len(songs))
+        evaluation = Evaluation(options, rows, len(songs))
         try:
             for index, song in enumerate(songs):
 
@@ -217,16 +217,16 @@ def _score_rows(
         except (AudioError, EngineError, MemoryError) as error:
             found = Estimates({}, dict.fromkeys(sound.stems, one_line(error) or type(error).__name__))
         if found.made.files:
-            result.estimates[row.info.name] = found.made
+            result.estimates[row.name] = found.made
         estimates, problems = found.stems, found.problems
         for stem in [stem for stem, wave in estimates.items() if not np.isfinite(wave).all()]:
             del estimates[stem]
             problems[stem] = f"{stem}: values that are not finite"
         asked = options.stems or row.gives(song) or scored
         for problem in dict.fromkeys(problems[stem] for stem in asked if stem in problems):
-            result.problems.append(f"{row.info.name}: {problem}")
+            result.problems.append(f"{row.name}: {problem}")
         scores = scorer.score(estimates, problems)
-        result.rows[row.info.name] = {stem: scores[stem] for stem in scored}
+        result.rows[row.name] = {stem: scores[stem] for stem in scored}
         share((number + 1) / len(rows))
 
 
@@ -244,10 +244,10 @@ def _opened(options: EvaluateOptions, songs: Sequence[SongFolder]) -> Iterator[l
         configs: list[ModelConfig] = []
         for model in models:
             separator = Separator(model, device=options.device, runtime=options.runtime)
-            rows.append(EngineRow(next(names), model, stack.enter_context(separator)))
+            rows.append(engine_row(next(names), model, stack.enter_context(separator)))
             configs.append(separator.config)
         for folder in options.estimates:
-            rows.append(EstimatesRow(next(names), folder, len(songs) == 1, options.length_tolerance))
+            rows.append(estimates_row(next(names), folder, len(songs) == 1, options.length_tolerance))
         yield [*floor(options.baselines), *rows, *ceilings(options.baselines, configs)]
 
 

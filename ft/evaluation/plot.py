@@ -10,6 +10,7 @@ from ft.errors import FtError
 from ft.evaluation.evaluate import Evaluation
 from ft.evaluation.scores import METRICS, shown_metrics
 from ft.files import atomic_write
+from ft.plots import check_matplotlib
 
 _COLOURS = {"baseline": "0.6", "engine": "tab:blue", "estimates": "tab:orange"}
 _FEW = 5
@@ -20,13 +21,13 @@ def save_plot(path: Path, evaluation: Evaluation) -> None:
     """Writes a PNG.
 
     Raises:
-        FtError: matplotlib is not installed, or no song has a figure.
+        ConfigError: matplotlib is not installed.
+        FtError: no song has a figure.
         OSError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FtError("pictures need matplotlib: pip install 'frame-transformer[plots]'") from error
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     stems, rows = evaluation.stems, evaluation.rows[::-1]  # the first one at the top
     shown = shown_metrics(evaluation.options.metrics)
     songs = sum(song.error is None for song in evaluation.songs)

@@ -6,6 +6,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -150,16 +151,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "baselines": list(options.baselines),
             "length_tolerance": int(options.length_tolerance),
         },
-        "definitions": {
-            name: {
-                "title": metric.title,
-                "unit": metric.unit,
-                "better": metric.better,
-                "definition": metric.definition,
-            }
-            for name, metric in METRICS.items()
-            if name in options.metrics
-        },
+        "definitions": {name: asdict(metric) for name, metric in METRICS.items() if name in options.metrics},
         "aggregation": AGGREGATION,
         "rows": [
             {"name": row.name, "kind": row.kind, "definition": row.definition, **row.facts} for row in evaluation.rows

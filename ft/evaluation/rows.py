@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,97 +24,67 @@ BASELINES = ("silence", "mixture", "repet-sim", "ideal-ratio-mask", "ideal-phase
 
 
 @dataclass(frozen=True)
-class RowInfo:
-    """What a row of the table is."""
+class Row:
+    """A row of the table: something that gives estimates of songs."""
 
     name: str
     kind: Literal["baseline", "engine", "estimates"]
     definition: str
+    estimate: Callable[[SongFolder, SongSound], Estimates]
+    """Gives its stems of a song, and says why others are missing. Raises AudioError or EngineError."""
+    gives: Callable[[SongFolder], Collection[str]] = lambda song: ()
+    """Names stems of a song that it gives."""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Row(ABC):
-    """Something that gives estimates of songs."""
-
-    info: RowInfo
-
-    def gives(self, song: SongFolder) -> Sequence[str]:
-        """Names stems of a song that it gives."""
-        return ()
-
-    @abstractmethod
-    def estimate(self, song: SongFolder, sound: SongSound) -> Estimates:
-        """Gives its stems of a song, and says why others are missing. Raises AudioError or EngineError."""
-
-
-class Baseline(Row):
-    """Estimates from the song alone, or from the truth."""
-
-    def __init__(self, info: RowInfo, estimate: Callable[[SongSound], dict[str, Array]]) -> None:
-        self.info, self._estimate = info, estimate
-
-    def estimate(self, song: SongFolder, sound: SongSound) -> Estimates:
-        return Estimates(self._estimate(sound))
-
-
-class EngineRow(Row):
+def engine_row(name: str, model: str, separator: Separator) -> Row:
     """Separates with a model; a sum of its stems is the instrumental where it has none."""
+    engine, plan = separator.engine.describe(), separator.plan
+    facts = {
+        "model": model,
+        "sha256": _digest(Path(engine.model)),
+        "engine": engine.name,
+        "device": engine.device,
+        "precision": engine.precision,
+        "version": engine.version,
+        "window_frames": {"frames": plan.frames, "context": plan.left, "lookahead": plan.right, "fade": plan.fade},
+        "config": separator.config.to_dict(),
+    }
+    stems = separator.config.all_stems
+    # Without vocals, the sum of its parts is no instrumental.
+    parts = recipe("instrumental", stems) if "vocals" in stems and "instrumental" not in stems else {}
 
-    def __init__(self, name: str, model: str, separator: Separator) -> None:
-        self._separator = separator
-        engine, plan = separator.engine.describe(), separator.plan
-        self.info = RowInfo(
-            name,
-            "engine",
-            f"{engine.name} on {engine.device}, {engine.precision}",
-            {
-                "model": model,
-                "sha256": _digest(Path(engine.model)),
-                "engine": engine.name,
-                "device": engine.device,
-                "precision": engine.precision,
-                "version": engine.version,
-                "window_frames": {
-                    "frames": plan.frames,
-                    "context": plan.left,
-                    "lookahead": plan.right,
-                    "fade": plan.fade,
-                },
-                "config": separator.config.to_dict(),
-            },
-        )
-        stems = separator.config.all_stems
-        # Without vocals, the sum of its parts is no instrumental.
-        self._parts = recipe("instrumental", stems) if "vocals" in stems and "instrumental" not in stems else {}
-        self._stems = (*stems, "instrumental") if self._parts else stems
-
-    def gives(self, song: SongFolder) -> Sequence[str]:
-        return self._stems
-
-    def estimate(self, song: SongFolder, sound: SongSound) -> Estimates:
-        self._separator.ready()
-        found = self._separator.separate(sound.mixture, sound.sample_rate)
-        if self._parts:
-            found["instrumental"] = np.sum([found[stem] for stem in self._parts], axis=0)
+    def estimate(song: SongFolder, sound: SongSound) -> Estimates:
+        separator.ready()
+        found = separator.separate(sound.mixture, sound.sample_rate)
+        if parts:
+            found["instrumental"] = np.sum([found[stem] for stem in parts], axis=0)
         return Estimates(found)
 
+    given = (*stems, "instrumental") if parts else stems
+    definition = f"{engine.name} on {engine.device}, {engine.precision}"
+    return Row(name, "engine", definition, estimate, lambda song: given, facts)
 
-class EstimatesRow(Row):
+
+def estimates_row(name: str, folder: Path, alone: bool, tolerance: float) -> Row:
     """Reads what something else wrote into a folder."""
 
-    def __init__(self, name: str, folder: Path, alone: bool, tolerance: float) -> None:
-        self.info = RowInfo(name, "estimates", f"stems in {folder}", {"folder": str(folder)})
-        self._folder, self._alone, self._tolerance = folder, alone, tolerance
-
-    def gives(self, song: SongFolder) -> Sequence[str]:
+    def gives(song: SongFolder) -> Collection[str]:
         try:
-            found = find_estimates(self._folder, song, self._alone)[1]
+            found = find_estimates(folder, song, alone)[1]
         except AudioError:  # told of again where they are read
             found = {}
         return (*STEMS, *(stem for stem in found if stem not in (None, MIXTURE, *STEMS)))
 
-    def estimate(self, song: SongFolder, sound: SongSound) -> Estimates:
-        return read_estimates(self._folder, song, sound, self._alone, self._tolerance)
+    def estimate(song: SongFolder, sound: SongSound) -> Estimates:
+        return read_estimates(folder, song, sound, alone, tolerance)
+
+    return Row(name, "estimates", f"stems in {folder}", estimate, gives, {"folder": str(folder)})
+
+
+def _baseline(name: str, definition: str, estimate: Callable[[SongSound], dict[str, Array]], **facts: str) -> Row:
+    """Estimates from the song alone, or from the truth."""
+    return Row(name, "baseline", definition, lambda song, sound: Estimates(estimate(sound)), facts=facts)
 
 
 def floor(chosen: Collection[str]) -> Iterator[Row]:
@@ -133,7 +102,7 @@ def floor(chosen: Collection[str]) -> Iterator[Row]:
     }
     for name, (definition, estimate) in known.items():
         if name in chosen:
-            yield Baseline(RowInfo(name, "baseline", definition), estimate)
+            yield _baseline(name, definition, estimate)
 
 
 def ceilings(chosen: Collection[str], configs: Sequence[ModelConfig]) -> Iterator[Row]:
@@ -157,8 +126,8 @@ def ceilings(chosen: Collection[str], configs: Sequence[ModelConfig]) -> Iterato
         }
         for name, (kind, formula) in kinds.items():
             if name in chosen:
-                info = RowInfo(name + suffix, "baseline", f"{formula}, at {where}", {"stft": where})
-                yield Baseline(info, partial(_ideal, config, kind))
+                estimate = partial(_ideal, config, kind)
+                yield _baseline(name + suffix, f"{formula}, at {where}", estimate, stft=where)
 
 
 def _ideal(config: ModelConfig, kind: Literal["ratio", "phase"], song: SongSound) -> dict[str, Array]:

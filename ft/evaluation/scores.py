@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.errors import ConfigError
-from ft.metrics import BssReferences, l1_freq, sdr, si_sdr
-from ft.metrics.spectral import bleedless_fullness_of, log_frequency_l1_of, mel_levels
+from ft.metrics import BssReferences, bleedless_fullness, l1_freq, log_frequency_l1, mel_levels, sdr, si_sdr
 from ft.stems import STEMS
 
 Array = NDArray[np.float32]
@@ -32,77 +31,60 @@ class Metric:
     definition: str
 
 
-METRICS = {
-    "sdr": Metric(
+_ERRATIC = "of BSSEval v4, as v4_sdr; erratic for stems of a limited band, as museval's"
+_DEFINITIONS: dict[str, tuple[str, Literal["dB", "0-100"], str]] = {
+    "sdr": (
         "SDR",
         "dB",
-        "higher",
         "global signal-to-distortion ratio: 10 log10 of the reference's energy over the error's, over the whole song "
         "and all channels at once, 1e-10 added to both (Music Demixing Challenge 2021; MSST's sdr)",
     ),
-    "si_sdr": Metric(
+    "si_sdr": (
         "SI-SDR",
         "dB",
-        "higher",
         "scale-invariant SDR (Le Roux et al. 2019): as sdr, with the reference scaled to be the projection of the "
         "estimate on it, one factor for all channels, mean not removed",
     ),
-    "v4_sdr": Metric(
+    "v4_sdr": (
         "v4 SDR",
         "dB",
-        "higher",
         "BSSEval v4 as museval: median over windows of 1 s, hop 1 s, of the image SDR of vocals and instrumental, "
         "of others among all but the instrumental, filters of 512 samples of the whole song; windows in which a "
         "reference or an estimate is silent do not count",
     ),
-    "v4_isr": Metric(
-        "v4 ISR",
-        "dB",
-        "higher",
-        "image-to-spatial-distortion ratio of BSSEval v4, as v4_sdr; erratic for stems of a limited band, as museval's",
-    ),
-    "v4_sir": Metric(
-        "v4 SIR",
-        "dB",
-        "higher",
-        "signal-to-interference ratio of BSSEval v4, as v4_sdr; erratic for stems of a limited band, as museval's",
-    ),
-    "v4_sar": Metric(
-        "v4 SAR",
-        "dB",
-        "higher",
-        "signal-to-artifacts ratio of BSSEval v4, as v4_sdr; erratic for stems of a limited band, as museval's",
-    ),
-    "v3_sdr": Metric(
+    "v4_isr": ("v4 ISR", "dB", f"image-to-spatial-distortion ratio {_ERRATIC}"),
+    "v4_sir": ("v4 SIR", "dB", f"signal-to-interference ratio {_ERRATIC}"),
+    "v4_sar": ("v4 SAR", "dB", f"signal-to-artifacts ratio {_ERRATIC}"),
+    "v3_sdr": (
         "v3 SDR",
         "dB",
-        "higher",
         "BSSEval v3 as mir_eval's bss_eval_sources without permutation: SDR of the whole song with filters of 512 "
         "samples, of stems as in v4_sdr, mixed down to one channel (the mean)",
     ),
-    "v3_sir": Metric("v3 SIR", "dB", "higher", "signal-to-interference ratio of BSSEval v3, as v3_sdr"),
-    "v3_sar": Metric("v3 SAR", "dB", "higher", "signal-to-artifacts ratio of BSSEval v3, as v3_sdr"),
-    "l1_freq": Metric(
+    "v3_sir": ("v3 SIR", "dB", "signal-to-interference ratio of BSSEval v3, as v3_sdr"),
+    "v3_sar": ("v3 SAR", "dB", "signal-to-artifacts ratio of BSSEval v3, as v3_sdr"),
+    "l1_freq": (
         "L1 freq",
         "0-100",
-        "higher",
         "MSST's l1_freq: 100 / (1 + 10 d), d the mean absolute difference of STFT magnitudes (n_fft 2048, hop 1024, no "
         "window function)",
     ),
-    "log_frequency_l1": Metric(
+    "log_frequency_l1": (
         "log-f L1",
         "dB",
-        "lower",
         "mean absolute difference in dB of the 512 mel bands that bleedless and fullness take, all of them",
     ),
-    "bleedless": Metric(
+    "bleedless": (
         "bleedless",
         "0-100",
-        "higher",
         "MSST's bleedless: 100 / (1 + d), d the mean in dB by which mel bands (512, n_fft 4096, hop 1024, floor 80 dB "
         "below the peak) are louder than the reference's, over those that are",
     ),
-    "fullness": Metric("fullness", "0-100", "higher", "MSST's fullness: as bleedless, over the bands that are quieter"),
+    "fullness": ("fullness", "0-100", "MSST's fullness: as bleedless, over the bands that are quieter"),
+}
+METRICS = {
+    name: Metric(title, unit, "lower" if name == "log_frequency_l1" else "higher", definition)
+    for name, (title, unit, definition) in _DEFINITIONS.items()
 }
 """Holds the metrics by their names in the JSON."""
 
@@ -193,9 +175,9 @@ class SongScorer:
             if stem not in self._levels:
                 self._levels[stem] = mel_levels(target, self.sample_rate)
             levels = mel_levels(estimate, self.sample_rate)
-            bleedless, fullness = bleedless_fullness_of(levels, self._levels[stem])
+            bleedless, fullness = bleedless_fullness(levels, self._levels[stem])
             found = {"bleedless": bleedless, "fullness": fullness}
-            found["log_frequency_l1"] = log_frequency_l1_of(levels, self._levels[stem])
+            found["log_frequency_l1"] = log_frequency_l1(levels, self._levels[stem])
             result.scores |= {name: value for name, value in found.items() if name in wanted}
 
     def _score_together(self, estimates: Mapping[str, Array], results: dict[str, StemScores]) -> None:

@@ -6,9 +6,9 @@ take (references, estimates) of all sources, because what is interference hangs 
 
 from __future__ import annotations
 
-from ft.metrics.bss import BssReferences, BssScores, BssWindows, bss_eval, bss_eval_v4, museval_sdr
+from ft.metrics.bss import BssReferences, BssScores, BssWindows, bss_eval, bss_eval_v4
 from ft.metrics.energy import sdr, si_sdr
-from ft.metrics.spectral import bleedless_fullness, l1_freq, log_frequency_l1
+from ft.metrics.spectral import bleedless_fullness, l1_freq, log_frequency_l1, mel_levels
 
 __all__ = [
     "BssReferences",
@@ -19,7 +19,7 @@ __all__ = [
     "bss_eval_v4",
     "l1_freq",
     "log_frequency_l1",
-    "museval_sdr",
+    "mel_levels",
     "sdr",
     "si_sdr",
 ]

@@ -17,6 +17,7 @@ the figures are the same (`tests/test_bss.py`).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,12 +93,12 @@ class BssReferences:
         every, own = self._filters(estimates)
         sdr, sir, sar = np.empty((3, sources, sources))  # each (estimate, reference)
         for estimate in range(sources):
-            wanted = range(sources) if permute else (estimate,)
+            wanted: Sequence[int] = range(sources) if permute else (estimate,)
             energies = self._whole_energies(estimates[estimate], every[estimate], own[estimate], wanted)
-            for reference, energy in zip(wanted, energies, strict=True):
-                sdr[estimate, reference] = _decibels(energy.own, energy.beside_own)
-                sir[estimate, reference] = _decibels(energy.own, energy.interference)
-                sar[estimate, reference] = _decibels(energy.all, energy.artifacts)
+            for reference, (by_own, by_all, beside_own, interference, artifacts) in zip(wanted, energies, strict=True):
+                sdr[estimate, reference] = _decibels(by_own, beside_own)
+                sir[estimate, reference] = _decibels(by_own, interference)
+                sar[estimate, reference] = _decibels(by_all, artifacts)
         orders = list(itertools.permutations(range(sources))) if permute else [tuple(range(sources))]
         index = np.arange(sources)
         best = max(orders, key=lambda order: float(np.mean(sir[list(order), index])))
@@ -161,10 +162,12 @@ class BssReferences:
             own[:, source] = solved.T.reshape(sources, channels, channels, length)
         return every, own
 
-    def _whole_energies(
-        self, estimate: NDArray, every: Float, own: Float, wanted: range | tuple[int, ...]
-    ) -> list[_Energies]:
-        """Sums the parts of one estimate (channels, samples) over all samples and the tail of the filters."""
+    def _whole_energies(self, estimate: NDArray, every: Float, own: Float, wanted: Sequence[int]) -> list[list[float]]:
+        """Sums the parts of one estimate (channels, samples) over all samples and the tail of the filters.
+
+        Returns:
+            For each wanted source: own, all, the estimate beside its own, interference and artifacts.
+        """
         _, channels, samples = self.references.shape
         sums = np.zeros((len(wanted), 5))
         spectra_all, spectra_own = np.fft.rfft(every, _BLOCK_FFT), np.fft.rfft(own, _BLOCK_FFT)
@@ -180,16 +183,8 @@ class BssReferences:
                 parts = (by_own, by_all, ours - by_own, by_all - by_own, ours - by_all)
                 # Not by BLAS, whose threads wait for each other longer than this takes.
                 sums[row] += [np.einsum("cs,cs->", each, each) for each in parts]
-        return [_Energies(*row) for row in sums.tolist()]
-
-
-@dataclass(frozen=True)
-class _Energies:
-    own: float
-    all: float
-    beside_own: float
-    interference: float
-    artifacts: float
+        energies: list[list[float]] = sums.tolist()
+        return energies
 
 
 def bss_eval(references: ArrayLike, estimates: ArrayLike) -> BssScores:
@@ -219,19 +214,6 @@ def bss_eval_v4(references: ArrayLike, estimates: ArrayLike, window: int, hop: i
         ValueError: other shapes, values that are not finite, or a silent reference or estimate.
     """
     return BssReferences(references).v4(estimates, window, hop or window)
-
-
-def museval_sdr(references: ArrayLike, estimates: ArrayLike, sample_rate: int) -> Float:
-    """The SDR that MUSDB18's papers give of a song: the median over windows of a second of that of `bss_eval_v4`.
-
-    Args:
-        references, estimates: (sources, channels, samples).
-    Returns:
-        (sources,), NaN where no window has sound in all of them.
-    Raises:
-        ValueError: as `bss_eval_v4`.
-    """
-    return bss_eval_v4(references, estimates, sample_rate).medians()["sdr"]
 
 
 def fast_length(length: int) -> int:

@@ -36,7 +36,9 @@ def l1_freq(estimate: ArrayLike, target: ArrayLike) -> float:
     Raises:
         ValueError: different shapes.
     """
-    ours, true = _pair(estimate, target)
+    ours, true = np.asarray(estimate, np.float32), np.asarray(target, np.float32)
+    if ours.shape != true.shape or ours.ndim != 2 or 0 in ours.shape:
+        raise ValueError(f"estimate of shape {ours.shape}, target of {true.shape}; expected one (channels, samples)")
     total, count = 0.0, 0
     for mine, right in zip(_magnitudes(ours, "l1"), _magnitudes(true, "l1"), strict=True):
         total += float(np.sum(np.abs(mine - right), dtype=np.float64))
@@ -44,24 +46,12 @@ def l1_freq(estimate: ArrayLike, target: ArrayLike) -> float:
     return 100 / (1 + 10 * total / count)
 
 
-def bleedless_fullness(estimate: ArrayLike, target: ArrayLike, sample_rate: int = 44100) -> tuple[float, float]:
-    """MSST's `bleedless` and `fullness`, each 0 to 100.
+def bleedless_fullness(estimate: Array, target: Array) -> tuple[float, float]:
+    """MSST's `bleedless` and `fullness`, each 0 to 100, of two sounds by their `mel_levels`; MSST takes 44100 Hz.
 
     100 / (1 + d), where d is the mean in dB by which bands of the estimate are louder (bleedless) or quieter
     (fullness) than those of the target, over the bands that are so.
-
-    Args:
-        estimate, target: (channels, samples).
-        sample_rate: in Hz; MSST always takes 44100.
-    Raises:
-        ValueError: different shapes.
     """
-    ours, true = _pair(estimate, target)
-    return bleedless_fullness_of(mel_levels(ours, sample_rate), mel_levels(true, sample_rate))
-
-
-def bleedless_fullness_of(estimate: Array, target: Array) -> tuple[float, float]:
-    """Gives `bleedless_fullness` of two sounds by their `mel_levels`."""
     difference = estimate - target
     louder, quieter = difference[difference > 0], difference[difference < 0]
     excess = float(louder.mean(dtype=np.float64)) if louder.size else 0.0
@@ -69,22 +59,8 @@ def bleedless_fullness_of(estimate: Array, target: Array) -> tuple[float, float]
     return 100 / (1 + excess), 100 / (1 + lack)
 
 
-def log_frequency_l1(estimate: ArrayLike, target: ArrayLike, sample_rate: int = 44100) -> float:
-    """The mean absolute difference in dB of levels on a logarithmic axis of frequency; 0 is the best.
-
-    Of the bands that `bleedless_fullness` takes, all of them together.
-
-    Args:
-        estimate, target: (channels, samples).
-    Raises:
-        ValueError: different shapes.
-    """
-    ours, true = _pair(estimate, target)
-    return log_frequency_l1_of(mel_levels(ours, sample_rate), mel_levels(true, sample_rate))
-
-
-def log_frequency_l1_of(estimate: Array, target: Array) -> float:
-    """Gives `log_frequency_l1` of two sounds by their `mel_levels`."""
+def log_frequency_l1(estimate: Array, target: Array) -> float:
+    """The mean absolute difference in dB of two sounds' `mel_levels`, all bands together; 0 is the best."""
     return float(np.mean(np.abs(estimate - target), dtype=np.float64))
 
 
@@ -130,11 +106,3 @@ def _magnitudes(waveform: Array, kind: Literal["l1", "mel"]) -> Iterator[Array]:
         # The factor is asked for and undone because NumPy is several times faster so; see `ft.dsp.spectra`.
         block = frames[:, start : start + _FRAMES] * (window * np.float32(n_fft))
         yield np.abs(np.fft.rfft(block, norm="forward")).astype(np.float32, copy=False)
-
-
-def _pair(estimate: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
-    """Both in single precision. Raises ValueError."""
-    ours, true = np.asarray(estimate, np.float32), np.asarray(target, np.float32)
-    if ours.shape != true.shape or ours.ndim != 2 or 0 in ours.shape:
-        raise ValueError(f"estimate of shape {ours.shape}, target of {true.shape}; expected one (channels, samples)")
-    return ours, true

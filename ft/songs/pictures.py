@@ -9,15 +9,13 @@ for a song of any length, and so is what is kept for it: in a longer song each c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft.dsp import BlockQueue, StreamingStft, magnitude
-from ft.errors import ConfigError
-from ft.plots import DECIBELS, HOP_LENGTH, MASK, N_FFT, decibels, mean_power, save_panels
+from ft.plots import DECIBELS, HOP_LENGTH, MASK, N_FFT, check_matplotlib, decibels, mean_power, save_panels
 from ft.songs.parts import part_of, told
 
 Array = NDArray[np.float32]
@@ -71,8 +69,7 @@ class Pictures:
         Raises:
             ConfigError: matplotlib is not installed.
         """
-        if find_spec("matplotlib") is None:
-            raise ConfigError("`images`: pictures need matplotlib: pip install 'frame-transformer[plots]'")
+        check_matplotlib()
         self.files = dict(files)
         self._rate = sample_rate
         self._peak = 0.0
