@@ -15,7 +15,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,8 +71,7 @@ class Bar:
 
     def as_dict(self) -> Found:
         figure = None if self.figure is None else float(f"{self.figure:.4g}")
-        found = {"name": self.name, "figure": figure, "kind": self.kind, "limit": self.limit, "unit": self.unit}
-        return {**found, "met": self.met, "note": self.note}
+        return {**asdict(self), "figure": figure, "met": self.met}
 
     def as_line(self) -> str:
         figure = "nothing" if self.figure is None else f"{self.figure:.4g}"
@@ -124,13 +123,11 @@ def window_bars(rows: Sequence[Found], default: str) -> Iterator[Bar]:
     for (name, limit), candidates in chosen.items():
         right = [row for row in candidates if row["status"] == "ok"]
         best = min(right, key=lambda row: row["latency_ms"]["median"], default=None)
-        name = f"{name} against the plain implementation, one window"
-        if best is None or plain is None:
-            yield Bar(name, None, "at least", limit, "x", _why([*baseline, *candidates]))
-            continue
-        figure = plain["latency_ms"]["median"] / best["latency_ms"]["median"]
-        note = best["engine"] + ("" if best["snr_db"] is None else f", {best['snr_db']:.0f} dB")
-        yield Bar(name, figure, "at least", limit, "x", note)
+        figure, note = None, _why([*baseline, *candidates])
+        if best is not None and plain is not None:
+            figure = plain["latency_ms"]["median"] / best["latency_ms"]["median"]
+            note = best["engine"] + ("" if best["snr_db"] is None else f", {best['snr_db']:.0f} dB")
+        yield Bar(f"{name} against the plain implementation, one window", figure, "at least", limit, "x", note)
 
 
 def _why(rows: Iterable[Found]) -> str:
@@ -183,22 +180,18 @@ def engine_bars(model: str, whole: Found | WorkerError, shipped: Sequence[Found 
         whole: Its row of file to files, or why there is none.
         shipped: Those of the shipped model, the first by the default engine.
     """
-    yield _ratio_bar(model, whole, 1.18)
-    yield _ratio_bar("shipped model", shipped[0], 1.6)
+    figure: float | None
+    for name, row, limit in ((model, whole, 1.18), ("shipped model", shipped[0], 1.6)):
+        figure, note = None, f"failed: {row}"
+        if not isinstance(row, WorkerError):
+            figure, note = row["ratio_to_engine"], row["engine"]
+        yield Bar(f"{name}: ft separate against its engine alone", figure, "at most", limit, "x", note)
     measured = [row for row in shipped if not isinstance(row, WorkerError)]
-    best = max(measured, key=lambda row: row["times_real_time"], default=None)
-    name, unit = "shipped model: file to files", "x real time"
-    if best is None:
-        yield Bar(name, None, "at least", 40, unit, "; ".join(f"failed: {row}" for row in shipped))
-    else:
-        yield Bar(name, best["times_real_time"], "at least", 40, unit, f"{best['engine']} {best['precision']}")
-
-
-def _ratio_bar(model: str, row: Found | WorkerError, limit: float) -> Bar:
-    name = f"{model}: ft separate against its engine alone"
-    if isinstance(row, WorkerError):
-        return Bar(name, None, "at most", limit, "x", f"failed: {row}")
-    return Bar(name, row["ratio_to_engine"], "at most", limit, "x", row["engine"])
+    figure, note = None, "; ".join(f"failed: {row}" for row in shipped)
+    if measured:
+        best = max(measured, key=lambda row: row["times_real_time"])
+        figure, note = best["times_real_time"], f"{best['engine']} {best['precision']}"
+    yield Bar("shipped model: file to files", figure, "at least", 40, "x real time", note)
 
 
 def _attempt(file: ModelFile, song: Path, rounds: int, runtime: str = "auto") -> Found | WorkerError:

@@ -14,13 +14,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import rows as table
-from bench.machine import describe_machine, describe_versions, device_memory_mb, load_average, today
+from bench.machine import describe_machine, describe_versions, device_memory_mb, load_average
 from bench.rows import Contender, ModelFile, Rate
 from bench.runners import Array, Spec
 from bench.worker import Worker, WorkerError, fresh_compilations, in_turn
@@ -74,7 +75,7 @@ def compare(
     return {
         "machine": describe_machine(),
         "versions": describe_versions(),
-        "date": today(),
+        "date": date.today().isoformat(),
         "load": load_average(),
         "rounds": rounds,
         "rates": [_middle(rate, each) for rate, each in rates.items()],

@@ -229,27 +229,20 @@ def _write(path: Path, value: Any) -> None:
 @click.option("--only", multiple=True, help="Rows to run, by name; repeatable. [default: all]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the results there.")
-def main(
-    contest: Path,
-    output: Path,
-    seconds: float | None,
-    steps: int | None,
-    only: tuple[str, ...],
-    device: str,
-    report: Path | None,
-) -> None:
+def main(seconds: float | None, steps: int | None, **chosen: Any) -> None:
     """Train and score the rows of CONTEST, then print the table."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if (seconds is None) == (steps is None):
         raise click.UsageError("one of --seconds and --steps is needed")
     try:
-        found = run_contest(contest, output, seconds, steps, only, device, report)
+        found = run_contest(seconds=seconds, steps=steps, **chosen)
     except FtError as error:
         raise click.ClickException(str(error)) from error
     print(table(found))
 
 
 def run_contest(
+    *,
     contest: Path,
     output: Path,
     seconds: float | None,

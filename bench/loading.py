@@ -33,7 +33,6 @@ from ft.train_config import Cache, TrainConfig, train_config_from_yaml
 
 GOAL = 60
 """Examples per second and core."""
-LARGEST_SHARE = 0.05
 SECONDS = 6.0
 
 

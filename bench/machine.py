@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import sys
-from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,6 @@ def describe_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def today() -> str:
-    return date.today().isoformat()
 
 
 def load_average() -> float | None:

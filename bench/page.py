@@ -128,25 +128,24 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 
 def _row(row: Found, columns: int) -> list[str]:
-    head = [row["engine"], row["precision"], row["device"], str(row["batch"])]
-    if row["status"] != "ok":
-        snr = "" if row.get("snr_db") is None else number(row["snr_db"])
-        told = "**WRONG**" if row["status"] == "wrong" else f"failed: {row['reason']}"
-        cells = [*head, told, "", "", "", "", snr, ""]
-        return cells + [""] * (columns - len(cells))
-    latency = row["latency_ms"]
-    cells = [
-        *head,
-        number(latency["median"]),
-        number(latency["p95"]),
-        number(row["times_real_time"]),
-        number(row["first_output_seconds"]),
-        str(row["peak_ram_mb"]),
-        number(row["snr_db"]),
-        _share(row["matmul_share"]),
-    ]
-    memory = row.get("device_memory_mb")
-    return [*cells, "" if memory is None else str(memory), _share(row.get("bandwidth_share"))][:columns]
+    """A row has no figures, but for the SNR, where it is wrong or failed."""
+    latency = row.get("latency_ms", {})
+    told = {"ok": number(latency.get("median")), "wrong": "**WRONG**", "failed": f"failed: {row.get('reason')}"}
+    return [
+        row["engine"],
+        row["precision"],
+        row["device"],
+        str(row["batch"]),
+        told[row["status"]],
+        number(latency.get("p95")),
+        number(row.get("times_real_time")),
+        number(row.get("first_output_seconds")),
+        str(row.get("peak_ram_mb", "")),
+        number(row.get("snr_db")),
+        _share(row.get("matmul_share")),
+        "" if row.get("device_memory_mb") is None else str(row["device_memory_mb"]),
+        _share(row.get("bandwidth_share")),
+    ][:columns]
 
 
 def _bar(bar: Found) -> list[str]:
@@ -165,15 +164,12 @@ def _end_to_end(row: Found) -> list[str]:
 
 
 def _unusable(rows: Sequence[Found]) -> dict[str, list[str]]:
-    """Rows that cannot run, by reason."""
-    found: dict[str, list[str]] = {}
+    """Rows that cannot run, each once, by reason."""
+    found: dict[str, dict[str, None]] = {}
     for row in rows:
         if row["status"] == "unusable":
-            name = f"{row['engine']} {row['precision']} on {row['device']}"
-            names = found.setdefault(row["reason"], [])
-            if name not in names:
-                names.append(name)
-    return found
+            found.setdefault(row["reason"], {})[f"{row['engine']} {row['precision']} on {row['device']}"] = None
+    return {reason: list(names) for reason, names in found.items()}
 
 
 def short_table(reports: Sequence[Found]) -> str:
@@ -237,21 +233,18 @@ def _share(value: float | None) -> str:
 def main() -> None:
     """Writes the page, the pictures and the table."""
     try:
-        _write()
+        reports = read_reports()
+        before = README.read_text(encoding="utf-8")
+        after = fill_readme(before, short_table(reports))
     except FtError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _write() -> None:
-    reports = read_reports()
-    before = README.read_text(encoding="utf-8")
-    after = fill_readme(before, short_table(reports))
     with atomic_write(PAGE) as part:
         part.write_text(page(reports), encoding="utf-8")
     print(PAGE)
     for name, group in machines(reports).items():
-        save_picture(PAGE.parent / picture_name(name), group)
-        print(PAGE.parent / picture_name(name))
+        picture = PAGE.parent / picture_name(name)
+        save_picture(picture, group)
+        print(picture)
     if after != before:
         with atomic_write(README) as part:
             part.write_text(after, encoding="utf-8")

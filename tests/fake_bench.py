@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import compare, machine, worker
+from bench import compare, worker
 from bench.rows import ModelFile
 from bench.runners import Runner, Spec
 from bench.worker import Worker, WorkerError
@@ -99,11 +99,70 @@ def lower(model: ModelFile, precision: str) -> ModelFile:
     return dataclasses.replace(model, precision=precision, path=path, name=Path(path).name)
 
 
-EMPTY_REPORT = {
-    "machine": machine.describe_machine(),
-    "versions": {},
-    "date": "2026-01-01",
-    "command": "ft bench",
+EMPTY_REPORT: dict[str, Any] = {
+    "machine": {
+        "name": "Test CPU, 2 cores",
+        "cpu": "Test CPU",
+        "features": ["avx2"],
+        "cores": 2,
+        "memory_gb": 8.0,
+        "gpus": [],
+        "driver": None,
+        "system": "Linux",
+    },
+    "versions": {"torch": "2.13"},
+    "date": "2026-01-02",
+    "command": "ft bench default",
+    "load": 0.1,
+    "rounds": 10,
     "rates": [],
     "rows": [],
 }
+
+
+def timed_row(engine: str, precision: str = "fp32", speed: float = 10.0, **values: Any) -> dict[str, Any]:
+    """A row that ran."""
+    return {
+        "model": "shipped",
+        "engine": engine,
+        "precision": precision,
+        "device": "cpu",
+        "batch": 1,
+        "frames": 256,
+        "status": "ok",
+        "latency_ms": {"median": 1000 / speed, "p95": 1234.5, "best": 1.0},
+        "times_real_time": speed,
+        "runs": 10,
+        "first_output_seconds": 0.5,
+        "peak_ram_mb": 321,
+        "device_memory_mb": None,
+        "snr_db": 101.0,
+        "matmul_share": 0.5,
+        "bandwidth_share": None,
+        **values,
+    }
+
+
+def row_without_time(engine: str, precision: str = "fp32", **values: Any) -> dict[str, Any]:
+    """A row with what is known before it runs, and what else is given."""
+    head = ("model", "engine", "precision", "device", "batch", "frames")
+    return {**{key: timed_row(engine, precision)[key] for key in head}, **values}
+
+
+WRONG = {"status": "wrong", "reason": "its mask has 1.5 dB", "snr_db": 1.5}
+
+
+def song_row(engine: str, speed: float, ratio: float) -> dict[str, Any]:
+    """A separation from file to files."""
+    return {
+        "model": "m",
+        "engine": engine,
+        "precision": "fp32",
+        "device": "cpu",
+        "sample_rate": 44100,
+        "audio_seconds": 60.0,
+        "seconds": 60 / speed,
+        "times_real_time": speed,
+        "ratio_to_engine": ratio,
+        "shares": {"decode": 0.1, "network": 0.9},
+    }

@@ -3,75 +3,28 @@
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from click.testing import CliRunner
+from fake_bench import EMPTY_REPORT, WRONG, row_without_time, timed_row
 
 from bench import page, picture
 from bench.rows import judge
 from ft.errors import ConfigError
 
-
-def read_description(path: Path) -> str:
-    """The text `Description` of a PNG."""
-    data, position = path.read_bytes(), 8
-    while position < len(data):
-        (length,) = struct.unpack(">I", data[position : position + 4])
-        kind, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
-        if kind == b"tEXt" and body.startswith(b"Description\0"):
-            return body.partition(b"\0")[2].decode()
-        assert zlib.crc32(kind + body) == struct.unpack(">I", data[position + 8 + length : position + 12 + length])[0]
-        position += 12 + length
-    return ""
-
-
-def row(engine: str, precision: str = "fp32", speed: float = 10.0, **values: Any) -> dict[str, Any]:
-    return {
-        "model": "shipped",
-        "engine": engine,
-        "precision": precision,
-        "device": "cpu",
-        "batch": 1,
-        "frames": 256,
-        "status": "ok",
-        "latency_ms": {"median": 1000 / speed, "p95": 1234.5, "best": 1.0},
-        "times_real_time": speed,
-        "runs": 10,
-        "first_output_seconds": 0.5,
-        "peak_ram_mb": 321,
-        "device_memory_mb": None,
-        "snr_db": 101.0,
-        "matmul_share": 0.5,
-        "bandwidth_share": None,
-        **values,
-    }
-
-
-WRONG = {"status": "wrong", "reason": "its mask has 1.5 dB", "snr_db": 1.5}
 NO_GPU = {"status": "unusable", "reason": "no GPU found", "device": "cuda", "batch": None, "frames": None}
 
 
-def without_time(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("latency_ms", "times_real_time")}
+def read_description(path: Path) -> str:
+    with PIL.Image.open(path) as image:
+        return image.info["Description"]
 
 
 def report(*rows: dict[str, Any], **values: Any) -> dict[str, Any]:
-    machine = {
-        "name": "Test CPU, 2 cores",
-        "cpu": "Test CPU",
-        "features": ["avx2"],
-        "cores": 2,
-        "memory_gb": 8.0,
-        "gpus": [],
-        "driver": None,
-        "system": "Linux",
-    }
-    common = {"machine": machine, "versions": {"torch": "2.13"}, "date": "2026-01-02", "command": "ft bench default"}
-    return {**common, "load": 0.1, "rounds": 10, "rates": [], "rows": list(rows), **values}
+    return {**EMPTY_REPORT, "rows": list(rows), **values}
 
 
 BAR = {"kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""}
@@ -80,12 +33,12 @@ BAR = {"kind": "at least", "limit": 2, "unit": "x", "met": False, "note": ""}
 @pytest.fixture
 def sample() -> dict[str, Any]:
     return report(
-        row("onnxruntime", speed=40),
-        row("torch", speed=20),
-        row("onnxruntime", speed=400, batch=4),
-        without_time(row("torch-compile", **WRONG)),
-        without_time(row("tensorrt", **NO_GPU)),
-        without_time(row("torch", **NO_GPU)),
+        timed_row("onnxruntime", speed=40),
+        timed_row("torch", speed=20),
+        timed_row("onnxruntime", speed=400, batch=4),
+        row_without_time("torch-compile", **WRONG),
+        row_without_time("tensorrt", **NO_GPU),
+        row_without_time("torch", **NO_GPU),
         bars=[
             {**BAR, "name": "quick", "figure": 1.5},
             {**BAR, "name": "none", "figure": None, "note": "a|b"},
@@ -147,7 +100,7 @@ def test_wrong_rows_have_no_time_and_unusable_ones_a_reason(sample):
 
 def test_a_model_that_is_not_measured_here_is_on_the_page_with_the_reason():
     waveforms = {"model": "wave.onnx", "status": "unusable", "reason": "takes waveforms", "batch": None, "frames": None}
-    lines = page.page([report(row("onnxruntime"), without_time(row("onnxruntime", **waveforms)))]).splitlines()
+    lines = page.page([report(timed_row("onnxruntime"), row_without_time("onnxruntime", **waveforms))]).splitlines()
     start = lines.index("**wave.onnx**")
     assert lines[start + 2] == "Cannot run here: onnxruntime fp32 on cpu: takes waveforms"
 
@@ -164,9 +117,9 @@ def test_short_table_has_single_windows_with_the_fastest_first(sample):
 def test_a_gpu_has_its_columns_and_its_best_batch():
     gpu = {"device": "cuda:0", "device_memory_mb": 900, "bandwidth_share": 0.25}
     found = report(
-        row("torch", speed=100, **gpu),
-        row("torch", "fp16", speed=300, **gpu),
-        row("torch", "fp16", 500, batch=4, **gpu),
+        timed_row("torch", speed=100, **gpu),
+        timed_row("torch", "fp16", speed=300, **gpu),
+        timed_row("torch", "fp16", 500, batch=4, **gpu),
     )
     assert "| 50% | 900 | 25% |" in page.page([found])
     assert "| shipped | torch, cuda:0 | fp16 | 500 | 5.00 | 101 dB |" in page.short_table([found])

@@ -65,6 +65,7 @@ def of_the_truth(songs, **changes):
 
 
 def test_instrumental_is_the_sum_of_the_other_stems(songs, stems):
+    (songs / "again").symlink_to(songs)  # a circle, which ends
     found = find_song_folders([songs, songs / "test/One"])
     assert [song.name for song in found] == ["test/One", "test/Two"]
     one, two = (read_song(song.path) for song in found)
@@ -436,11 +437,6 @@ def test_picture_and_table_show_the_same(songs, monkeypatch, tmp_path):
     assert [label.split(",")[0] for label in drawn] == ["SDR", "v4 SIR"]
     assert "v4 SIR" in "\n".join(report_lines(found))
     assert shown_metrics(tuple(METRICS)) == list(SHOWN)
-
-
-def test_links_in_a_circle_end(songs):
-    (songs / "again").symlink_to(songs)
-    assert [song.name for song in find_song_folders([songs])] == ["test/One", "test/Two"]
 
 
 def test_interrupted_run_tells_what_was_done(songs):

