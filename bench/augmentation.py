@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
+import timeit
 from collections.abc import Callable
 
 import click
@@ -56,12 +57,7 @@ def rows(waveform: Waveform) -> dict[str, Callable[[], object]]:
 def milliseconds(work: Callable[[], object], rounds: int) -> float:
     """Measures processor time, the least of so many runs, after one that is not counted."""
     work()
-    times = []
-    for _ in range(rounds):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return 1000 * min(times)
+    return 1000 * min(timeit.repeat(work, timer=time.process_time, number=1, repeat=rounds))
 
 
 @click.command()

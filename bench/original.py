@@ -69,7 +69,7 @@ def separate_in_both_ways(
         workers.pop(name).close()
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        saved = Path(folder) / "stems.npy"
+        saved = str(Path(folder) / "stems.npy")
         for name, spec in specs.items():
             workers[name] = worker = stack.enter_context(Worker(spec))
             try:
@@ -81,7 +81,7 @@ def separate_in_both_ways(
             except WorkerError as error:
                 leave(name, error)
         calls: dict[str, Callable[[], float]] = {
-            name: partial(_plain_seconds, worker, saved) if name == PLAIN else partial(worker.seconds, warm=0)
+            name: partial(worker.seconds, warm=0, save=saved if name == PLAIN else None)
             for name, worker in workers.items()
         }
         compared = PLAIN in calls and len(calls) > 1
@@ -89,7 +89,3 @@ def separate_in_both_ways(
         if PLAIN in times:
             stems[PLAIN] = dict(zip(model.config.all_stems, np.load(saved), strict=True))
     return Songs({name: statistics.median(values) for name, values in times.items()}, stems, failures)
-
-
-def _plain_seconds(worker: Worker, saved: Path) -> float:
-    return float(worker.ask("run", save=str(saved))["seconds"])

@@ -83,9 +83,9 @@ class Worker:
             raise WorkerError(answer["error"])
         return answer
 
-    def seconds(self, warm: int = 1) -> float:
-        """One timed run, after `warm` runs that are not. Raises WorkerError."""
-        return float(self.ask("run", warm=warm)["seconds"])
+    def seconds(self, warm: int = 1, save: str | None = None) -> float:
+        """One timed run, after `warm` runs that are not; see `_Handler.run`. Raises WorkerError."""
+        return float(self.ask("run", warm=warm, save=save)["seconds"])
 
     def __enter__(self) -> Self:
         return self

@@ -111,24 +111,21 @@ def test_a_song_of_another_rate_is_as_long(tmp_path):
     assert (info.samplerate, info.frames) == (48000, 3 * 48000)
 
 
-def test_speed_prints_a_table_and_json(monkeypatch, tiny_onnx):
+def test_speed_is_that_of_the_model_or_of_what_ft_separate_takes(monkeypatch, tiny_onnx):
     """File to files in processes of their own."""
     monkeypatch.setattr(speed, "use_cores", lambda count: None)
-    arguments = ["--engine", str(tiny_onnx), "--rounds", "1", "--seconds", "1"]
-    result = CliRunner().invoke(speed.main, arguments)
-    assert result.exit_code == 0, result.output
-    row = json.loads(result.stdout.splitlines()[-1])
-    assert row["engine"] == "onnxruntime" and row["times_real_time"] > 0 and row["ratio_to_engine"] > 1
-    check_report(tiny_onnx, {**EMPTY_REPORT, "end_to_end": [row]})
-
-
-def test_without_a_model_the_speed_is_that_of_what_ft_separate_takes(monkeypatch):
-    monkeypatch.setattr(speed, "use_cores", lambda count: None)
-    result = CliRunner().invoke(speed.main, ["--device", "cpu", "--rounds", "1", "--seconds", "1"])
-    assert result.exit_code == 0, result.output
-    row = json.loads(result.stdout.splitlines()[-1])
     suits, precision = (INT8_MODEL, "int8") if int8_products() else (FP32_MODEL, "fp32 (fp16 weights)")
-    assert (row["model"], row["precision"]) == (model_path(suits).name, precision)
+    for more, name, computes in (
+        (["--engine", tiny_onnx], tiny_onnx.name, "fp32"),
+        ([], model_path(suits).name, precision),
+    ):
+        arguments = ["--device", "cpu", "--rounds", "1", "--seconds", "1", *(str(each) for each in more)]
+        result = CliRunner().invoke(speed.main, arguments)
+        assert result.exit_code == 0, result.output
+        row = json.loads(result.stdout.splitlines()[-1])
+        assert (row["model"], row["precision"], row["engine"]) == (name, computes, "onnxruntime")
+        assert row["times_real_time"] > 0 and row["ratio_to_engine"] > 1
+        check_report(tiny_onnx, {**EMPTY_REPORT, "end_to_end": [row]})
 
 
 @pytest.mark.parametrize(("arguments", "tail"), [([], []), (["--engine", "m.onnx"], ["--model", "m.onnx"])])

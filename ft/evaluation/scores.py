@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,6 @@ from ft.metrics import BssReferences, bleedless_fullness, l1_freq, log_frequency
 from ft.stems import STEMS
 
 Array = NDArray[np.float32]
-Float = NDArray[np.float64]
 
 SILENT_PEAK = 1e-4
 """-80 dB of full scale: a stem that never exceeds it is silent, dither or not."""
@@ -132,7 +131,7 @@ class SongScorer:
         self.references, self.sample_rate, self.metrics = references, sample_rate, metrics
         self._silent = {stem: _is_silent(wave) for stem, wave in references.items()}
         self._levels: dict[str, Array] = {}
-        self._stacked: dict[tuple[tuple[str, ...], bool], BssReferences] = {}
+        self._stacked: dict[tuple[str, tuple[str, ...]], BssReferences] = {}
 
     def score(self, estimates: Mapping[str, Array], problems: Mapping[str, str]) -> dict[str, StemScores]:
         """The scores of each stem.
@@ -180,37 +179,45 @@ class SongScorer:
             found["log_frequency_l1"] = log_frequency_l1(levels, self._levels[stem])
             result.scores |= {name: value for name, value in found.items() if name in wanted}
 
-    def _score_together(self, estimates: Mapping[str, Array], results: dict[str, StemScores]) -> None:
+    def _score_together(self, estimates: Mapping[str, Array], results: Mapping[str, StemScores]) -> None:
         """The metrics that look at stems together: vocals and instrumental, and the others among all but the latter."""
         others = tuple(stem for stem in self.references if stem in estimates and stem != "instrumental")
         pair = tuple(stem for stem in self.references if stem in STEMS)
-        groups = {pair: pair, others: tuple(stem for stem in others if stem not in STEMS)}
-        versions: dict[str, Callable[[tuple[str, ...], Mapping[str, Array]], dict[str, Float]]]
-        versions = {"v4_": self._v4, "v3_": self._v3}
-        for prefix, compute in versions.items():
-            names = [name for name in self.metrics if name.startswith(prefix)]
-            for group, scored in groups.items():
-                if not names or not any(names[0] not in results[stem].left_out for stem in scored):
+        for version in ("v4_", "v3_"):
+            names = [name for name in self.metrics if name.startswith(version)]
+            for group, stems in ((pair, pair), (others, tuple(stem for stem in others if stem not in STEMS))):
+                scored = [stem for stem in stems if names and names[0] not in results[stem].left_out]
+                if not scored:
                     continue
-                reason = self._why_not_together(group, estimates)
-                found = {} if reason else compute(group, estimates)
-                for stem in scored:
-                    self._take(results[stem], names, reason, found, group.index(stem))
-                    if prefix == "v4_" and not reason:
-                        results[stem].windows = self._windows
+                if reason := self._why_not_together(group, estimates):
+                    for stem in scored:
+                        results[stem].left_out |= dict.fromkeys(names, reason)
+                else:
+                    self._score_group(version, group, estimates, {stem: results[stem] for stem in scored})
 
-    @staticmethod
-    def _take(
-        result: StemScores, names: Sequence[str], reason: str | None, found: Mapping[str, Float], index: int
+    def _score_group(
+        self, version: str, group: tuple[str, ...], estimates: Mapping[str, Array], results: Mapping[str, StemScores]
     ) -> None:
-        for name in names:
-            if name in result.left_out:
-                continue
-            value = float("nan") if reason else float(found[name.split("_")[1]][index])
-            if math.isnan(value):
-                result.left_out[name] = reason or "no window with sound in all stems"
-            else:
-                result.scores[name] = value
+        def stacked(waves: Mapping[str, Array]) -> Array:
+            return np.stack([_mixed_down(waves[stem])[None] if version == "v3_" else waves[stem] for stem in group])
+
+        if (version, group) not in self._stacked:
+            self._stacked[version, group] = BssReferences(stacked(self.references))
+        references, windows = self._stacked[version, group], None
+        if version == "v3_":
+            found = vars(references.v3(stacked(estimates), permute=False))
+        else:
+            every = references.v4(stacked(estimates), self.sample_rate, self.sample_rate)
+            found, windows = every.medians(), (int((~np.isnan(every.sdr).any(axis=0)).sum()), every.sdr.shape[1])
+        for stem, result in results.items():
+            result.windows = windows or result.windows
+            for name in self.metrics:
+                if name.startswith(version):
+                    value = float(found[name.removeprefix(version)][group.index(stem)])
+                    if math.isnan(value):
+                        result.left_out[name] = "no window with sound in all stems"
+                    else:
+                        result.scores[name] = value
 
     def _why_not_together(self, group: Sequence[str], estimates: Mapping[str, Array]) -> str | None:
         for stem in group:
@@ -221,26 +228,6 @@ class SongScorer:
             if not _mixed_down(estimates[stem]).any():
                 return f"BSSEval needs sound in all stems, and the estimate of {stem} is silent"
         return None
-
-    def _references(self, group: tuple[str, ...], mono: bool) -> BssReferences:
-        if (group, mono) not in self._stacked:
-            waves = (self.references[stem] for stem in group)
-            self._stacked[group, mono] = BssReferences(
-                np.stack([_mixed_down(wave)[None] if mono else wave for wave in waves])
-            )
-        return self._stacked[group, mono]
-
-    def _v4(self, group: tuple[str, ...], estimates: Mapping[str, Array]) -> dict[str, Float]:
-        stacked = np.stack([estimates[stem] for stem in group])
-        windows = self._references(group, mono=False).v4(stacked, self.sample_rate, self.sample_rate)
-        used = int((~np.isnan(windows.sdr).any(axis=0)).sum())
-        self._windows = (used, windows.sdr.shape[1])
-        return windows.medians()
-
-    def _v3(self, group: tuple[str, ...], estimates: Mapping[str, Array]) -> dict[str, Float]:
-        stacked = np.stack([_mixed_down(estimates[stem])[None] for stem in group])
-        found = self._references(group, mono=True).v3(stacked, permute=False)
-        return {"sdr": found.sdr, "sir": found.sir, "sar": found.sar}
 
 
 def _mixed_down(wave: Array) -> Array:
