@@ -30,23 +30,20 @@ def save_picture(path: Path, reports: Sequence[Found]) -> None:
     check_matplotlib()
     from matplotlib.figure import Figure
 
-    rows = [row for report in reports for row in report["rows"] if row["status"] in ("ok", "wrong")]
-    groups = list(dict.fromkeys((row["model"], row.get("batch")) for row in rows))
-    panels_rows = [[row for row in rows if (row["model"], row.get("batch")) == group] for group in groups]
-    height = sum(0.28 * len(group) + 0.8 for group in panels_rows)
+    groups: dict[tuple[str, int], list[Found]] = {}
+    for row in (row for report in reports for row in report["rows"] if row["status"] in ("ok", "wrong")):
+        groups.setdefault((row["model"], row["batch"]), []).append(row)
+    height = sum(0.28 * len(group) + 0.8 for group in groups.values())
     figure = Figure(figsize=(9, max(height, 2)), layout="constrained")
     if groups:
-        ratios = [len(group) + 2 for group in panels_rows]
+        ratios = [len(group) + 2 for group in groups.values()]
         panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
-        for axes, (model, batch), group in zip(panels, groups, panels_rows, strict=True):
+        for axes, ((model, batch), group) in zip(panels, groups.items(), strict=True):
             group = sorted(group, key=speed)
             names = [f"{row['engine']} {row['precision']} {row['device']}" for row in group]
-            speeds = [speed(row) for row in group]
             colours = ["C7" if row["engine"] == "baseline" else "C0" for row in group]
-            bars = axes.barh(range(len(group)), speeds, color=colours)
-            told = [
-                number(speed) if row["status"] == "ok" else "WRONG" for row, speed in zip(group, speeds, strict=True)
-            ]
+            bars = axes.barh(range(len(group)), [speed(row) for row in group], color=colours)
+            told = [number(speed(row)) if row["status"] == "ok" else "WRONG" for row in group]
             axes.bar_label(bars, told, padding=3, fontsize=8)
             axes.set_yticks(range(len(group)), names, fontsize=8)
             axes.margins(x=0.12)
