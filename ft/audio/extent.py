@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,24 +21,7 @@ _PAGE = 65_307
 """Bytes of the longest Ogg page."""
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 _ASF = (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"))
-_BOXES = (
-    *(
-        b"ftyp",
-        b"styp",
-        b"moov",
-        b"mdat",
-        b"moof",
-        b"mfra",
-        b"sidx",
-        b"ssix",
-        b"meta",
-        b"uuid",
-        b"free",
-        b"skip",
-        b"wide",
-    ),
-    *(b"pnot", b"udta", b"emsg", b"prft", b"PICT"),
-)
+_BOXES = frozenset(b"ftyp styp moov mdat moof mfra sidx ssix meta uuid free skip wide pnot udta emsg prft PICT".split())
 _CHUNKS = 10_000
 """More than any file has; a header of nonsense may claim more."""
 
@@ -64,15 +48,15 @@ def extent(file: BinaryIO) -> Extent | None:
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return _wav(file, length)
     if head[:4] == b"RIFF":  # AVI
-        return _everything(file, length, "<4sI", (b"RIFF",))
+        return _everything(_chunks(file, length, 0, "<4sI", align=2), length, (b"RIFF",))
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return _chunk(file, length, 12, ">4sI", b"SSND", extra=8)
+        return _chunk(_chunks(file, length, 12, ">4sI", align=2), length, b"SSND", before_sound=8)
     if head[:4] == b"FORM":  # 8SVX, 16SV
-        return _chunk(file, length, 12, ">4sI", b"BODY")
+        return _chunk(_chunks(file, length, 12, ">4sI", align=2), length, b"BODY")
     if head[:4] == b"caff":
-        return _chunk(file, length, 8, ">4sq", b"data", align=1)
+        return _chunk(_chunks(file, length, 8, ">4sq"), length, b"data")
     if head[:4] == b"riff":
-        return _chunk(file, length, 40, "<16sQ", _W64_DATA, align=8, inclusive=True)
+        return _chunk(_chunks(file, length, 40, "<16sQ", align=8, inclusive=True), length, _W64_DATA)
     if head[:4] in (b".snd", b"dns."):
         offset, size = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
         return None if size in UNKNOWN_SIZES else Extent(size, max(0, length - offset))
@@ -83,7 +67,7 @@ def extent(file: BinaryIO) -> Extent | None:
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return _ebml(file, length)
     if head[:4] == b"\x30\x26\xb2\x75":
-        return _everything(file, length, "<16sQ", _ASF, inclusive=True)
+        return _everything(_chunks(file, length, 0, "<16sQ", inclusive=True), length, _ASF)
     return None
 
 
@@ -97,21 +81,12 @@ def _wav(file: BinaryIO, length: int) -> Extent | None:
     return None if size is None else Extent(size, max(0, length - header.offset))
 
 
-def _chunk(
-    file: BinaryIO,
-    length: int,
-    position: int,
-    layout: str,
-    name: bytes,
-    *,
-    align: int = 2,
-    extra: int = 0,
-    inclusive: bool = False,
-) -> Extent | None:
-    """The chunk that holds the sound.
+def _chunks(
+    file: BinaryIO, length: int, position: int, layout: str, align: int = 1, inclusive: bool = False
+) -> Iterator[tuple[bytes, int, int]]:
+    """Name, bytes and place of the bodies of chunks that stand one after another.
 
     Args:
-        extra: bytes of the chunk before the sound begins.
         inclusive: sizes count the chunk's own header.
     """
     header = struct.calcsize(layout)
@@ -119,41 +94,33 @@ def _chunk(
         file.seek(position)
         found = file.read(header)
         if len(found) < header:
-            return None
+            return
         kind, size = struct.unpack(layout, found)
-        if inclusive:
-            size -= header
-        if kind == name:
-            if size < 0 or size in UNKNOWN_SIZES:
-                return None
-            return Extent(max(0, size - extra), max(0, length - position - header - extra))
-        if size < 0:
-            return None
-        position += header + size
+        position += header
+        size -= header if inclusive else 0
+        yield kind, size, position
+        position += size
         position += -position % align
-        if position > length:
-            return None
+        if size < 0 or position > length:
+            return
+
+
+def _chunk(chunks: Iterable[tuple[bytes, int, int]], length: int, name: bytes, before_sound: int = 0) -> Extent | None:
+    """The chunk of this name, which holds so many other bytes before the sound."""
+    for kind, size, begin in chunks:
+        if kind == name:
+            found = Extent(max(0, size - before_sound), max(0, length - begin - before_sound))
+            return None if size < 0 or size in UNKNOWN_SIZES else found
     return None
 
 
-def _everything(
-    file: BinaryIO, length: int, layout: str, names: tuple[bytes, ...], *, inclusive: bool = False
-) -> Extent | None:
+def _everything(chunks: Iterable[tuple[bytes, int, int]], length: int, names: Collection[bytes]) -> Extent | None:
     """Chunks of these names one after another; what stands behind them counts for nothing."""
-    header, position = struct.calcsize(layout), 0
-    for _ in range(_CHUNKS):
-        file.seek(position)
-        found = file.read(header)
-        if len(found) < header:
+    for kind, size, begin in chunks:
+        if kind not in names or size in UNKNOWN_SIZES or not 0 <= size < 1 << 62:
             return None
-        kind, size = struct.unpack(layout, found)
-        body = size - header if inclusive else size
-        if kind not in names or body < 0 or body in UNKNOWN_SIZES or body >= 1 << 62:
-            return None
-        position += header + body
-        if position > length:
-            return Extent(position, length)
-        position += 0 if inclusive else size % 2
+        if begin + size > length:
+            return Extent(begin + size, length)
     return None
 
 

@@ -11,6 +11,7 @@ Multiple Channel Audio Data and WAVE Files (EXTENSIBLE); EBU Tech 3306 and ITU-R
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,27 +136,27 @@ def read_wav_header(stream: Readable) -> WavHeader:
     Raises:
         WavHeaderError: no WAV, or cut short.
     """
-    head = read_exactly(stream, 12)
+    head = _read_exactly(stream, 12)
     if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
         raise WavHeaderError("no WAV header")
     is_64 = head[:4] != b"RIFF"
     position, size_64 = 12, None
     form: bytes | None = None
     while True:
-        chunk = read_exactly(stream, 8)
+        chunk = _read_exactly(stream, 8)
         if len(chunk) < 8:
             raise WavHeaderError("a WAV header that breaks off")
         kind, size = struct.unpack("<4sI", chunk)
         position += 8
         if kind == b"data":
             break
-        body = read_exactly(stream, min(size, _FORMAT_BYTES)) if kind in (b"fmt ", b"ds64") else b""
+        body = _read_exactly(stream, min(size, _FORMAT_BYTES)) if kind in (b"fmt ", b"ds64") else b""
         if kind == b"fmt ":
             form = body
         elif kind == b"ds64" and is_64 and len(body) >= 16:
             size_64 = struct.unpack("<Q", body[8:16])[0]
         rest = size - len(body) + size % 2
-        if _skip(stream, rest) < rest:
+        if sum(map(len, _pieces(stream, rest))) < rest:
             raise WavHeaderError("a WAV header that breaks off")
         position += size + size % 2
     if form is None or len(form) < 16:
@@ -177,26 +178,16 @@ def _header(form: bytes, size: int | None, offset: int, is_64: bool, riff_size: 
     return WavHeader(rate, channels, tag, bits, size, offset, is_64, riff_size)
 
 
-def read_exactly(stream: Readable, size: int) -> bytes:
-    """`size` bytes, or fewer at the end; a pipe gives what it has, which may be less than asked for."""
-    data = bytearray()
-    while len(data) < size:
-        piece = stream.read(min(size - len(data), _PIECE))
-        if not piece:
-            break
-        data += piece
-    return bytes(data)
+def _read_exactly(stream: Readable, size: int) -> bytes:
+    """`size` bytes, or fewer at the end."""
+    return b"".join(_pieces(stream, size))
 
 
-def _skip(stream: Readable, size: int) -> int:
-    """Reads over `size` bytes; gives back how many there were."""
-    left = size
-    while left > 0:
-        piece = stream.read(min(left, _PIECE))
-        if not piece:
-            break
-        left -= len(piece)
-    return size - left
+def _pieces(stream: Readable, size: int) -> Iterator[bytes]:
+    """`size` bytes as they come; a pipe gives what it has, which may be less than asked for."""
+    while size > 0 and (piece := stream.read(min(size, _PIECE))):
+        size -= len(piece)
+        yield piece
 
 
 def streamed_header(sample_rate: int, channels: int, bit_depth: BitDepth) -> bytes:
