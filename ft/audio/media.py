@@ -19,7 +19,7 @@ import numpy as np
 
 from ft.audio.extent import extent
 from ft.audio.quiet import FileView
-from ft.audio.source import INSTALL_MEDIA, Array, AudioSource, Broken, ends_after
+from ft.audio.source import INSTALL_MEDIA, Array, AudioSource, Broken, ends_after, without_first
 from ft.errors import AudioError
 from ft.options import BitDepth
 
@@ -50,15 +50,8 @@ class NoMedia(AudioError):
     """PyAV is not installed."""
 
 
-def open_media(
-    path: Path,
-    *,
-    track: int | None = None,
-    start: float = 0.0,
-    duration: float | None = None,
-    allow_truncated: bool = False,
-) -> AudioSource:
-    """Opens one audio track of a file.
+class MediaSource(AudioSource):
+    """One audio track, decoded from the beginning at each call of `blocks`.
 
     Args:
         track: which, from 1; None is the first.
@@ -66,13 +59,8 @@ def open_media(
         NoMedia: PyAV is not installed.
         AudioError: no audio, no such track, or as `open_source`.
     """
-    return MediaSource(path, track, start=start, duration=duration, allow_truncated=allow_truncated)
 
-
-class MediaSource(AudioSource):
-    """One audio track, decoded from the beginning at each call of `blocks`."""
-
-    def __init__(self, path: Path, track: int | None, **chosen: Any) -> None:
+    def __init__(self, path: Path, track: int | None = None, **chosen: Any) -> None:
         self._file_path, self._track = path, track
         with path.open("rb") as file:
             self._extent = found = extent(file)
@@ -144,19 +132,13 @@ class MediaSource(AudioSource):
         with self._open() as (container, stream):
             try:
                 for packet in container.demux(stream):
-                    if packet.pts is not None and packet.duration and packet.time_base is not None:
-                        end = max(end, (packet.pts + packet.duration) * packet.time_base)
+                    end = max(end, _end(packet))
             except (library.FFmpegError, ValueError):
                 return rounded
         return round(end * rate) if abs(end * rate - rounded) <= rate * _MILLISECOND else rounded
 
     def _decode(self, first: int) -> Generator[Array, None, None]:
-        position = 0
-        for block in self._trimmed():
-            dropped = min(max(0, first - position), block.shape[1])
-            position += block.shape[1]
-            if dropped < block.shape[1]:
-                yield block[:, dropped:]
+        yield from without_first(self._trimmed(), first)
 
     def _decode_near(self, first: int) -> Generator[Array, None, None]:
         """From where the container leads to; from the beginning, where that lies behind `first` or is not known."""
@@ -215,9 +197,7 @@ class MediaSource(AudioSource):
                     if packet.is_corrupt and container.format.name != "wav":
                         raise Broken("a packet that breaks off")
                     packets += packet.size > 0
-                    base = packet.time_base
-                    if packet.pts is not None and packet.duration and base is not None:
-                        end = max(end, (packet.pts + packet.duration) * base)
+                    end = max(end, _end(packet))
                     for frame in packet.decode():
                         begin = _begin(frame) if begin is None else begin
                         heard = max(heard, _begin(frame) + Fraction(frame.samples, self._frame_format[0]))
@@ -225,14 +205,10 @@ class MediaSource(AudioSource):
                             done += held.shape[1]
                             yield held
                         held = self._samples(frame)
-            except (library.FFmpegError, ValueError) as error:
+            except (library.FFmpegError, ValueError, Broken) as error:
                 if held is not None:
                     yield held
                 raise Broken(_said(error)) from error
-            except Broken:
-                if held is not None:
-                    yield held
-                raise
             if held is None:
                 return
             there = done + held.shape[1]
@@ -312,6 +288,13 @@ def _edit_end(stream: av.AudioStream) -> Fraction | None:
 def _begin(frame: av.AudioFrame) -> Fraction:
     """Seconds at which a frame begins, on the container's clock."""
     return Fraction(0) if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+
+
+def _end(packet: av.Packet) -> Fraction:
+    """Seconds at which a packet ends, on the container's clock; 0 where it does not say."""
+    if packet.pts is None or not packet.duration or packet.time_base is None:
+        return Fraction(0)
+    return (packet.pts + packet.duration) * packet.time_base
 
 
 def _clock_start(container: av.container.InputContainer) -> Fraction:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ft.audio.media import open_media
+from ft.audio.media import MediaSource
 from ft.audio.sound_file import open_sound_file
 from ft.audio.source import BLOCK_SAMPLES, MEDIA_SUFFIXES, READABLE, Array, AudioInfo, AudioSource, reason
 from ft.errors import AudioError
@@ -32,10 +33,11 @@ def open_source(
     Raises:
         AudioError: missing, no audio, without samples, truncated, of more than two channels or an absurd rate.
     """
+    chosen: dict[str, Any] = {"start": start, "duration": duration, "allow_truncated": allow_truncated}
     head = _head(path)
     if track is not None or path.suffix.lower() in MEDIA_SUFFIXES or _is_container(head):
-        return open_media(path, track=track, start=start, duration=duration, allow_truncated=allow_truncated)
-    return open_sound_file(path, head, start=start, duration=duration, allow_truncated=allow_truncated)
+        return MediaSource(path, track, **chosen)
+    return open_sound_file(path, head, **chosen)
 
 
 def audio_info(path: Path) -> AudioInfo:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from ft.audio.source import BLOCK_SAMPLES, Array, AudioSource, Broken, reason
+from ft.audio.source import BLOCK_SAMPLES, Array, AudioSource, Broken, reason, without_first
 from ft.audio.wav import FLOAT, PCM, WavHeader, WavHeaderError, read_wav_header
 from ft.errors import AudioError
 
@@ -33,23 +33,15 @@ class RawFormat:
         return WavHeader(self.sample_rate, self.channels, tag, bits, None)
 
 
-def open_pipe(
-    stream: BinaryIO,
-    raw: RawFormat | None = None,
-    *,
-    start: float = 0.0,
-    duration: float | None = None,
-    allow_truncated: bool = False,
-) -> AudioSource:
+def open_pipe(stream: BinaryIO, raw: RawFormat | None = None, **chosen: Any) -> AudioSource:
     """Opens a stream that can be read once, from front to back. Waits for its header.
 
     Args:
         raw: what the samples are where no header says it.
-        start, duration, allow_truncated: as in `open_source`.
+        chosen: `start`, `duration` and `allow_truncated`, as in `open_source`.
     Raises:
         AudioError: no WAV, or one of more than two channels, without samples, or of samples that are not read here.
     """
-    chosen: dict[str, Any] = {"start": start, "duration": duration, "allow_truncated": allow_truncated}
     if raw is not None:
         return PipeSource(stream, raw.header(), **chosen)
     watched = _First(stream)
@@ -70,15 +62,12 @@ class _PcmSource(AudioSource):
         total = None if size is None else size // header.frame
         super().__init__(path, header.sample_rate, header.channels, header.bit_depth, total, **chosen)
 
-    def _frames(
-        self, read: Callable[[int], bytes | None], samples: int, left: int | None, skip: int = 0
-    ) -> Iterator[Array]:
+    def _frames(self, read: Callable[[int], bytes | None], samples: int, left: int | None) -> Iterator[Array]:
         """Decodes what `read(size)` gives, b"" at the end.
 
         Args:
             samples: of a block at most.
             left: bytes up to the end; None where that is the stream's.
-            skip: samples at the beginning that are left out.
         """
         frame, kept = self._header.frame, b""
         bounded = left is not None
@@ -98,11 +87,7 @@ class _PcmSource(AudioSource):
             whole = len(data) // frame * frame
             kept = data[whole:]
             if whole:
-                block = self._header.decode(data[:whole])
-                dropped = min(skip, block.shape[1])
-                skip -= dropped
-                if dropped < block.shape[1]:
-                    yield block[:, dropped:]
+                yield self._header.decode(data[:whole])
         if kept and not bounded:
             raise Broken(f"{len(kept)} bytes at the end; a sample of all channels takes {frame}")
 
@@ -122,10 +107,10 @@ class PipeSource(_PcmSource):
         self._used = True
         # read1 gives what has come; read of a buffered stream would wait until all that was asked for is there.
         read = getattr(self._stream, "read1", self._stream.read)
-        yield from self._frames(read, PIPE_SAMPLES, self._size, first)
+        yield from without_first(self._frames(read, PIPE_SAMPLES, self._size), first)
 
 
-class WavFile(_PcmSource):
+class WavSource(_PcmSource):
     """A WAV file whose header says less than is there: one that was streamed, or longer than 32 bits can say."""
 
     def __init__(self, path: Path, **chosen: Any) -> None:

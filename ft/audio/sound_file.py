@@ -13,9 +13,21 @@ import numpy as np
 import soundfile
 
 from ft.audio.extent import Extent, extent, ogg_end, ogg_is_chain
+from ft.audio.media import MediaSource, NoMedia
 from ft.audio.mpeg import APPENDED, count_frames, counting_frame, first_frame, says_its_frames, tags_begin
+from ft.audio.pipe import WavSource
 from ft.audio.quiet import FileView, quiet
-from ft.audio.source import BLOCK_SAMPLES, INSTALL_MEDIA, READABLE, Array, AudioSource, Broken, ends_after, reason
+from ft.audio.source import (
+    BLOCK_SAMPLES,
+    INSTALL_MEDIA,
+    READABLE,
+    Array,
+    AudioSource,
+    Broken,
+    ends_after,
+    reason,
+    without_first,
+)
 from ft.audio.wav import WavHeaderError, read_wav_header
 from ft.errors import AudioError
 from ft.files import sound_name
@@ -41,27 +53,23 @@ _LOST_MORE = (0.02, 1.0)
 """How much more, as a share of the sound and in seconds at most, for each damaged frame may take others with it."""
 
 
-def open_sound_file(
-    path: Path, head: bytes, *, start: float = 0.0, duration: float | None = None, allow_truncated: bool = False
-) -> AudioSource:
+def open_sound_file(path: Path, head: bytes, **chosen: Any) -> AudioSource:
     """Opens a file that libsndfile reads, or that turns out to be of the others.
 
     Args:
         head: its first bytes, 12 or more of a whole header.
+        chosen: `start`, `duration` and `allow_truncated`, as in `open_source`.
     Raises:
         AudioError: nothing reads it, or it is truncated and that is not allowed.
     """
-    chosen: dict[str, Any] = {"start": start, "duration": duration, "allow_truncated": allow_truncated}
     with path.open("rb") as file:
         found = extent(file)
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE" and _reads_more(path):
-        from ft.audio.pipe import WavFile
-
-        return WavFile(path, **chosen)
+        return WavSource(path, **chosen)
     try:
         return SoundFile(path, found, **chosen)
     except _ERRORS as error:
-        if found is not None and found.cut and not allow_truncated:
+        if found is not None and found.cut and not chosen.get("allow_truncated"):
             raise AudioError(
                 f"{path}: ends after {found.present} bytes of sound; its header says {found.promised}. "
                 "`allow_truncated` separates what is there"
@@ -93,14 +101,12 @@ def _reads_more(path: Path) -> bool:
 
 def _by_others(path: Path, error: Exception, chosen: dict[str, Any]) -> AudioSource:
     """What FFmpeg makes of a file that libsndfile does not read."""
-    from ft.audio.media import NoMedia, open_media
-
     said = reason(error) or type(error).__name__
     what = f"{path}: not audio that can be read ({said}); expected {READABLE}"
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{what}. Bare samples are read from a pipe, with `raw`, `rate` and `channels`") from error
     try:
-        return open_media(path, **chosen)
+        return MediaSource(path, **chosen)
     except NoMedia:
         raise AudioError(f"{what}. {INSTALL_MEDIA} adds what FFmpeg reads") from error
     except AudioError as other:
@@ -183,31 +189,34 @@ class SoundFile(AudioSource):
             except _ERRORS as error:
                 raise Broken(reason(error)) from error
             skip = 0 if self._goes_to(file, first) else first
-            done = 0
-            while True:
-                # What stays NaN was not decoded: the count of FLAC's samples before damage is not given otherwise.
-                block = np.full((BLOCK_SAMPLES, file.channels), np.nan, np.float32)
-                try:
-                    with quiet():
-                        block = file.read(out=block)
-                except _ERRORS as error:
-                    missing = np.isnan(block).any(axis=1)
-                    partly = file.format == "MP3" or (file.format == "FLAC" and skip == 0)
-                    decoded = int(missing.argmax()) if partly and missing.any() else 0
-                    if decoded > skip:
-                        yield np.ascontiguousarray(block[skip:decoded].T)
-                    if file.format == "MP3" and self._total is None:
-                        self._check_frames(done + decoded)
-                        return
-                    raise Broken(reason(error)) from error
-                if len(block) == 0:
-                    if file.format == "MP3" and (self._total is None or done >= self._total - self._slack):
-                        self._check_frames(done)
+            yield from without_first(self._read(file, skip), skip)
+
+    def _read(self, file: soundfile.SoundFile, unwanted: int) -> Generator[Array, None, None]:
+        """The blocks of an open file from where it stands, of which so many samples at the beginning are not wanted."""
+        is_mp3 = file.format == "MP3"
+        done = 0
+        while True:
+            # What stays NaN was not decoded: the count of FLAC's samples before damage is not given otherwise.
+            block = np.full((BLOCK_SAMPLES, file.channels), np.nan, np.float32)
+            try:
+                with quiet():
+                    block = file.read(out=block)
+            except _ERRORS as error:
+                missing = np.isnan(block).any(axis=1)
+                partly = is_mp3 or (file.format == "FLAC" and done >= unwanted)
+                decoded = int(missing.argmax()) if partly and missing.any() else 0
+                if decoded:
+                    yield np.ascontiguousarray(block[:decoded].T)
+                if is_mp3 and self._total is None:
+                    self._check_frames(done + decoded)
                     return
-                done += len(block)
-                dropped, skip = min(skip, len(block)), max(0, skip - len(block))
-                if dropped < len(block):
-                    yield np.ascontiguousarray(block[dropped:].T)
+                raise Broken(reason(error)) from error
+            if len(block) == 0:
+                if is_mp3 and (self._total is None or done >= self._total - self._slack):
+                    self._check_frames(done)
+                return
+            done += len(block)
+            yield np.ascontiguousarray(block.T)
 
     def _check_frames(self, done: int) -> None:
         """Complains of an MP3 with frames that were not decoded, or with a large part in which there are none.

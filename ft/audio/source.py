@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar
+from typing import Self
 
 import numpy as np
 import soundfile
@@ -22,7 +21,6 @@ from ft.errors import AudioError
 from ft.options import BitDepth
 
 Array = NDArray[np.float32]
-Source = TypeVar("Source", bound="AudioSource")
 
 BLOCK_SAMPLES = 1 << 16
 MAX_CHANNELS = 2
@@ -122,10 +120,8 @@ class AudioSource(ABC):
         self._stop = None if duration is None else self._first + max(1, round(duration * sample_rate))
         if total is not None and self._first >= total:
             raise AudioError(f"{path}: `start` {start:g}: the sound ends after {round(total / sample_rate, 2):g} s")
-        samples = self._last(total)
-        self.info = AudioInfo(
-            path, sample_rate, channels, None if samples is None else samples - self._first, bit_depth, offset
-        )
+        samples = None if total is None else min(total, self._stop or total) - self._first
+        self.info = AudioInfo(path, sample_rate, channels, samples, bit_depth, offset)
 
     @abstractmethod
     def _decode(self, first: int) -> Generator[Array, None, None]:
@@ -164,8 +160,11 @@ class AudioSource(ABC):
         if self._stop is not None and position >= self._stop:
             return
         short = self._total is None or position < self._total - self._slack
-        if (broken is not None or self._total is not None) and short:
-            self._ends_early(position, self._total, broken)
+        if short and broken is not None:
+            of = "" if self._total is None else f" of {self._total / self._rate:.1f} s"
+            self._truncated(f"damaged or cut off after {position / self._rate:.1f} s{of} ({broken})")
+        elif short and self._total is not None:
+            self._truncated(ends_after(position, self._total, self._rate))
         if position == self._first:
             if self._first:
                 raise AudioError(f"{self._path}: `start` {self._start:g}: the sound ends before")
@@ -195,34 +194,28 @@ class AudioSource(ABC):
         """Gives what `_decode` gives; quicker, where that is not quick."""
         return self._decode(first)
 
-    def _last(self, total: int | None) -> int | None:
-        """Where the wanted part ends."""
-        if total is None or self._stop is None:
-            return total
-        return min(total, self._stop)
-
-    def _ends_early(self, position: int, total: int | None, why: str | None = None) -> None:
-        """Raises AudioError, or warns where that was allowed."""
-        what = ends_after(position, total, self._rate) if why is None else ""
-        if why is not None:
-            what = f"damaged or cut off after {position / self._rate:.1f} s"
-            what += f" of {total / self._rate:.1f} s ({why})" if total is not None else f" ({why})"
-        self._truncated(what)
-
     def _truncated(self, what: str) -> None:
+        """Raises AudioError, or warns where that was allowed."""
         if not self._allow_truncated:
             raise AudioError(f"{self._path}: {what}. {_ALLOW}")
         warning = f"{self._path}: {what}"
         if warning not in self.warnings:
             self.warnings.append(warning)
 
-    def __enter__(self: Source) -> Source:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def without_first(blocks: Iterable[Array], samples: int) -> Iterator[Array]:
+    """The blocks (channels, samples), of which so many samples at the beginning are left out."""
+    for block in blocks:
+        dropped = min(samples, block.shape[1])
+        samples -= dropped
+        if dropped < block.shape[1]:
+            yield block[:, dropped:]
 
 
 def ends_after(found: int, expected: int | None, rate: int) -> str:
