@@ -13,6 +13,8 @@ from ft.errors import ConfigError
 
 STEMS = ("vocals", "instrumental")
 MIXTURE = "mixture"
+SILENT_PEAK = 1e-4
+"""-80 dB of full scale: a stem that never exceeds it is silent, dither or not."""
 ALIASES = {
     MIXTURE: ("mix", "mixtures"),
     "vocals": ("vocal", "voice", "acapella", "acappella", "a_cappella"),

@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 
 from ft.errors import ConfigError
 from ft.metrics import BssReferences, bleedless_fullness, l1_freq, log_frequency_l1, mel_levels, sdr, si_sdr
-from ft.stems import STEMS
+from ft.stems import SILENT_PEAK, STEMS
 
 Array = NDArray[np.float32]
-
-SILENT_PEAK = 1e-4
-"""-80 dB of full scale: a stem that never exceeds it is silent, dither or not."""
 
 
 @dataclass(frozen=True)

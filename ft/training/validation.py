@@ -21,7 +21,7 @@ from ft.data.sources import Song
 from ft.errors import NotFinite
 from ft.metrics import sdr
 from ft.separate import Separator
-from ft.stems import STEMS
+from ft.stems import SILENT_PEAK, STEMS
 from ft.training.data import TrainingData
 from ft.training.distributed import Group
 from ft.training.tasks import Autocast, Network, Task
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SILENT_PEAK = 1e-4
-"""-80 dB of full scale: a stem that never exceeds it is silent, dither or not."""
 EXAMPLES, EXAMPLE_SECONDS = 2, 5
 """What TensorBoard shows of the first validation set."""
 
