@@ -25,6 +25,8 @@ SHIPPED_MODELS = {DEFAULT_MODEL: "default.onnx", FP32_MODEL: "default.onnx", INT
 `default` is the fp32 file wherever a file is read, exported or measured; what runs it, `engines.load_engine`, takes the
 one of both that suits the machine.
 """
+STDIN = Path("-")
+"""Stands for standard input, and in place of an output for standard output."""
 PART_SUFFIX = ".part"
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says that knows of no syncing; all else means that bytes are lost."""

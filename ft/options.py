@@ -19,8 +19,14 @@ BitDepth = Literal["16", "24", "float"]
 Runtime = Literal["auto", "onnxruntime", "openvino", "torch", "tensorrt"]
 
 LOSSLESS = ("wav", "flac")
+MPEG1_BITRATES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+MPEG2_BITRATES = (64, 80, 96, 112, 128, 144, 160)
+"""Bitrates of mp3 in kbit/s from 32 kHz on, and from 16 kHz on. Lower ones exist, but their frames are too small for
+LAME's header that tells where the sound begins and ends: the stems would be some 65 ms longer, and late."""
+_BITRATES = {"ogg": (8, 500), "opus": (6, 512), "mp3": (64, 320)}
+"""Bitrates that some sound can have in a format."""
 TEMPLATE = "{song}/{stem}.{ext}"
-_MOST = {"batch_size": 1024, "threads": 1024, "bitrate": 1_000_000, "track": 1024}
+_MOST = {"batch_size": 1024, "threads": 1024, "track": 1024}
 """Far beyond what is of use, and below what would exhaust a machine before anybody could say why."""
 _MOST_SECONDS = 600.0
 TEMPLATE_NAMES = ("folder", "song", "stem", "model", "ext", "input_ext")
@@ -127,6 +133,14 @@ class SeparateOptions:
             raise ConfigError(f"`bit_depth` {self.bit_depth}: {self.format} has none; expected `bitrate`")
         if self.format in LOSSLESS and self.bitrate is not None:
             raise ConfigError(f"`bitrate` {self.bitrate}: {self.format} has none; expected `bit_depth`")
+        if self.bitrate is not None:
+            low, high = _BITRATES[self.format]
+            if not low <= self.bitrate <= high:
+                raise ConfigError(f"`bitrate` {self.bitrate}: expected {low} to {high} kbit/s for {self.format}")
+            mp3 = sorted({*MPEG1_BITRATES, *MPEG2_BITRATES})
+            if self.format == "mp3" and self.bitrate not in mp3:
+                choices = ", ".join(map(str, mp3))
+                raise ConfigError(f"`bitrate` {self.bitrate}: mp3 has no such rate; expected one of {choices} kbit/s")
         if self.stem is not None and self.two_stems is not None:
             raise ConfigError("`stem` and `two_stems` contradict each other; expected one of them")
         if self.skip_existing and self.force:

@@ -21,7 +21,7 @@ Progress = Callable[[float, float | None], object]
 False asks to stop: `Cancelled` is raised then."""
 
 
-def tell(progress: Progress | None, path: Path | str, done: float, total: float | None) -> None:
+def report_or_cancel(progress: Progress | None, path: Path | str, done: float, total: float | None) -> None:
     """Tells of the progress. Raises Cancelled where that asks to stop."""
     if progress is not None:
         answer = progress(done, total)
@@ -29,10 +29,10 @@ def tell(progress: Progress | None, path: Path | str, done: float, total: float 
             raise Cancelled(f"{path}: cancelled after {done:.1f} s of audio")
 
 
-def watched(blocks: Iterable[T], progress: Progress | None, path: Path | str, total: float | None) -> Iterator[T]:
+def cancellable(blocks: Iterable[T], progress: Progress | None, path: Path | str, total: float | None) -> Iterator[T]:
     """Gives the blocks of a pass that only looks, which may be cancelled too."""
     for block in blocks:
-        tell(progress, path, 0.0, total)
+        report_or_cancel(progress, path, 0.0, total)
         yield block
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from ft.cli import main
 from ft.cli.flags import GROUPS, SAME_MEANING, GroupedCommand, flag, grouped_option, options_of, with_flags
-from ft.cli.separate_command import Request, _Report
+from ft.cli.separate import Request, _Report
 from ft.cli.verbosity import set_verbosity
 from ft.errors import ConfigError
 from ft.options import SeparateOptions

@@ -11,7 +11,7 @@ import soundfile
 from click.testing import CliRunner
 from stubs import StubEngine, each_frame_alone, noise, stub_config
 
-import ft.cli.separate_command
+import engines
 import ft.separate.separator
 from engines.runner import Runner
 from ft.cli import main
@@ -244,7 +244,7 @@ def run(tmp_path, monkeypatch):
         return run.first if len(asked) == 1 else run.instead
 
     monkeypatch.setattr(ft.separate.separator, "load_engine", load)
-    for module in (ft.separate.separator, ft.cli.separate_command):
+    for module in (ft.separate.separator, engines):
         monkeypatch.setattr(module, "read_config", lambda model: stub_config())
     monkeypatch.setattr(ft.separate.separator, "plan_window", lambda model: (1, 0.5) if model == "model.plan" else None)
     songs = []

@@ -17,7 +17,7 @@ import soundfile
 from click.testing import CliRunner
 from stubs import StubEngine, each_frame_alone, noise, stub_config
 
-import ft.cli.separate_command
+import engines
 import ft.separate.separator
 import ft.songs.run
 from ft.audio.open import read_audio
@@ -55,7 +55,7 @@ def separator():
 def command(monkeypatch):
     """Runs `ft separate` with a stub in place of every model."""
     monkeypatch.setattr(ft.separate.separator, "load_engine", lambda *_, **__: StubEngine(each_frame_alone))
-    for module in (ft.separate.separator, ft.cli.separate_command):
+    for module in (ft.separate.separator, engines):
         monkeypatch.setattr(module, "read_config", lambda model: stub_config())
     return lambda *arguments: CliRunner().invoke(main, ["separate", *map(str, arguments)])
 
@@ -359,8 +359,8 @@ def slow(batch):
     time.sleep(0.2)
     return all_ones(batch)
 ft.separate.separator.load_engine = lambda *_, **__: StubEngine(slow)
-import ft.cli.separate_command
-ft.separate.separator.read_config = ft.cli.separate_command.read_config = lambda model: stub_config()
+import engines
+ft.separate.separator.read_config = engines.read_config = lambda model: stub_config()
 from ft.cli import main
 main()
 """

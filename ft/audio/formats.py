@@ -22,8 +22,8 @@ import numpy as np
 import soundfile
 
 from ft.audio.source import AudioInfo
-from ft.errors import AudioError, ConfigError
-from ft.options import LOSSLESS, BitDepth, Format, SeparateOptions
+from ft.errors import AudioError
+from ft.options import LOSSLESS, MPEG1_BITRATES, MPEG2_BITRATES, BitDepth, Format, SeparateOptions
 
 DEFAULT_BITRATES: dict[str, int] = {"ogg": 192, "opus": 160, "mp3": 256}
 """kbit/s."""
@@ -37,15 +37,10 @@ _VORBIS_LIMIT, _VORBIS_HIGHEST = 200_000, 192_000
 """Above 200 kHz libvorbis has no mode, and libsndfile crashes (1.2.2)."""
 _FLAC_LIMIT, _FLAC_ANY = 655_350, 65_535
 """A FLAC frame holds a rate up to 65,535 Hz in Hz, and a higher one in tens of them."""
+_MPEG25 = (64,)
+"""Bitrates of mp3 below 16 kHz."""
 _VORBIS_TABLES = (8000, 48000)
 """Outside of these sample rates libvorbis names no bitrate."""
-_MPEG1 = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-_MPEG2 = (64, 80, 96, 112, 128, 144, 160)
-_MPEG25 = (64,)
-"""Bitrates of mp3 from 32 kHz on, from 16 kHz on and below. Lower ones exist, but their frames are too small for LAME's
-header that tells where the sound begins and ends: the stems would be some 65 ms longer, and late."""
-_RANGES = {"ogg": (8, 500), "opus": (6, 512), "mp3": (64, 320)}
-"""Bitrates that some sound can have in a format."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,7 @@ def stem_format(options: SeparateOptions, info: AudioInfo) -> StemFormat:
 
     Raises:
         AudioError: FLAC cannot hold the sample rate.
-        ConfigError: the format has no such bitrate.
     """
-    check_bitrate(options)
     name = options.format
     rate = nearest_rate(name, info.sample_rate)
     if name in LOSSLESS:
@@ -88,19 +81,6 @@ def stem_format(options: SeparateOptions, info: AudioInfo) -> StemFormat:
         return StemFormat(name, "24" if (name, depth) == ("flac", "float") else depth, None, rate)
     bitrate = _nearest_bitrate(name, options.bitrate or DEFAULT_BITRATES[name], rate, info.channels)
     return StemFormat(name, None, bitrate, rate)
-
-
-def check_bitrate(options: SeparateOptions) -> None:
-    """Raises ConfigError where the format has no such bitrate, whatever the sound."""
-    name, bitrate = options.format, options.bitrate
-    if bitrate is None:
-        return
-    low, high = _RANGES[name]
-    if not low <= bitrate <= high:
-        raise ConfigError(f"`bitrate` {bitrate}: expected {low} to {high} kbit/s for {name}")
-    if name == "mp3" and bitrate not in (*_MPEG1, *_MPEG2):
-        choices = ", ".join(map(str, sorted({*_MPEG1, *_MPEG2})))
-        raise ConfigError(f"`bitrate` {bitrate}: mp3 has no such rate; expected one of {choices} kbit/s")
 
 
 def format_notes(format: StemFormat, options: SeparateOptions, info: AudioInfo) -> list[str]:
@@ -157,7 +137,7 @@ def _fits_flac(sample_rate: int) -> bool:
 
 def _nearest_bitrate(name: Format, bitrate: int, sample_rate: int, channels: int) -> int:
     if name == "mp3":
-        choices = _MPEG1 if sample_rate >= 32000 else _MPEG2 if sample_rate >= 16000 else _MPEG25
+        choices = MPEG1_BITRATES if sample_rate >= 32000 else MPEG2_BITRATES if sample_rate >= 16000 else _MPEG25
         return min(choices, key=lambda rate: (abs(rate - bitrate), -rate))
     if name == "opus":
         return min(max(bitrate, 6 * channels), 256 * channels)

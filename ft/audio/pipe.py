@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, Literal
 from ft.audio.source import BLOCK_SAMPLES, Array, AudioSource, Broken, reason, without_first
 from ft.audio.wav import FLOAT, PCM, WavHeader, WavHeaderError, read_wav_header
 from ft.errors import AudioError
+from ft.files import STDIN
 
-STDIN = Path("-")
 PIPE_SAMPLES = 4096
 """Samples of a block at most; of what is there already, fewer are given at once."""
 _RAW = "Bare samples need `raw`, e.g. `raw` f32le `rate` 44100 `channels` 2"

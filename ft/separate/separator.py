@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from engines import load_engine, plan_window, read_config
 from engines.base import Engine
 from engines.runner import Runner, open_runner
-from ft.audio.formats import check_bitrate
 from ft.audio.source import BLOCK_SAMPLES, MAX_CHANNELS
 from ft.config import ModelConfig
 from ft.errors import AudioError, ConfigError
 from ft.files import DEFAULT_MODEL
 from ft.options import SeparateOptions
-from ft.progress import Progress, tell, watched
+from ft.progress import Progress, cancellable, report_or_cancel
 from ft.separate.front import OF_SONG, Level
 from ft.separate.stream import ModelStream, SongStream, copies
 from ft.stems import chosen
@@ -75,8 +74,7 @@ class Separator:
         with self._closing:
             self._configs = configs = [self._config_of(model) for model in self._models]
             self.config = configs[0]
-            chosen(self.config.all_stems, options.stem, options.two_stems)  # refuses what it cannot give
-            check_bitrate(options)
+            self.outputs = chosen(self.config.all_stems, options.stem, options.two_stems)
             self.model = "+".join(map(model_name, self._models))
             built = [None if isinstance(model, Engine) else plan_window(model) for model in self._models]
             self.plans = [self._planned(config, window) for config, window in zip(configs, built, strict=True)]
@@ -170,14 +168,14 @@ class Separator:
         if mixture.ndim != 2 or not 1 <= mixture.shape[0] <= MAX_CHANNELS or mixture.shape[1] == 0:
             raise AudioError(f"mixture of shape {mixture.shape}; expected (channels, samples) of 1 or 2 channels")
         seconds = mixture.shape[1] / sample_rate if sample_rate > 0 else None
-        levels = self.levels(watched(_cut(mixture), progress, "mixture", seconds), sample_rate)
+        levels = self.levels(cancellable(_cut(mixture), progress, "mixture", seconds), sample_rate)
         stems = {stem: np.empty(mixture.shape, np.float32) for stem in self.config.all_stems}
         done = 0
         for block in self.stream(_cut(mixture), sample_rate, levels):
             for stem, samples in block.items():
                 stems[stem][:, done : done + samples.shape[1]] = samples
             done += samples.shape[1]
-            tell(progress, "mixture", done / sample_rate, seconds)
+            report_or_cancel(progress, "mixture", done / sample_rate, seconds)
         return stems
 
     def levels(self, blocks: Iterable[Array], sample_rate: int) -> tuple[Level | None, ...]:

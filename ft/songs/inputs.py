@@ -12,6 +12,7 @@ from typing import Literal
 
 from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES, READABLE
 from ft.errors import AudioError
+from ft.files import STDIN
 from ft.options import SeparateOptions
 from ft.songs.marks import MARKER as MARKER
 from ft.songs.marks import OUTPUT_FOLDER, MarkPlaces, is_output
@@ -19,7 +20,6 @@ from ft.songs.names import Identity, Names, check_outputs, identity
 
 logger = logging.getLogger(__name__)
 
-STDIN = Path("-")
 SUFFIXES = AUDIO_SUFFIXES | MEDIA_SUFFIXES
 _EMPTY = f": no audio files in this folder, output folders left out; expected {READABLE}"
 

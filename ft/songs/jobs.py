@@ -15,8 +15,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ft.errors import AudioError, ConfigError, one_line
+from ft.files import STDIN
 from ft.options import SeparateOptions
-from ft.songs.inputs import STDIN, Song, checked, failures_first, to_do, with_files
+from ft.songs.inputs import Song, checked, failures_first, to_do, with_files
 from ft.songs.names import MASK, Names
 from ft.songs.parts import Outputs, part_of, remove_parts
 from ft.songs.report import SongRecord

@@ -19,15 +19,16 @@ from ft.audio.open import audio_info, open_source
 from ft.audio.source import AudioInfo, AudioSource
 from ft.audio.tags import read_tags
 from ft.errors import AudioError, Cancelled, FtError, one_line
+from ft.files import STDIN
 from ft.interruption import held_back
 from ft.options import SeparateOptions
-from ft.progress import Progress, tell, watched
-from ft.songs.inputs import STDIN, Song, find_songs, to_do
+from ft.progress import Progress, cancellable, report_or_cancel
+from ft.songs.inputs import Song, find_songs, to_do
 from ft.songs.parts import Outputs, remove_parts
 from ft.songs.pictures import Pictures
 from ft.songs.report import SongRecord
 from ft.songs.writer import StemPipe, StemWriter
-from ft.stems import chosen, with_sums
+from ft.stems import with_sums
 
 if TYPE_CHECKING:
     from ft.separate import Separator
@@ -178,7 +179,7 @@ def separate_song(
         if not to_do(song, options):  # another run did it meanwhile
             return record.changed(status="skipped")
         seconds = _separate(separator, source, writer.write, progress, pictures)
-        check = functools.partial(tell, progress, song.path, seconds, info.seconds)
+        check = functools.partial(report_or_cancel, progress, song.path, seconds, info.seconds)
         if pictures is not None:
             pictures.finish(check)
         writer.finish(check)
@@ -230,14 +231,13 @@ def _separate(
     info, samples = source.info, 0
     levels = levels_of_song(separator, source, progress)
     blocks = source.blocks() if pictures is None else pictures.heard(source.blocks())
-    outputs = chosen(separator.config.all_stems, separator.options.stem, separator.options.two_stems)
     for stems in separator.stream(blocks, info.sample_rate, levels, eager=eager):
-        stems = with_sums(stems, outputs)
+        stems = with_sums(stems, separator.outputs)
         write(stems)
         if pictures is not None:
             pictures.add(stems)
         samples += next(iter(stems.values())).shape[1]
-        tell(progress, info.path, samples / info.sample_rate, info.seconds)
+        report_or_cancel(progress, info.path, samples / info.sample_rate, info.seconds)
     if samples == 0:
         raise AudioError(f"{info.path}: holds no samples; expected at least one")
     return samples / info.sample_rate
@@ -250,7 +250,7 @@ def levels_of_song(
     if not source.repeatable:
         return None
     info, start = source.info, time.perf_counter()
-    levels = separator.levels(watched(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
+    levels = separator.levels(cancellable(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
     logger.debug("%s: %s, found in %.1f s", info.path, levels, time.perf_counter() - start)
     return levels
 
