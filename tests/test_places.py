@@ -32,10 +32,13 @@ def refuse_sync(monkeypatch, code: int, of_folders: bool, after: int = 0) -> Non
     monkeypatch.setattr(os, "fsync", refuses)
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+@pytest.mark.parametrize(
+    ("of_folders", "code"),
+    [(True, errno.EINVAL), (True, errno.ENOTSUP), (True, errno.EIO), (False, errno.EINVAL), (False, errno.ENOSYS)],
+)
 @pytest.mark.parametrize("after", [0, 1])
-def test_songs_are_written_where_folders_cannot_be_synced(tmp_path, monkeypatch, code, after):
-    refuse_sync(monkeypatch, code, of_folders=True, after=after)
+def test_songs_are_written_where_files_or_folders_cannot_be_synced(tmp_path, monkeypatch, of_folders, code, after):
+    refuse_sync(monkeypatch, code, of_folders, after)
     written(writer_of(tmp_path / "song"), SOUND)
     assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"]
     with atomic_write(tmp_path / "report.json") as part:
@@ -52,13 +55,6 @@ def test_a_folder_that_may_be_written_and_not_read_takes_files(tmp_path, monkeyp
         return opens(path, flags, *mode)
 
     monkeypatch.setattr(os, "open", refuses)
-    written(writer_of(tmp_path / "song"), SOUND)
-    assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"]
-
-
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
-def test_songs_are_written_where_files_cannot_be_synced(tmp_path, monkeypatch, code):
-    refuse_sync(monkeypatch, code, of_folders=False)
     written(writer_of(tmp_path / "song"), SOUND)
     assert names(tmp_path / "song") == ["instrumental.wav", "vocals.wav"]
 

@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,11 +50,6 @@ def test_what_is_not_known_is_null_and_never_nan():
     values = json.loads(SongRecord(input="-", audio_seconds=float("nan"), gain=float("inf")).to_json())
     assert values["audio_seconds"] is None and values["gain"] is None and values["x_realtime"] is None
     assert json.loads(SongRecord(input="-", audio_seconds=3.0, wall_seconds=0.0).to_json())["x_realtime"] is None
-
-
-def test_changed_leaves_the_rest():
-    changed = DONE.changed(status="failed", error="no")
-    assert (changed.status, changed.error, changed.engine) == ("failed", "no", "onnxruntime") and DONE.error is None
 
 
 @given(st.binary(min_size=1).map(os.fsdecode), st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252"]))
@@ -116,8 +110,3 @@ def test_the_sum_counts_and_repeats_no_failure():
         "10 inputs: 1 done, 1 skipped, 1 failed, 7 left; 180.0 s of audio in 12.0 s, 15.0 times real time"
     )
     assert sum_line(summary_of(FAILED)) == "1 inputs: 1 failed"
-
-
-@pytest.mark.parametrize("status", ["done", "skipped", "copied", "failed"])
-def test_every_status_is_counted(status):
-    assert summary_of(SongRecord(input="a", status=status)).counts[status] == 1

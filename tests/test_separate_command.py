@@ -14,7 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 
+from ft.checkpoint import load_config, load_model, save_checkpoint
+from ft.cli import main
+from ft.separate import Separator
+from ft.songs import separate_files
 from ft.songs.marks import MARKER
 
 RATE = 22050
@@ -155,22 +160,6 @@ def test_an_interruption_is_130_and_leaves_whole_songs_only(short, songs, tmp_pa
     assert not [name for name in files_below(tmp_path / "out") if ".part" in name]
 
 
-def test_a_pipe_gives_the_samples_of_the_file(short, songs, tmp_path):
-    song = songs / "one.wav"
-    assert run([*short, "-q", song, "--stem", "vocals", "-o", tmp_path / "out"]).returncode == 0
-    expected, _ = soundfile.read(tmp_path / "out/one/vocals.wav", dtype="int16")
-    with song.open("rb") as stdin:
-        result = run([*short, "-q", "-", "--stem", "vocals", "-o", "-"], stdin=stdin)
-    assert (result.returncode, result.stderr) == (0, b"")
-    piped, rate = soundfile.read(io.BytesIO(result.stdout), dtype="int16")
-    assert rate == 2 * RATE
-    np.testing.assert_array_equal(piped, expected)
-    samples, _ = soundfile.read(song, dtype="int16")
-    raw = ["--raw", "s16le", "--rate", "44100", "--channels", "2"]
-    result = run([*short, "-q", "-", "--stem", "vocals", "-o", "-", *raw], input=samples.tobytes())
-    np.testing.assert_array_equal(np.frombuffer(result.stdout, "<i2").reshape(-1, 2), expected)
-
-
 def test_a_pipe_gives_its_first_sound_after_one_segment_and_json_on_stderr(short, songs):
     samples, _ = soundfile.read(songs / "one.wav", dtype="float32")
     raw = ["--raw", "f32le", "--rate", "44100", "--channels", "2"]
@@ -221,6 +210,7 @@ def test_clipped_samples_of_a_pipe_are_counted(short, songs, tmp_path):
         (["song.wav", "--ensemble-by", "median"], "--ensemble"),
         (["song.wav", "--device", "gpu"], "--device gpu"),
         (["song.wav", "--segment-seconds", "1e9"], "--segment-seconds"),
+        (["song.wav", "--overlap", "0.9"], "overlap: 0.9, expected 0 to 0.5"),
         (["song.wav", "--segment-seconds", "nan"], "--segment-seconds"),
         (["song.wav", "--threads", "100000000"], "--threads"),
         (["song.wav", "--format", "flac", "--bit-depth", "float"], "float"),
@@ -231,10 +221,6 @@ def test_clipped_samples_of_a_pipe_are_counted(short, songs, tmp_path):
     ],
 )
 def test_wrong_usage_is_one_line_and_2(arguments, text):
-    from click.testing import CliRunner
-
-    from ft.cli import main
-
     result = CliRunner().invoke(main, ["separate", *arguments])
     assert result.exit_code == 2
     assert text in result.stderr and result.stderr.count("ft: ") == 1
@@ -255,10 +241,6 @@ def odd_sounds(rate: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("scale", ["window-peak", "track-peak"])
 def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, scale):
-    from ft.checkpoint import load_config, load_model, save_checkpoint
-    from ft.separate import Separator
-    from ft.songs import separate_files
-
     sounds = odd_sounds(44100)
     for name, sound in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", sound, 8000 if name == "black" else 44100, subtype="FLOAT")
@@ -274,13 +256,16 @@ def test_odd_sounds_are_not_bad_ones(tiny_checkpoint, tmp_path, scale):
         np.testing.assert_allclose(stems[0] + stems[1], sound, atol=1e-6)
 
 
-def test_each_side_of_a_pipe_may_be_bare(short, songs):
+def test_a_pipe_gives_the_samples_of_the_file_and_each_side_may_be_bare(short, songs, tmp_path):
     wav = (songs / "one.wav").read_bytes()
     samples, _ = soundfile.read(songs / "one.wav", dtype="int16")
     pipe = [*short, "-q", "-", "--stem", "vocals", "-o", "-"]
     bare = ["--raw", "s16le", "--rate", "44100", "--channels", "2"]
-    expected, _ = soundfile.read(io.BytesIO(run(pipe, input=wav).stdout), dtype="int16")
-    assert len(expected) == len(samples)
+    assert run([*short, "-q", songs / "one.wav", "--stem", "vocals", "-o", tmp_path / "out"]).returncode == 0
+    expected, _ = soundfile.read(tmp_path / "out/one/vocals.wav", dtype="int16")
+    piped, rate = soundfile.read(io.BytesIO(run(pipe, input=wav).stdout), dtype="int16")
+    np.testing.assert_array_equal(piped, expected)
+    assert rate == 2 * RATE and len(expected) == len(samples)
     from_wav = run([*pipe, "--raw", "s16le"], input=wav)
     assert from_wav.stdout == expected.tobytes() and from_wav.stderr == b""
     to_wav = run([*pipe, *bare, "--raw-output", "wav", "--bit-depth", "16"], input=samples.tobytes())
@@ -309,10 +294,6 @@ def test_a_closed_stdin_is_one_line(short, tmp_path):
 @pytest.fixture
 def invoke(tiny_onnx):
     """Runs the command in this process, with the same network."""
-    from click.testing import CliRunner
-
-    from ft.cli import main
-
     segments = ["--engine", tiny_onnx, "--segment-seconds", 1, "--context-seconds", 0.1]
     return lambda *words: CliRunner().invoke(main, ["separate", *map(str, (*segments, *words))])
 
@@ -356,10 +337,6 @@ def test_a_part_of_a_song_with_pictures_by_an_ensemble(songs, invoke, tiny_onnx,
     assert info.subtype == "PCM_24" and info.frames == 66150
     names = {path.name for path in (tmp_path / "out/two").iterdir()}
     assert names == {"vocals.wav", "instrumental.wav", "mask.png", "vocals.png", "instrumental.png"}
-    from click.testing import CliRunner
-
-    from ft.cli import main
-
     models = ["--ensemble", tiny_onnx, "--ensemble", tiny_onnx, "--ensemble-by", "median"]
     out = ["-o", tmp_path / "both", "--segment-seconds", 1, "--context-seconds", 0.1]
     result = CliRunner().invoke(main, [str(word) for word in ["separate", songs / "one.wav", *models, *out]])
@@ -389,17 +366,6 @@ def test_stems_of_another_song_are_not_taken_for_those_of_this_one(songs, invoke
     assert result.exit_code == 1
     assert "one/vocals.wav is there and lasts 1.0 s, not 3.0 s; " in result.stderr
     assert invoke(songs / "one.wav", "--duration", 1, "--skip-existing", *out).exit_code == 0
-
-
-def test_songs_of_one_name_in_two_folders_get_theirs_by_a_template(songs, invoke, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "01.wav").write_bytes((songs / "one.wav").read_bytes())
-    template = ("--name-template", "{folder}/{song}/{stem}.{ext}")
-    result = invoke(tmp_path / "a", tmp_path / "b" / "01.wav", "-o", tmp_path / "out", *template)
-    assert result.exit_code == 0, result.stderr
-    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.wav")}
-    assert found == {f"{folder}/01/{stem}.wav" for folder in ("a", "b") for stem in STEMS}
 
 
 def test_an_empty_path_is_no_folder_to_search(invoke):

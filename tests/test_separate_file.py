@@ -1,12 +1,9 @@
 """From files to files, in Python and on the command line."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +25,6 @@ from ft.errors import AudioError, Cancelled, ConfigError
 from ft.options import SeparateOptions
 from ft.separate import Separator
 from ft.songs import separate_file, separate_files
-from ft.songs.inputs import MARKER
 
 RATE = 8000
 SHORT = {"segment_seconds": 0.5, "context_seconds": 0.05, "overlap": 0.1}
@@ -98,12 +94,6 @@ def test_a_first_pass_finds_the_peak_of_the_song(song, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_the_bit_depth_can_be_chosen(song, tmp_path):
-    separator = Separator(StubEngine(each_frame_alone), bit_depth="24", **SHORT)
-    files = separate_file(separator, song(), tmp_path / "out").files
-    assert soundfile.info(files["vocals"]).subtype == "PCM_24"
-
-
 def test_clipping_is_lowered_with_one_gain_and_a_warning_that_names_it(tmp_path, song, caplog):
     loud = np.clip(5 * noise(9000), -0.999, 0.999)
     path = song(waveform=loud)
@@ -153,17 +143,6 @@ def test_an_interruption_leaves_no_parts(song, tmp_path, where, error):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_damaged_on_the_way_leaves_nothing(tmp_path, separator):
-    path = tmp_path / "song.flac"
-    soundfile.write(path, noise(200_000).T, RATE)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
-    path.write_bytes(content)
-    with pytest.raises(AudioError, match=r"song\.flac: damaged or cut off after \d+\.\d s of 25\.0 s"):
-        separate_file(separator, path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_file_shorter_than_its_header_says_is_an_error_or_a_warning(song, separator, tmp_path):
     path = song()
     path.write_bytes(path.read_bytes()[: 44 + 4 * 4000])
@@ -190,14 +169,6 @@ def test_memory_does_not_grow_with_length(song, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.15 * peaks[0]
-
-
-@pytest.mark.parametrize("name", ["Übung & 'Zitat', 歌.wav", "two words.wav", "dots.in.name.wav", "-dash.wav"])
-def test_names_of_any_kind(song, command, tmp_path, name):
-    path = song(name)
-    result = command("-o", tmp_path / "out", "--", path)
-    assert result.exit_code == 0
-    assert (tmp_path / "out" / name.removesuffix(".wav") / "vocals.wav").is_file()
 
 
 def test_the_command_prints_each_file_and_a_line_per_song(song, command, tmp_path):
@@ -242,49 +213,6 @@ def test_who_handles_the_memory_of_a_gpu_reaches_the_engine(song, command, tmp_p
     assert asked == [memory]
 
 
-def test_a_bad_file_is_one_line_and_the_others_are_done(song, command, tmp_path):
-    (tmp_path / "notes.txt").write_text("no audio")
-    surround = song("surround.wav", noise(100, 6))
-    good = song("good.wav")
-    result = command(tmp_path / "nowhere.wav", tmp_path / "notes.txt", surround, good, "-o", tmp_path / "out")
-    assert result.exit_code == 1
-    assert [line.endswith(".wav") for line in result.stdout.splitlines()] == [True, True]
-    lines = result.stderr.splitlines()
-    assert lines[-1].startswith("ft: 4 inputs: 1 done, 3 failed; ") and len(lines) == 3 + 1 + 1
-    said = ("nowhere.wav: no such file", "notes.txt: not audio", "6 channels; expected 1 or 2")
-    for line, text in zip(lines, said, strict=False):
-        assert line.startswith("ft: ") and text in line and "expected" in line
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, "good"]
-
-
-def test_names_that_collide_are_told_before_the_first_song_and_stop_no_other(song, command, tmp_path):
-    first, other, second = song("a.wav"), song("another.wav"), song("a.flac")
-    result = command(first, other, second, "-o", tmp_path / "out")
-    assert result.exit_code == 1
-    lines = result.stderr.splitlines()
-    assert str(first) in lines[0] and str(second) in lines[0] and lines[1].startswith(f"ft: {second}: would become")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, "another"]
-
-
-def test_a_folder_stands_for_the_audio_in_it(song, command, tmp_path):
-    (tmp_path / "album" / "scans").mkdir(parents=True)
-    for name in ("2.FLAC", "1.wav", "scans/3.wav"):
-        song(f"album/{name}")
-    (tmp_path / "album" / "cover.jpg").write_bytes(b"no audio")
-    single = song("single.wav")
-    result = command(tmp_path / "album", single, "-o", tmp_path / "out")
-    assert result.exit_code == 0
-    done = [Path(line).parent.relative_to(tmp_path / "out").as_posix() for line in result.stdout.splitlines()]
-    assert done == ["1", "1", "2", "2", "scans/3", "scans/3", "single", "single"]
-    result = command(tmp_path / "album" / "scans", "-o", tmp_path / "out")
-    assert result.exit_code == 0 and Path(result.stdout.splitlines()[0]).parent.name == "3"
-    (tmp_path / "empty").mkdir()
-    result = command(tmp_path / "empty", "-o", tmp_path / "none")
-    assert result.exit_code == 1 and result.stderr.startswith(
-        f"ft: {tmp_path / 'empty'}: no audio files in this folder"
-    )
-
-
 def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
     made = []
     create = Separator.__init__
@@ -316,22 +244,6 @@ def test_options_reach_the_separator(song, command, tmp_path, monkeypatch):
     assert soundfile.info(tmp_path / "out" / "song" / "vocals.wav").subtype == "FLOAT"
 
 
-def test_an_option_out_of_range_is_wrong_usage(song, command):
-    result = command(song(), "--overlap", 0.9)
-    assert result.exit_code == ConfigError.exit_code == 2
-    assert result.stderr.startswith("ft: overlap: 0.9, expected 0 to 0.5")
-
-
-def test_an_interrupted_command_leaves_nothing_and_exits_with_130(song, command, tmp_path, monkeypatch):
-    def interrupts(batch):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ft.separate.separator, "load_engine", lambda *_, **__: StubEngine(interrupts))
-    result = command(song(), "-o", tmp_path / "out")
-    assert result.exit_code == 130
-    assert not (tmp_path / "out").exists()
-
-
 def test_reading_computing_and_writing_each_have_a_thread(song, tmp_path, monkeypatch):
     threads = {}
 
@@ -347,39 +259,6 @@ def test_reading_computing_and_writing_each_have_a_thread(song, tmp_path, monkey
     monkeypatch.setattr(AudioSource, "blocks", read)
     separate_file(Separator(StubEngine(mask), **SHORT), song(), tmp_path / "out")
     assert len({threads["engine"], threads["reader"], threading.current_thread()}) == 3
-
-
-def test_ctrl_c_ends_a_process_without_parts(song, tmp_path):
-    path = song(waveform=noise(100_000))
-    program = """
-import sys, time
-import ft.separate.separator
-from stubs import StubEngine, all_ones, stub_config
-def slow(batch):
-    time.sleep(0.2)
-    return all_ones(batch)
-ft.separate.separator.load_engine = lambda *_, **__: StubEngine(slow)
-import engines
-ft.separate.separator.read_config = engines.read_config = lambda model: stub_config()
-from ft.cli import main
-main()
-"""
-    out = tmp_path / "out"
-    arguments = ["separate", str(path), "-o", str(out), "--segment-seconds", "0.5", "--context-seconds", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever runs the tests may ignore it
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1])))},
-    )
-    while not list(out.rglob("*.part")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130 and errors == "ft: interrupted\n"
-    assert not out.exists()
 
 
 def test_help_states_the_real_defaults():
