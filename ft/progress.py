@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ft.errors import Cancelled
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 T = TypeVar("T")
 
@@ -88,13 +91,10 @@ def seconds_bar(name: str, quiet: bool = False, batch: BatchProgress | None = No
     Args:
         batch: where the song stands among others.
     """
-    from tqdm import tqdm
-
     shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]{postfix}"
-    disable = quiet or not is_watched()
     if batch is not None and batch.count > 1:
         name = f"{batch.number} of {batch.count}: {name}"
-    with tqdm(desc=name, total=0.0, unit="s", disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
+    with _bar(name, quiet, total=0.0, unit="s", bar_format=shown) as bar:
 
         def update(done: float, total: float | None) -> None:
             bar.total = total or 0.0
@@ -108,13 +108,16 @@ def seconds_bar(name: str, quiet: bool = False, batch: BatchProgress | None = No
 @contextmanager
 def share_bar(name: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
     """Shows a bar that is told the share that is done, 0 to 1; not there before, nor where stderr is no terminal."""
-    from tqdm import tqdm
-
     shown = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-    disable = quiet or not is_watched()
-    with tqdm(desc=name, total=1.0, delay=0.01, disable=disable, leave=False, bar_format=shown, file=sys.stderr) as bar:
+    with _bar(name, quiet, total=1.0, delay=0.01, bar_format=shown) as bar:
 
         def update(share: float) -> None:
             bar.update(share - bar.n)
 
         yield update
+
+
+def _bar(name: str, quiet: bool, **settings: Any) -> tqdm:
+    from tqdm import tqdm
+
+    return tqdm(desc=name, disable=quiet or not is_watched(), leave=False, file=sys.stderr, **settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ft.audio.encode import go_on
 from ft.audio.formats import stem_format
 from ft.audio.source import AudioInfo
 from ft.options import SeparateOptions
@@ -37,7 +38,7 @@ class WholeWriter(StemWriter):
         super().__exit__(*error)
         self._outputs.__exit__(*error)
 
-    def commit(self, check=None) -> None:
+    def commit(self, check=go_on) -> None:
         self.finish(check)
         self.outputs.commit()
 

@@ -44,37 +44,36 @@ class StemSound:
         self._came = 0
         self._resampler = StreamingResampler(sample_rate, format.sample_rate, channels)
 
-    def push(self, block: Array) -> Array:
-        """The samples that a block (channels, samples) completes. Raises EngineError where some are not finite."""
+    def write(self, block: Array) -> None:
+        """Takes a block (channels, samples). Raises EngineError where it holds values that are not finite."""
         self._came += block.shape[1]
-        return self._measured(self._resampler.push(block))
+        self._take(self._resampler.push(block))
 
-    def finish(self) -> Array:
-        """The rest: there are as many samples as the song has at the rate of the files, rounded, but at least one."""
-        rest = self._measured(self._resampler.finish())
+    def finish(self) -> None:
+        """Takes the rest: as many samples as the song has at the rate of the files, rounded, but at least one."""
+        self._take(self._resampler.finish())
         if self._came and not self.samples:  # soxr gives as many, but none for a single sample to a quarter of its rate
-            rest = self._measured(np.zeros((self.channels, 1), np.float32))
-        return rest
+            self._take(np.zeros((self.channels, 1), np.float32))
 
-    def _measured(self, block: Array) -> Array:
+    def _take(self, block: Array) -> None:
+        """Measures a block at the rate of the files."""
         if block.shape[1]:
             peak = peak_of(block)
             if not math.isfinite(peak):
                 raise EngineError(f"{self.name}: values that are not finite came; the model or its engine is broken")
             self.peak = max(self.peak, peak)
             self.samples += block.shape[1]
-        return block
 
 
-class StemPart:
+class StemPart(StemSound):
     """One file on its way: its parts, and what is known of it. All methods but `close` may raise OSError."""
 
     def __init__(self, path: Path, part: Path, channels: int, sample_rate: int, format: StemFormat) -> None:
         """`part`: where it grows; its raw sound does beside that, with the suffix `.raw.part`."""
-        self.path, self.part, self.channels, self.format = path, part, channels, format
+        super().__init__(str(path), channels, sample_rate, format)
+        self.path, self.part, self.format = path, part, format
         self.raw = part.with_suffix(".raw.part")
-        self.sound = StemSound(str(path), channels, sample_rate, format)
-        self.go_on: Callable[[], None] = _go_on
+        self.go_on: Callable[[], None] = go_on
         """Called before each block is encoded; what it raises ends that."""
         self._raw: BinaryIO | None = None
         self._wav: WavFile | None = None
@@ -85,19 +84,6 @@ class StemPart:
             self._raw = self.raw.open("w+b")
         else:
             self._wav = WavFile(self.part, self.channels, self.format.sample_rate, "float")
-
-    @property
-    def samples(self) -> int:
-        """In the file."""
-        return self.sound.samples
-
-    def write(self, block: Array) -> None:
-        """Appends a block (channels, samples). Raises EngineError where it holds values that are not finite."""
-        self._append(self.sound.push(block))
-
-    def finish(self) -> None:
-        """Completes the sound."""
-        self._append(self.sound.finish())
 
     def encode(self, gain: float) -> None:
         """Makes the part that becomes the file."""
@@ -161,7 +147,8 @@ class StemPart:
             with suppress(OSError):  # that what is buffered cannot be written does not matter any more
                 self._raw.close()
 
-    def _append(self, block: Array) -> None:
+    def _take(self, block: Array) -> None:
+        super()._take(block)
         if block.shape[1] == 0:
             return
         if self._wav is not None:
@@ -211,8 +198,8 @@ def cause(error: OSError | soundfile.LibsndfileError) -> str:
     return reason(error)
 
 
-def _go_on() -> None:
-    pass
+def go_on() -> None:
+    """Lets what asks before it goes on do so."""
 
 
 def require_room(part: Path) -> None:

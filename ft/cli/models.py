@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -49,8 +50,6 @@ def info(model: str, as_json: bool) -> None:
 
     That is default-fp32 (default means the same here) or default-int8.
     """
-    import json
-
     from ft.info import as_text, describe_model
 
     facts = describe_model(model)
@@ -69,8 +68,6 @@ def info(model: str, as_json: bool) -> None:
 @click.pass_obj
 def doctor(settings: dict, as_json: bool, runtime: str | None) -> None:
     """Say what this machine can run models with, what is wrong, and the line that mends it."""
-    import json
-
     from engines.doctor import as_text, examine
     from ft.progress import share_bar
 

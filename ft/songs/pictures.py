@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ft.audio.encode import go_on
 from ft.dsp import BlockQueue, StreamingStft, magnitude
 from ft.plots import DECIBELS, HOP_LENGTH, MASK, N_FFT, check_matplotlib, decibels, mean_power, save_panels
 from ft.songs.parts import part_of, told
@@ -112,7 +113,7 @@ class Pictures:
             return {f"mask of the {name}": columns.means() for name, columns in self._masks.items()}
         return {picture: decibels(self._stems[picture].means(), self._peak)}
 
-    def finish(self, check: Callable[[], None] | None = None) -> None:
+    def finish(self, check: Callable[[], None] = go_on) -> None:
         """Draws the pictures into their parts, once all was added. Raises AudioError.
 
         Args:
@@ -122,8 +123,7 @@ class Pictures:
         self._add(self._stft.finish())
         seconds = next(iter(self._stems.values())).frames * HOP_LENGTH / self._rate
         for name, path in self.files.items():
-            if check is not None:
-                check()
+            check()
             scale = MASK if name == _MASK else DECIBELS
             with told(path):
                 save_panels(part_of(path), self.panels(name), seconds, self._rate / N_FFT, scale, _HEIGHT)

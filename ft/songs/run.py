@@ -32,7 +32,6 @@ from ft.stems import with_sums
 
 if TYPE_CHECKING:
     from ft.separate import Separator
-    from ft.separate.front import Level
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +228,11 @@ def _separate(
 ) -> float:
     """Gives the stems of an open song to `write`, block by block; returns its seconds."""
     info, samples = source.info, 0
-    levels = levels_of_song(separator, source, progress)
+    levels = None  # of a pipe, which can be read once only
+    if source.repeatable:
+        passed = cancellable(source.blocks(), progress, info.path, info.seconds)
+        levels = separator.levels(passed, info.sample_rate)
+        logger.debug("%s: levels %s", info.path, levels)
     blocks = source.blocks() if pictures is None else pictures.heard(source.blocks())
     for stems in separator.stream(blocks, info.sample_rate, levels, eager=eager):
         stems = with_sums(stems, separator.outputs)
@@ -241,18 +244,6 @@ def _separate(
     if samples == 0:
         raise AudioError(f"{info.path}: holds no samples; expected at least one")
     return samples / info.sample_rate
-
-
-def levels_of_song(
-    separator: Separator, source: AudioSource, progress: Progress | None = None
-) -> tuple[Level | None, ...] | None:
-    """Finds `Separator.levels` by reading the song; None of a pipe, which can be read once only."""
-    if not source.repeatable:
-        return None
-    info, start = source.info, time.perf_counter()
-    levels = separator.levels(cancellable(source.blocks(), progress, info.path, info.seconds), info.sample_rate)
-    logger.debug("%s: %s, found in %.1f s", info.path, levels, time.perf_counter() - start)
-    return levels
 
 
 def _done(record: SongRecord, info: AudioInfo, seconds: float, start: float, warnings: Sequence[str]) -> SongRecord:

@@ -15,13 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio.encode import StemPart, StemSound
+from ft.audio.encode import StemPart, StemSound, go_on
 from ft.audio.formats import StemFormat
 from ft.audio.source import reason
 from ft.audio.tags import Tags, write_tags
@@ -72,7 +71,7 @@ class StemWriter:
         self._stems = {
             stem: StemPart(path, part_of(path), channels, sample_rate, format) for stem, path in self.files.items()
         }
-        self._sounds = {name: stem.sound for name, stem in self._stems.items()}
+        self._sounds: dict[str, StemSound] = {**self._stems}
         """The loudest sample of these stems, and of those that are not written."""
         self._new_sound = partial(StemSound, channels=channels, sample_rate=sample_rate, format=format)
 
@@ -86,9 +85,7 @@ class StemWriter:
             self._closing = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closing.close()
 
     @property
@@ -113,9 +110,9 @@ class StemWriter:
             for name in stems.keys() - self._stems.keys():
                 if name not in self._sounds:
                     self._sounds[name] = self._new_sound(name)
-                self._sounds[name].push(stems[name])
+                self._sounds[name].write(stems[name])
 
-    def finish(self, check: Callable[[], None] | None = None) -> None:
+    def finish(self, check: Callable[[], None] = go_on) -> None:
         """Makes the files, whole in their parts.
 
         Args:
@@ -124,14 +121,10 @@ class StemWriter:
         Raises:
             AudioError: a file cannot be written.
         """
-        check = check or _nothing
-        for name, sound in self._sounds.items():
+        for sound in self._sounds.values():
             check()
-            if name not in self._stems:
+            with told(Path(sound.name)):
                 sound.finish()
-                continue
-            with told(self._stems[name].path):
-                self._stems[name].finish()
         peak = max(self.peaks.values(), default=0.0)
         if self.format.clips and peak > 1:
             self.gain = 1 / peak
@@ -155,12 +148,12 @@ class StemWriter:
         """Lossy encoders take a thirtieth of the song's length for each stem; each gets a thread."""
         is_over = threading.Event()
 
-        def go_on() -> None:
+        def go_on_unless_over() -> None:
             if is_over.is_set():
                 raise Cancelled("not written, as another stem failed or the process is to end")
 
         for stem in self._stems.values():
-            stem.go_on = go_on
+            stem.go_on = go_on_unless_over
         with ThreadPoolExecutor(max(len(self._stems), 1), "encoder") as pool:
             try:
                 waiting = {pool.submit(self._make, stem) for stem in self._stems.values()}
@@ -235,7 +228,3 @@ class StemPipe:
                 select.select([], [self._stream], [])
                 continue
             rest = rest[written:]
-
-
-def _nothing() -> None:
-    pass
