@@ -37,8 +37,6 @@ _VORBIS_LIMIT, _VORBIS_HIGHEST = 200_000, 192_000
 """Above 200 kHz libvorbis has no mode, and libsndfile crashes (1.2.2)."""
 _FLAC_LIMIT, _FLAC_ANY = 655_350, 65_535
 """A FLAC frame holds a rate up to 65,535 Hz in Hz, and a higher one in tens of them."""
-_MPEG25 = (64,)
-"""Bitrates of mp3 below 16 kHz."""
 _VORBIS_TABLES = (8000, 48000)
 """Outside of these sample rates libvorbis names no bitrate."""
 
@@ -113,15 +111,11 @@ def encoder_settings(format: StemFormat, channels: int) -> dict[str, Any]:
         return {"format": "FLAC", "subtype": f"PCM_{format.bit_depth}"}
     assert format.bitrate is not None
     if format.name == "mp3":
-        low, high = _lame_range(format.sample_rate)
+        _, low, high = _lame(format.sample_rate)
         # A quarter more, so that neither rounding nor cutting makes it the next lower one.
         level = max(0.0, (high - format.bitrate - 0.25) / (high - low))
-        return {
-            "format": "MP3",
-            "subtype": "MPEG_LAYER_III",
-            "compression_level": level,
-            "bitrate_mode": "CONSTANT",
-        }
+        kind = {"format": "MP3", "subtype": "MPEG_LAYER_III"}
+        return {**kind, "compression_level": level, "bitrate_mode": "CONSTANT"}
     if format.name == "opus":
         level = (256 - format.bitrate / channels) / 250
     else:
@@ -137,7 +131,7 @@ def _fits_flac(sample_rate: int) -> bool:
 
 def _nearest_bitrate(name: Format, bitrate: int, sample_rate: int, channels: int) -> int:
     if name == "mp3":
-        choices = MPEG1_BITRATES if sample_rate >= 32000 else MPEG2_BITRATES if sample_rate >= 16000 else _MPEG25
+        choices, _, _ = _lame(sample_rate)
         return min(choices, key=lambda rate: (abs(rate - bitrate), -rate))
     if name == "opus":
         return min(max(bitrate, 6 * channels), 256 * channels)
@@ -145,9 +139,11 @@ def _nearest_bitrate(name: Format, bitrate: int, sample_rate: int, channels: int
     return round(min(max(bitrate, rates[0]), rates[-1]))
 
 
-def _lame_range(sample_rate: int) -> tuple[int, int]:
-    """kbit/s of libsndfile's compression levels 1 and 0."""
-    return (32, 320) if sample_rate >= 32000 else (8, 160) if sample_rate >= 16000 else (8, 64)
+def _lame(sample_rate: int) -> tuple[tuple[int, ...], int, int]:
+    """Bitrates of an mp3, and those of libsndfile's compression levels 1 and 0."""
+    if sample_rate >= 32000:
+        return MPEG1_BITRATES, 32, 320
+    return (MPEG2_BITRATES, 8, 160) if sample_rate >= 16000 else ((64,), 8, 64)
 
 
 @functools.cache

@@ -225,7 +225,7 @@ class MediaSource(AudioSource):
         """
         rate = self._frame_format[0]
         ends = [packets_end]
-        listed = _edit_end(stream)
+        listed = _seconds(stream.duration, stream.time_base)
         if listed is not None and abs(listed - packets_end) > _MILLISECOND:
             ends.append(listed)
         end = round(min(ends) * rate)
@@ -279,22 +279,20 @@ def _is_mp4(container: av.container.InputContainer) -> bool:
     return "mp4" in container.format.name
 
 
-def _edit_end(stream: av.AudioStream) -> Fraction | None:
-    if stream.duration is None or stream.time_base is None:
-        return None
-    return stream.duration * stream.time_base
+def _seconds(count: int | None, time_base: Fraction | None) -> Fraction | None:
+    return None if count is None or time_base is None else count * time_base
 
 
 def _begin(frame: av.AudioFrame) -> Fraction:
     """Seconds at which a frame begins, on the container's clock."""
-    return Fraction(0) if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+    return _seconds(frame.pts, frame.time_base) or Fraction(0)
 
 
 def _end(packet: av.Packet) -> Fraction:
     """Seconds at which a packet ends, on the container's clock; 0 where it does not say."""
-    if packet.pts is None or not packet.duration or packet.time_base is None:
+    if packet.pts is None or not packet.duration:
         return Fraction(0)
-    return (packet.pts + packet.duration) * packet.time_base
+    return _seconds(packet.pts + packet.duration, packet.time_base) or Fraction(0)
 
 
 def _clock_start(container: av.container.InputContainer) -> Fraction:
@@ -308,7 +306,7 @@ def _clock_start(container: av.container.InputContainer) -> Fraction:
 def _noted(container: av.container.InputContainer, stream: av.AudioStream) -> Fraction | None:
     """Seconds that the container notes of the track; None where that is an estimate or missing."""
     if _is_mp4(container):
-        return _edit_end(stream) or None
+        return _seconds(stream.duration, stream.time_base) or None
     noted = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)", stream.metadata.get("DURATION", "").strip())
     if noted is None or "matroska" not in container.format.name:
         return None

@@ -33,15 +33,8 @@ from ft.errors import AudioError
 from ft.files import sound_name
 from ft.options import BitDepth
 
-_SUBTYPES: dict[str, BitDepth] = {
-    "PCM_24": "24",
-    "PCM_32": "24",
-    "ALAC_20": "24",
-    "ALAC_24": "24",
-    "ALAC_32": "24",
-    "FLOAT": "float",
-    "DOUBLE": "float",
-}
+_24_BITS = ("PCM_24", "PCM_32", "ALAC_20", "ALAC_24", "ALAC_32")
+_SUBTYPES: dict[str, BitDepth] = {**dict.fromkeys(_24_BITS, "24"), "FLOAT": "float", "DOUBLE": "float"}
 _UNKNOWN_FRAMES = (1 << 63) - 1
 """libsndfile's SF_COUNT_MAX, for a FLAC whose header leaves the count open."""
 _CONVERT = "Others can be converted first, e.g. ffmpeg -i FILE song.wav"

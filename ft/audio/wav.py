@@ -201,22 +201,9 @@ def streamed_header(sample_rate: int, channels: int, bit_depth: BitDepth) -> byt
     """
     size, tag = {"16": (2, PCM), "24": (3, PCM), "float": (4, FLOAT)}[bit_depth]
     frame = size * channels
-    return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        b"RIFF",
-        UNKNOWN_SIZE,
-        b"WAVE",
-        b"fmt ",
-        16,
-        tag,
-        channels,
-        sample_rate,
-        sample_rate * frame,
-        frame,
-        8 * size,
-        b"data",
-        UNKNOWN_SIZE,
-    )
+    riff = struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
+    form = struct.pack("<HHIIHH", tag, channels, sample_rate, sample_rate * frame, frame, 8 * size)
+    return riff + struct.pack("<4sI", b"fmt ", len(form)) + form + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
 
 
 def quantised(block: Array, bit_depth: BitDepth) -> NDArray[np.int16 | np.int32]:

@@ -85,26 +85,23 @@ def checked(songs: Sequence[tuple[Song, Path]]) -> list[Song | None]:
     that as its `error`.
     """
     doubles, problems = check_outputs([(song.path, song.outputs) for song, _ in songs])
-    kept = [number for number in range(len(songs)) if number not in doubles]
-    ready: list[Song | None] = [None] * len(songs)
-    for number, song in zip(kept, _with_marks([songs[number] for number in kept]), strict=True):
-        error = problems.get(number)
-        ready[number] = song if error is None else replace(song, files={}, images={}, marks=(), error=error)
+    kept = [song for number, (song, _) in enumerate(songs) if number not in doubles]
+    inputs = [song.path for song in kept if song.path != STDIN]
+    places = MarkPlaces(inputs, (file for song in kept for file in song.files.values()), SUFFIXES)
+    ready: list[Song | None] = []
+    for number, (song, folder) in enumerate(songs):
+        if number in doubles:
+            ready.append(None)
+        elif number in problems:
+            ready.append(replace(song, files={}, images={}, error=problems[number]))
+        else:
+            ready.append(replace(song, marks=places.of(folder, song.files.values()) if song.files else ()))
     return ready
 
 
 def failures_first(songs: Sequence[Song | None]) -> list[Song]:
     """Puts what is known to fail before all else, so that it is told before the work begins."""
     return sorted(filter(None, songs), key=lambda song: song.error is None)
-
-
-def _with_marks(songs: Sequence[tuple[Song, Path]]) -> list[Song]:
-    """The songs of one call, each given with its output folder, with the folders to mark for their files."""
-    inputs = [song.path for song, _ in songs if song.path != STDIN]
-    places = MarkPlaces(inputs, (file for song, _ in songs for file in song.files.values()), SUFFIXES)
-    return [
-        replace(song, marks=places.of(folder, song.files.values())) if song.files else song for song, folder in songs
-    ]
 
 
 def with_files(song: Song, output_dir: Path, names: Names) -> Song:

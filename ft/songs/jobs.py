@@ -166,22 +166,20 @@ class _Reader:
         if not isinstance(value, str) or not value:
             raise self.error(position, f"{_kind(value)}; expected a path")
         try:
-            os.fsencode(value)
-        except UnicodeEncodeError as error:
-            raise self.error(position, "a name that no file can have; expected a path") from error
-        if "\0" in value:
+            encoded = os.fsencode(value)
+        except UnicodeEncodeError:
+            encoded = b"\0"
+        if b"\0" in encoded:
             raise self.error(position, "a name that no file can have; expected a path")
         path = self.path.parent / value
         return path if path != STDIN else path.absolute()
 
     def check_files(self) -> None:
         """Raises ConfigError for what is no file, of several for the first few in one line."""
-        wrong = [(path, position) for path, position in self._files if not _is_file(path)]
-        if not wrong:
-            return
-        named = [f"{position.removeprefix('.')}: {_missing(path)}" for path, position in wrong[:SHOWN]]
-        rest = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ConfigError(f"{self.path}: {', '.join(named)}{rest}; expected files, with paths from {self.path.parent}")
+        wrong = [f"{position.removeprefix('.')}: {why}" for path, position in self._files if (why := _no_file(path))]
+        if wrong:
+            named, rest = ", ".join(wrong[:SHOWN]), f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            raise ConfigError(f"{self.path}: {named}{rest}; expected files, with paths from {self.path.parent}")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,28 +192,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _is_file(path: Path) -> bool:
+def _no_file(path: Path) -> str | None:
+    """What stands there in place of a file; None where one does."""
     try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def _missing(path: Path) -> str:
-    try:
-        return f"{path} is a folder" if path.is_dir() else f"{path} is missing"
+        return None if path.is_file() else f"{path} is a folder" if path.is_dir() else f"{path} is missing"
     except OSError as error:
         return f"{path} ({error.strerror})"
 
 
 def _kind(value: Any) -> str:
     """What a value of JSON is, in words."""
-    words = {
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return "an empty text" if value == "" else words.get(type(value), "null")
+    words = {str: "a text", bool: "true or false", int: "a number", float: "a number", dict: "an object"}
+    if value == "":
+        return "an empty text"
+    return "a list" if isinstance(value, list) else words.get(type(value), "null")
