@@ -37,15 +37,6 @@ def test_parts_grow_beside_the_final_place_and_names_come_at_the_end(tmp_path):
         assert names(folder) == ["instrumental.wav", "vocals.wav"]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("bit_depth", ["16", "float"])
-def test_what_ends_early_leaves_nothing(tmp_path, error, bit_depth):
-    with pytest.raises(error), writer_of(tmp_path / "new" / "song", bit_depth=bit_depth) as writer:
-        writer.write({"vocals": noise(10), "instrumental": noise(10)})
-        raise error
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_was_there_before_stays_until_the_new_is_whole(tmp_path):
     (tmp_path / "vocals.wav").write_text("old")
     with pytest.raises(ValueError), writer_of(tmp_path) as writer:
@@ -245,27 +236,6 @@ def test_names_that_are_no_text_are_written(tmp_path, name, bit_depth):
     writer = writer_of(folder, name, bit_depth, rate=48000, tags=Tags({"TITLE": ("x",)}))
     files = written(writer, {"vocals": noise(5000), "instrumental": noise(5000)})
     assert names(folder) == sorted(path.name for path in files.values()) and writer.warnings == []
-
-
-def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
-    script = (
-        f"import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\n"
-        "from stems import noise, writer_of\n"
-        "for folder, depth in (('a', '16'), ('b', 'float')):\n"
-        "    writer = writer_of(Path(sys.argv[1]) / folder, bit_depth=depth)\n"
-        "    writer.__enter__()\n"
-        "    writer.write({'vocals': noise(10), 'instrumental': noise(10)})\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
-    for folder, count in ((tmp_path / "a", 4), (tmp_path / "b", 4)):
-        left = names(folder)
-        assert len(left) == count and all(name.startswith(".ft-") for name in left)
-        (folder / "mine.part").touch()
-        (folder / "vocals.wav").touch()
-        remove_parts([folder / "vocals.wav", folder / "instrumental.wav"])
-        assert names(folder) == ["mine.part", "vocals.wav"]
 
 
 KILLED = """

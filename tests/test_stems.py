@@ -95,6 +95,7 @@ class Shares:
 
     def __init__(self, **options):
         self.options, self.model, self.config = SeparateOptions(**options), "shares", SimpleNamespace(all_stems=FOUR)
+        self.outputs = chosen(FOUR, self.options.stem, self.options.two_stems)
         self.engine = SimpleNamespace(describe=lambda: SimpleNamespace(name="stub", device="cpu", precision="fp32"))
 
     def ready(self):
