@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
+from stubs import noise as noise
 
 from ft.audio.encode import go_on
 from ft.audio.formats import stem_format
@@ -18,10 +18,6 @@ ROOT = Path(__file__).parents[1]
 STEMS = ("vocals", "instrumental")
 KINDS = [("wav", "16"), ("wav", "24"), ("wav", "float"), ("flac", "16"), ("flac", "24")]
 KINDS += [("ogg", None), ("opus", None), ("mp3", None)]
-
-
-def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
-    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
 
 
 class WholeWriter(StemWriter):

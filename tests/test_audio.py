@@ -9,16 +9,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
-from test_media import encode
+from stems import noise
+from test_media import encode, read, refusal
 
 from ft.audio.open import audio_info, open_source, read_audio, read_blocks
 from ft.audio.quiet import quiet
 from ft.audio.wav import streamed_header
 from ft.errors import AudioError
-
-
-def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
-    return (0.2 * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
 
 
 def write(path, waveform, rate=8000, subtype="PCM_16", **settings):
@@ -112,21 +109,6 @@ def cut(path, share, name=None):
 def song(example):
     """The first four seconds of the example (channels, samples)."""
     return soundfile.read(example / "mixture.flac", frames=4 * 48000, dtype="float32", always_2d=True)[0].T
-
-
-def refusal(path, **chosen) -> str:
-    """The one line with which reading a file ends."""
-    with pytest.raises(AudioError) as caught, open_source(path, **chosen) as source:
-        for _ in source.blocks():
-            pass
-    text = str(caught.value)
-    assert text.startswith(str(path)) and "\n" not in text
-    return text
-
-
-def read(source) -> np.ndarray:
-    with source:
-        return np.concatenate(list(source.blocks()), axis=1)
 
 
 @pytest.mark.parametrize(("name", "format"), LOSSLESS)

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from test_audio import cut, read, refusal, write
+from test_audio import cut, write
+from test_media import read, refusal
 
 from ft.audio.open import open_source, read_audio
 

@@ -12,17 +12,14 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stems import noise
+from test_media import read
 
 from ft.audio.pipe import PIPE_SAMPLES, STDIN, RawFormat, open_pipe
-from ft.audio.source import AudioSource
 from ft.audio.wav import UNKNOWN_SIZE, streamed_header
 from ft.errors import AudioError
 
 RATE = 8000
-
-
-def noise(samples: int, channels: int = 2) -> np.ndarray:
-    return np.random.default_rng(samples).uniform(-1, 1, (channels, samples)).astype(np.float32)
 
 
 def wav(waveform: np.ndarray, subtype: str = "PCM_16", format: str = "WAV") -> bytes:
@@ -33,11 +30,6 @@ def wav(waveform: np.ndarray, subtype: str = "PCM_16", format: str = "WAV") -> b
 
 def decoded(data: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)[0].T
-
-
-def read(source: AudioSource) -> np.ndarray:
-    with source:
-        return np.concatenate(list(source.blocks()), axis=1)
 
 
 def refusal(data: bytes, raw: RawFormat | None = None, **chosen) -> str:
