@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from engines.plan import KINDS, check_plan, model_sha256, profiles_to_json
-from engines.tensorrt_build import ShareDone, make_profiles, plan_from_onnx, read_model, window_frames
+from engines.tensorrt_build import ShareDone, make_profiles, plan_from_onnx, read_exported, window_frames
 from engines.tensorrt_library import gpu_of, installed, library, target_of
 from ft import __version__
 from ft.errors import CheckpointError, EngineError
@@ -67,7 +67,7 @@ def cached_plan(
     path = model_path(model)
     gpu = gpu_of(device)
     target = target_of(gpu)
-    facts = read_model(path)
+    facts = read_exported(path)
     if facts.gate is None:
         logger.warning("%s: nothing says how it compares with fp32; export it again with `ft export`", path)
     one = facts.config.items_per_window

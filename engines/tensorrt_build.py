@@ -34,7 +34,7 @@ ShareDone = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Model:
+class ExportedModel:
     """What an exported ONNX file says of itself."""
 
     path: Path
@@ -56,7 +56,7 @@ class BuiltPlan:
     seconds: float
 
 
-def read_model(path: Path) -> Model:
+def read_exported(path: Path) -> ExportedModel:
     """Raises CheckpointError where the file is none that `ft export` wrote, ExportError where no plan can be made."""
     metadata = read_metadata(path)
     config = config_from_metadata(path, metadata)
@@ -72,7 +72,7 @@ def read_model(path: Path) -> Model:
     except ValueError as error:
         raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
     parameters = int(metadata["ft_parameters"]) if metadata.get("ft_parameters", "").isdecimal() else None
-    return Model(path, config, precision, io, parameters, gate, context)
+    return ExportedModel(path, config, precision, io, parameters, gate, context)
 
 
 def plan_from_onnx(
@@ -112,7 +112,7 @@ def plan_from_onnx(
         ExportError: an unknown target, a network of another precision, or a build that fails.
     """
     module = library(kind)
-    facts = read_model(model)
+    facts = read_exported(model)
     gpu = check_targets(module, kind, targets, device)
     chosen = (target_of(gpu),) if gpu is not None else tuple(dict.fromkeys(targets)) or DEFAULT_TARGETS
     profiles = make_profiles(facts, batch, frames)
@@ -168,7 +168,7 @@ def window_frames(config: ModelConfig, seconds: float | None = None) -> int:
     return WindowPlan.of(replace(segment, context=0.0, lookahead=None), config.frame_rate).frames
 
 
-def make_profiles(model: Model, batch: int, frames: int) -> tuple[Profile, ...]:
+def make_profiles(model: ExportedModel, batch: int, frames: int) -> tuple[Profile, ...]:
     """`window` and `tail` for a model, for `batch` windows of a stereo song."""
     items = model.config.items_per_window
     sizes = ((1, 1), (items, frames), (batch * items, frames))

@@ -251,7 +251,7 @@ class PlanRunner:
         name = next(name for name in shapes if shapes[name] != most[name])
         raise EngineError(
             f"the plan takes {name} of up to {most[name]}, {tuple(shapes[name])} was given; use smaller windows or "
-            "batches, or build the plan with --batch and --segment-seconds"
+            "batches, or build the plan with another `batch` or `segment_seconds`"
         )
 
     def _start(self, profile: int, shapes: Mapping[str, Shape], buffers: _Buffers) -> Shape:

@@ -14,7 +14,7 @@ from typing import Any
 
 from engines.plan import SUFFIX, manifest_path
 from engines.plan_cache import cache_folder
-from engines.tensorrt_build import BuiltPlan, Model, check_targets, plan_from_onnx, read_model, window_frames
+from engines.tensorrt_build import BuiltPlan, ExportedModel, check_targets, plan_from_onnx, read_exported, window_frames
 from engines.tensorrt_library import library
 from engines.tensorrt_network import TYPES
 from export.limits import limits_of
@@ -95,7 +95,7 @@ def build_plan(
         "progress": progress,
     }
     if path.suffix.lower() == ".onnx":
-        found = read_model(path)
+        found = read_exported(path)
         same = precision is None or found.precision.split()[0] == precision
         if same and io in (None, found.io):
             if example is not None:
@@ -120,7 +120,7 @@ def build_plan(
         return plan_from_onnx(onnx, output, frames=frames, precision=precision or "fp32", **options)
 
 
-def _check_gate(model: Model, mask_snr_db: float | None, sdr_loss_db: float | None) -> None:
+def _check_gate(model: ExportedModel, mask_snr_db: float | None, sdr_loss_db: float | None) -> None:
     """Looks at what a file says of its own comparison.
 
     Raises:

@@ -10,7 +10,7 @@ from stubs import StubEngine, all_ones
 
 import engines.tensorrt_build
 from engines.plan import check_plan, file_sha256, manifest_path
-from engines.tensorrt_build import DEFAULT_TARGETS, make_profiles, plan_from_onnx, read_model, window_frames
+from engines.tensorrt_build import DEFAULT_TARGETS, make_profiles, plan_from_onnx, read_exported, window_frames
 from engines.tensorrt_library import library
 from engines.tensorrt_network import check_precision, decompose, parse
 from export.to_tensorrt import build_plan
@@ -104,7 +104,7 @@ def test_transforms_around_a_network_are_no_part_of_its_precision(tiny_onnx, tin
 
 
 def test_a_model_of_waveforms_takes_the_window_that_its_file_names(tiny_waveform):
-    model = read_model(tiny_waveform)
+    model = read_exported(tiny_waveform)
     window, tail = make_profiles(model, 3, window_frames(model.config))
     assert window.inputs["waveform"][1] == (3, 2, model.context["window"])
     assert tail.inputs["waveform"][0] == (1, 2, model.context["smallest"])

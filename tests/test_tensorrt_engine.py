@@ -18,7 +18,7 @@ from engines.devices import Gpu, Gpus
 from engines.plan import PlanManifest, Profile, manifest_path, write_plan
 from engines.plan_cache import plans_folder
 from engines.tensorrt import TensorrtEngine
-from engines.tensorrt_build import Model, make_profiles
+from engines.tensorrt_build import ExportedModel, make_profiles
 from ft.errors import DeviceLost, EngineError, OutOfDeviceMemory
 from ft.separate import Separator
 
@@ -313,7 +313,8 @@ def test_a_plan_holds_its_windows_of_a_stereo_song_whatever_its_network_hears(
 ):
     """A window of a stereo song is two items for a mono network."""
     config = stub_config(channels=channels)
-    profiles = make_profiles(Model(tmp_path / "a.onnx", config, "fp16", "network", None, None, None), BATCH, FRAMES)
+    model = ExportedModel(tmp_path / "a.onnx", config, "fp16", "network", None, None, None)
+    profiles = make_profiles(model, BATCH, FRAMES)
     shapes = [profile.inputs["magnitude"] for profile in profiles]
     module = fake_tensorrt(cuda, each_frame_alone, [(least, most) for least, _, most in shapes])
     monkeypatch.setitem(sys.modules, "tensorrt", module)

@@ -18,7 +18,7 @@ import export.to_tensorrt
 from engines.devices import Gpu, Gpus
 from engines.plan import write_plan
 from engines.plan_cache import cache_folder, cached_plan
-from engines.tensorrt_build import make_profiles, read_model
+from engines.tensorrt_build import make_profiles, read_exported
 from engines.tensorrt_library import library
 from export.to_tensorrt import build_plan
 from ft.checkpoint import GATE_KEY
@@ -147,7 +147,7 @@ def test_a_file_in_fp32_shows_that_it_equals_pytorch(tiny_onnx, tiny_waveform, t
         asked.clear()
         with pytest.raises(ExportError, match="`mask_snr_db` and `sdr_loss_db` are for fp16 and bf16"):
             build_plan(model, tmp_path / "a.plan", kind="rtx", mask_snr_db=50.0)
-        gate = {**read_model(model).gate, "relative_l2": 1e-3, "stems_snr_db": 20.0}
+        gate = {**read_exported(model).gate, "relative_l2": 1e-3, "stems_snr_db": 20.0}
         far = with_metadata(model, tmp_path / "far.onnx", **{GATE_KEY: json.dumps(gate)})
         with pytest.raises(ExportError, match="says that it does not equal PyTorch; nothing was built"):
             build_plan(far, tmp_path / "a.plan", kind="rtx")
@@ -259,9 +259,9 @@ def test_a_cached_plan_of_a_file_without_a_gate_is_told(one_gpu, tiny_half, tiny
 
 def test_a_cached_plan_of_a_mono_network_counts_items(one_gpu, tiny_half, tiny_plan, monkeypatch):
     """The caller counts items, the plan windows of a stereo song, which are two items each."""
-    facts = read_model(tiny_half)
+    facts = read_exported(tiny_half)
     mono = dataclasses.replace(facts.config, channels=1)
-    monkeypatch.setattr(engines.plan_cache, "read_model", lambda path: dataclasses.replace(facts, config=mono))
+    monkeypatch.setattr(engines.plan_cache, "read_exported", lambda path: dataclasses.replace(facts, config=mono))
     batches = []
 
     def build(model, output, **settings):
