@@ -126,17 +126,6 @@ def tiny_onnx(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def default_half(tmp_path_factory: pytest.TempPathFactory, excerpt_folder: Path) -> Path:
-    """The shipped model as `ft export default --fp16` writes it, gate included."""
-    from export.to_onnx import export_onnx
-
-    def make(to: Path) -> None:
-        export_onnx("default", to / "default.fp16.onnx", precision="fp16", example=excerpt_folder)
-
-    return made_once(tmp_path_factory, "half", make) / "default.fp16.onnx"
-
-
-@pytest.fixture(scope="session")
 def tiny_waveform(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network with its transforms, as `ft export --io waveform` writes it."""
     from export.to_onnx import export_onnx
@@ -147,30 +136,14 @@ def tiny_waveform(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def tiny_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network as an fp16 ONNX file, with a gate that was never measured, and one that says bf16 and lies."""
-    import json
+def tiny_half(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, excerpt_folder: Path) -> Path:
+    """The same network as `ft export --fp16` writes it."""
+    from export.to_onnx import export_onnx
 
-    import onnx_ir
-    import torch
-    from networks import GATE, PARAMETERS, tiny_model
+    def make(to: Path) -> None:
+        export_onnx(tiny_checkpoint, to / "fp16.onnx", precision="fp16", example=excerpt_folder)
 
-    from export.graph import build_graph
-    from ft.checkpoint import CONFIG_KEY, GATE_KEY
-
-    model = tiny_model()
-
-    def make(folder: Path) -> None:
-        graph = build_graph(model, model.model_config, 23, torch.float16)
-        graph.metadata_props.update(
-            {"ft_io": "magnitude", "ft_parameters": str(PARAMETERS), GATE_KEY: json.dumps(GATE)}
-        )
-        graph.metadata_props[CONFIG_KEY] = json.dumps(model.model_config.to_dict())
-        for precision in ("fp16", "bf16"):
-            graph.metadata_props["ft_precision"] = precision
-            onnx_ir.save(graph, folder / f"{precision}.onnx")
-
-    return made_once(tmp_path_factory, "tiny-half", make) / "fp16.onnx"
+    return made_once(tmp_path_factory, "half", make) / "fp16.onnx"
 
 
 @pytest.fixture(scope="session")

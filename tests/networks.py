@@ -21,8 +21,6 @@ DENSE: dict[str, Any] = {
     "decoder_block": "narrow",
 }
 """What sets `original-dense` apart from the preset `tiny`."""
-GATE = {"snr_db": 60.0, "snr_limit_db": 45.0, "sdr_loss_db": 0.001, "sdr_loss_limit_db": 0.02, "finite": True}
-"""What an fp16 file that passed says of its comparison."""
 
 
 def tiny_config(**network: Any) -> ModelConfig:
@@ -79,6 +77,18 @@ def random_input(config: ModelConfig, frames: int, batch: int = 2, seed: int = 0
     generator = torch.Generator().manual_seed(seed)
     (spec,) = config.reads
     return torch.rand(spec.sized(batch, frames), generator=generator)
+
+
+def with_metadata(source: Path, path: Path, **changes: str | None) -> Path:
+    """A copy of an exported file with other entries in its metadata; None takes one away."""
+    import onnx
+
+    model = onnx.load(source)
+    props = {entry.key: entry.value for entry in model.metadata_props} | changes
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {key: value for key, value in props.items() if value is not None})
+    onnx.save(model, path)
+    return path
 
 
 def golden(name: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import with_metadata
 from stubs import StubEngine, all_ones
 from test_tensorrt_engine import manifest
 
@@ -41,15 +42,9 @@ def no_gpu(monkeypatch):
 @pytest.fixture
 def stating(tiny_onnx, tmp_path):
     """The tiny model with other metadata; None takes an entry away."""
-    import onnx
 
     def write(name="model.onnx", **entries):
-        model = onnx.load(tiny_onnx)
-        kept = {entry.key: entry.value for entry in model.metadata_props} | entries
-        del model.metadata_props[:]
-        onnx.helper.set_model_props(model, {key: value for key, value in kept.items() if value is not None})
-        onnx.save(model, tmp_path / name)
-        return tmp_path / name
+        return with_metadata(tiny_onnx, tmp_path / name, **entries)
 
     return write
 

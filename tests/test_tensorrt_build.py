@@ -6,6 +6,7 @@ import json
 import logging
 
 import pytest
+from networks import with_metadata
 from stubs import StubEngine, all_ones
 
 import engines.tensorrt_build
@@ -85,13 +86,12 @@ def test_precision_is_that_of_the_parsed_network(tiny_half, tiny_onnx, tmp_path)
     for network, precision in ((single, "fp16"), (half, "fp32"), (half, "bf16")):
         with pytest.raises(ExportError, match=rf"^\w+ \(\w+\) computes in (float|half), so this is no {precision} net"):
             check_precision(network, precision)
-    frames = 30
     with pytest.raises(ExportError, match="no fp16 network"):
-        plan_from_onnx(tiny_onnx, tmp_path / "a.plan", kind="rtx", frames=frames, precision="fp16")
-    liar = tiny_half.with_name("bf16.onnx")
+        plan_from_onnx(tiny_onnx, tmp_path / "a.plan", kind="rtx", frames=30, precision="fp16")
+    liar = with_metadata(tiny_half, tmp_path / "bf16.onnx", ft_precision="bf16")
     with pytest.raises(ExportError, match="computes in half, so this is no bf16 network"):
         build_plan(liar, tmp_path / "a.plan", kind="rtx")
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [liar]
 
 
 def test_transforms_around_a_network_are_no_part_of_its_precision(tiny_onnx, tiny_waveform):
@@ -139,9 +139,9 @@ def test_an_attention_whose_kernel_is_missing_does_not_fail_the_build(tiny_half,
 
 
 @pytest.mark.long
-def test_the_shipped_model_as_an_fp16_plan(default_half, tmp_path):
-    """The whole way of `ft export default --fp16 --tensorrt rtx`, but for the export that other tests share."""
-    built = build_plan(default_half, tmp_path / "model.plan", kind="rtx", precision="fp16")
+def test_the_shipped_model_as_an_fp16_plan(excerpt_folder, tmp_path):
+    """The whole way of `ft export default --fp16 --tensorrt rtx`."""
+    built = build_plan("default", tmp_path / "model.plan", kind="rtx", precision="fp16", example=excerpt_folder)
     facts = describe_model(built.path)
     assert (facts["kind"], facts["precision"], facts["targets"]) == ("tensorrt", "fp16", list(DEFAULT_TARGETS))
     assert facts["parameters"] == describe_model("default")["parameters"]

@@ -9,7 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
-from networks import GATE
+from networks import with_metadata
 
 import engines.plan_cache
 import engines.tensorrt_build
@@ -28,20 +28,10 @@ from ft.errors import EngineError, ExportError, FtError
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this system")
 
 
+GATE = {"snr_db": 60.0, "snr_limit_db": 45.0, "sdr_loss_db": 0.001, "sdr_loss_limit_db": 0.02, "finite": True}
+"""What an fp16 file that passed says of its comparison."""
 FIRST = {"mask_snr_db": 57.0, "sdr_loss_db": 0.001, "finite": True}
 """What a file of the first format says."""
-
-
-def with_metadata(source, path, **changes):
-    """A copy of an exported file with other entries in its metadata; None takes one away."""
-    import onnx
-
-    model = onnx.load(source)
-    props = {entry.key: entry.value for entry in model.metadata_props} | changes
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {key: value for key, value in props.items() if value is not None})
-    onnx.save(model, path)
-    return path
 
 
 @pytest.fixture
