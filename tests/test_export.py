@@ -78,13 +78,6 @@ def test_each_module_is_one_node(tiny_onnx):
     assert len(graph.node) <= 200
 
 
-def test_no_trace_of_the_source_is_left(tiny_onnx):
-    proto = onnx.load(tiny_onnx)
-    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
-    assert not proto.graph.metadata_props
-    assert b".py" not in proto.SerializeToString()
-
-
 def test_inputs_outputs_and_opset(tiny_onnx):
     proto = onnx.load(tiny_onnx)
     for value, name in ((proto.graph.input, "magnitude"), (proto.graph.output, "mask")):
@@ -93,6 +86,9 @@ def test_inputs_outputs_and_opset(tiny_onnx):
         assert [dim.dim_param or dim.dim_value for dim in dims] == ["batch", 2, 64, "frames"]
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 23)]
     onnx.checker.check_model(proto, full_check=True)
+    # No trace of the source is left.
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    assert not proto.graph.metadata_props and b".py" not in proto.SerializeToString()
 
 
 def test_metadata(tiny_onnx):
@@ -124,14 +120,6 @@ def test_mask_equals_pytorch_at_shapes_that_were_not_traced(tiny_onnx, shape):
     assert relative_l2(mask, reference(model, magnitude)) <= EQUAL
     assert mask.min() >= 0 and mask.max() <= 1
     assert mask.std() > 0.01
-
-
-def test_weights_come_back_bit_for_bit(tiny_checkpoint, tiny_onnx):
-    before, after = load_model(tiny_checkpoint), load_model(tiny_onnx)
-    assert after.model_config == before.model_config
-    assert not after.training
-    state = after.state_dict()
-    assert {name for name, value in before.state_dict().items() if not torch.equal(value, state[name])} == set()
 
 
 def test_weights_are_stored_in_half_and_nothing_else_is(tmp_path, stub, tiny_checkpoint):
@@ -253,19 +241,6 @@ def test_weights_beyond_fp16_are_refused(tmp_path):
         export_onnx(write(tmp_path, model), tmp_path / "model.onnx", weights="fp16")
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("model.trt", {}, "expected a name that ends in .onnx"),
-        ("model.onnx", {"opset": 19}, "opset 19; expected 20 to 23"),
-        ("model.onnx", {"weights": "int8"}, "weights int8; expected fp32 or fp16"),
-    ],
-)
-def test_options_out_of_range_are_refused(tmp_path, tiny_checkpoint, name, options, message):
-    with pytest.raises(ExportError, match=message):
-        export_onnx(tiny_checkpoint, tmp_path / name, **options)
-
-
 def test_an_existing_file_is_kept(tmp_path, tiny_checkpoint):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"mine")
@@ -284,6 +259,11 @@ def test_an_existing_file_is_kept(tmp_path, tiny_checkpoint):
         ("model.onnx", {"precision": "int8", "calibrate": Path("nowhere")}, "nowhere: no such folder.*`calibrate`"),
         ("model.onnx", {"precision": "fp16", "example": Path("nowhere")}, "nowhere: no mixture.*`example` takes"),
         ("model.onnx", {"opset": 24}, "opset 24; expected 20 to 23"),
+        ("model.onnx", {"opset": 19}, "opset 19; expected 20 to 23"),
+        ("model.onnx", {"weights": "int8"}, "weights int8; expected fp32 or fp16"),
+        ("model.onnx", {"io": "spectrum"}, "`io` spectrum; expected network or waveform"),
+        ("model.onnx", {"io": "waveform", "precision": "int8"}, "int8: a graph of the whole chain computes in fp32 or"),
+        ("model.trt", {}, "expected a name that ends in .onnx"),
     ],
 )
 def test_what_cannot_succeed_is_refused_before_the_weights_are_read(
@@ -320,13 +300,6 @@ def test_missing_packages_of_loading_and_comparing_are_named(tiny_onnx, monkeypa
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"pip install 'frame-transformer\[cpu\]'"):
         compare(tiny_onnx, tiny_model(), tiny_config(), "fp32", IO[0])
-
-
-def test_damaged_files_are_refused(tmp_path, tiny_onnx):
-    path = tmp_path / "cut.onnx"
-    path.write_bytes(tiny_onnx.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"cut.onnx: not an"):
-        load_model(path)
 
 
 def test_command(tmp_path, stub, tiny_checkpoint, capsys):

@@ -15,7 +15,7 @@ from networks import changed, tiny_config, tiny_model
 from engines import load_engine
 from engines.base import Array, Inputs
 from engines.pytorch import NetworkEngine
-from export.gate import compare, synthetic_song
+from export.gate import synthetic_song
 from export.graph import lowered
 from export.limits import STEMS_SNR_DB
 from export.to_onnx import export_onnx
@@ -273,38 +273,9 @@ def test_a_song_gives_the_stems_that_masks_give(tiny_waveform, tiny_onnx, mixtur
     np.testing.assert_allclose(found["vocals"] + found["instrumental"], part, atol=1e-6)
 
 
-def test_streamed_equals_whole(tiny_waveform, mixture):
-    part = mixture[:, : 8 * 44100 + 5]
-    with Separator(tiny_waveform, segment_seconds=3, context_seconds=0.3) as separator:
-        expected = separator.separate(part, 44100)
-        blocks = np.array_split(part, 37, axis=1)
-        found = list(separator.stream(blocks, 44100))
-    for stem, samples in expected.items():
-        joined = np.concatenate([block[stem] for block in found], axis=1)
-        np.testing.assert_allclose(joined, samples, atol=1e-5)
-
-
-def test_command_separates_a_file_with_it(tiny_waveform, example, tmp_path):
-    arguments = ["-q", "separate", str(example / "mixture.flac"), "--engine", str(tiny_waveform), "-o", str(tmp_path)]
-    main(arguments, standalone_mode=False)
-    stems = [read_audio(tmp_path / "mixture" / f"{stem}.wav")[0] for stem in ("vocals", "instrumental")]
-    np.testing.assert_allclose(stems[0] + stems[1], read_audio(example / "mixture.flac")[0], atol=1e-4)
-
-
 def test_weights_come_back_bit_for_bit(tiny_waveform):
     state = load_model(tiny_waveform).state_dict()
     assert all(torch.equal(value, state[name]) for name, value in tiny_model().state_dict().items())
-
-
-def test_a_graph_that_differs_is_named(tiny_waveform):
-    model = tiny_model()
-    with torch.no_grad():
-        model.get_parameter("out").mul_(1.01)
-    message = (
-        r"at the usual length of 130560 samples a stem .* has [3-7]\d\.\d dB .* 80 are wanted; nothing was written"
-    )
-    with pytest.raises(ExportError, match=message):
-        compare(tiny_waveform, model, tiny_config(), "fp32", IO[1])
 
 
 def test_nothing_is_written_where_the_comparison_fails(tmp_path, tiny_checkpoint, tiny_waveform, monkeypatch):
@@ -316,7 +287,10 @@ def test_nothing_is_written_where_the_comparison_fails(tmp_path, tiny_checkpoint
     monkeypatch.setattr("export.to_onnx.load_model", lambda source: model)
     monkeypatch.setattr("export.graph.weight_names", lambda *_: {})
     monkeypatch.setattr("export.waveform.build_waveform_graph", lambda *_: onnx_ir.load(tiny_waveform))
-    with pytest.raises(ExportError, match=r"dB of signal to noise against the ordinary way.*nothing was written"):
+    message = (
+        r"at the usual length of 130560 samples a stem .* has [3-7]\d\.\d dB .* 80 are wanted; nothing was written"
+    )
+    with pytest.raises(ExportError, match=message):
         export_onnx(tiny_checkpoint, tmp_path / "model.onnx", io="waveform")
     assert not list(tmp_path.iterdir())
 
@@ -330,19 +304,6 @@ def test_command_names_the_file_and_shows_the_figure(tmp_path, tiny_waveform, ti
     main(["export", str(copy), "--io", "waveform"], standalone_mode=False)
     lines = capsys.readouterr().out
     assert lines.startswith(f"{tmp_path / 'mine.waveform.onnx'}  ") and "stems_snr_db" in lines
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"io": "spectrum"}, "`io` spectrum; expected network or waveform"),
-        ({"io": "waveform", "precision": "int8"}, "int8: a graph of the whole chain computes in fp32 or fp16"),
-        ({"io": "waveform", "precision": "bf16"}, "bf16: a graph of the whole chain computes in fp32 or fp16"),
-    ],
-)
-def test_what_cannot_be_is_refused(tmp_path, tiny_checkpoint, options, text):
-    with pytest.raises(ExportError, match=text):
-        export_onnx(tiny_checkpoint, tmp_path / "model.onnx", **options)
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,6 @@ def test_on_a_cpu_the_precision_picks_the_runtime(stating, no_gpu, precision, ki
     assert type(load_engine(stating(ft_precision=precision), runtime="onnxruntime")) is OrtEngine
 
 
-def test_without_openvino_a_bf16_model_says_what_installs_it(stating, no_gpu, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(EngineError, match=r"openvino is not installed; pip install 'frame-transformer\[openvino\]'"):
-        load_engine(stating(ft_precision="bf16")).open()
-
-
 def test_on_a_gpu_every_precision_goes_to_onnx_runtime(stating, monkeypatch):
     monkeypatch.setattr(engines, "find_gpus", lambda: ONE)
     path = stating(ft_precision="bf16")

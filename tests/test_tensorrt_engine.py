@@ -111,33 +111,15 @@ def test_a_window_takes_nothing_and_runs_as_a_graph(plan, cuda, tensorrt):
         assert names.count("execute_async_v3") == 1  # the tail
 
 
-def test_each_batch_is_copied_computed_and_copied_back_on_three_streams(plan, cuda, tensorrt):
-    with TensorrtEngine(plan) as engine:
-        before = len(cuda.calls)
-        engine.run(random_batch(1))
-        calls = cuda.calls[before:]
-    assert [call[0] for call in calls] == [
-        "cudaMemcpyAsync",
-        "cudaEventRecord",
-        "cudaStreamWaitEvent",
-        "cudaGraphLaunch",
-        "cudaEventRecord",
-        "cudaStreamWaitEvent",
-        "cudaMemcpyAsync",
-        "cudaEventRecord",
-        "cudaEventSynchronize",
-    ]
-    upload, compute, download = calls[0][-1], calls[3][-1], calls[6][-1]
-    assert len({upload, compute, download}) == 3
-    assert (calls[2][1], calls[5][1]) == (compute, download)
-
-
 def test_copies_of_one_batch_hide_behind_computing_of_another(plan, cuda, tensorrt):
     with TensorrtEngine(plan) as engine:
         before = len(cuda.calls)
         results = engine.map(random_batch(number) for number in range(4))
         next(results)
-        names = [call[0] for call in cuda.calls[before:]]
+        calls = cuda.calls[before:]
+        names = [call[0] for call in calls]
+        copies = {call[-1] for call in calls if call[0] == "cudaMemcpyAsync"}
+        assert len({*copies, *(call[-1] for call in calls if call[0] == "cudaGraphLaunch")}) == len(copies) + 1 == 3
         # Both batches were sent before anybody waited for the first, and nobody waited but for its result.
         first_wait = names.index("cudaEventSynchronize")
         assert names[:first_wait].count("cudaGraphLaunch") == 2
@@ -296,16 +278,6 @@ def test_the_thread_keeps_the_device_it_had(plan, cuda, tensorrt):
         assert cuda.device == 3  # where PyTorch, say, had set it
 
 
-def test_a_song_through_the_separator(plan, cuda, tensorrt):
-    mixture = np.random.default_rng(0).standard_normal((2, 3 * 8000)).astype(np.float32) * 0.1
-    settings = {"segment_seconds": FRAMES * 32 / 8000, "context_seconds": 0.016, "batch_size": BATCH}
-    with TensorrtEngine(plan) as engine, Separator(engine, **settings) as separator:
-        stems = separator.separate(mixture, 8000)
-    with StubEngine(each_frame_alone, CONFIG) as engine, Separator(engine, **settings) as separator:
-        expected = separator.separate(mixture, 8000)
-    np.testing.assert_allclose(stems["vocals"], expected["vocals"], atol=1e-6)
-
-
 @pytest.mark.parametrize("song", [1, 2])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_plan_holds_its_windows_of_a_stereo_song_whatever_its_network_hears(
@@ -384,20 +356,14 @@ def test_a_plan_that_cannot_run_here_is_refused_in_one_line(tmp_path, cuda, tens
     assert not cuda.calls  # nothing was taken
 
 
-@pytest.mark.parametrize("data", [b"an engin", b"another engine", b""])
-def test_a_truncated_or_replaced_plan_never_reaches_tensorrt(plan, cuda, tensorrt, data):
-    plan.write_bytes(data)
-    with pytest.raises(
-        EngineError, match=r"another SHA-256 than model\.plan\.json says; build it again: ft export song"
-    ):
+def test_a_damaged_plan_and_one_without_its_manifest_never_reach_tensorrt(plan, cuda, tensorrt):
+    plan.write_bytes(b"an engin")
+    with pytest.raises(EngineError, match=r"another SHA-256 than model\.plan\.json says; build it again: ft export"):
         TensorrtEngine(plan).open()
-    assert not cuda.calls
-
-
-def test_a_plan_without_its_manifest_is_refused(plan, cuda, tensorrt):
     manifest_path(plan).unlink()
     with pytest.raises(EngineError, match=r"its manifest model\.plan\.json is missing.*ft export MODEL --fp16"):
         TensorrtEngine(plan).open()
+    assert not cuda.calls
 
 
 def test_what_tensorrt_says_of_a_plan_it_refuses_is_shown(tmp_path, cuda, tensorrt):

@@ -195,17 +195,3 @@ def test_each_kind_of_model_refuses_what_the_other_takes():
         engine.run({"magnitude": np.zeros((1, 2, 32, 5), np.float32)})
     with StubEngine(all_ones) as engine, pytest.raises(EngineError, match="takes magnitude; waveform, scale was given"):
         engine.run(batch)
-
-
-@pytest.mark.parametrize(
-    ("stems", "text"),
-    [
-        (lambda inputs: np.zeros((1, 2, 2, 639), np.float32), r"gave stems of shape .* expected \(1, 2, 2, 640\)"),
-        (lambda inputs: np.full((1, 2, 2, 640), np.nan, np.float32), r"stub \(fp32 on cpu\).*not finite"),
-    ],
-)
-def test_wrong_stems_are_refused(monkeypatch, stems, text):
-    with WaveformStub(all_ones) as engine:
-        monkeypatch.setattr(engine, "_infer", stems)
-        with pytest.raises(EngineError, match=text):
-            engine.run({"waveform": WAVEFORM, "scale": SCALE})
