@@ -62,11 +62,11 @@ class FakeCuda(types.ModuleType):
     def names(self) -> list[str]:
         return [call[0] for call in self.calls]
 
-    def _allocate(self, size: int) -> tuple[int]:
+    def _allocate(self, size: int) -> int:
         """Filled with what is no number, so that reading what nothing was written to shows."""
         memory = (ctypes.c_uint8 * size).from_buffer_copy(b"\xff" * size)
         self.memory[ctypes.addressof(memory)] = memory
-        return (ctypes.addressof(memory),)
+        return ctypes.addressof(memory)
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -78,8 +78,8 @@ class FakeCuda(types.ModuleType):
                 self.calls.append((name, *arguments))
             if code := self.fail.get(name):
                 return (code, None)
-            values = found(*arguments)
-            return (0, *values)
+            value = found(*arguments)
+            return (0,) if value is None else (0, value)
 
         return called
 
@@ -106,100 +106,86 @@ class FakeCuda(types.ModuleType):
         self._number += 1
         return Handle(self._number)
 
-    def cudaGetErrorString(self, code: int) -> tuple[Any, ...]:
-        return ({2: b"out of memory", 700: b"an illegal memory access was encountered"}.get(code, b"failed"),)
+    def cudaGetErrorString(self, code: int) -> bytes:
+        return {2: b"out of memory", 700: b"an illegal memory access was encountered"}.get(code, b"failed")
 
-    def cudaGetLastError(self) -> tuple[Any, ...]:
-        return ()
+    def cudaGetLastError(self) -> None:
+        pass
 
-    def cudaGetDevice(self) -> tuple[Any, ...]:
-        return (self.device,)
+    def cudaGetDevice(self) -> int:
+        return self.device
 
-    def cudaSetDevice(self, device: int) -> tuple[Any, ...]:
+    def cudaSetDevice(self, device: int) -> None:
         self.device = device
-        return ()
 
-    def cudaMalloc(self, size: int) -> tuple[Any, ...]:
+    def cudaMalloc(self, size: int) -> int:
         return self._allocate(size)
 
-    def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, ...]:
+    def cudaHostAlloc(self, size: int, flags: int) -> int:
         return self._allocate(size)
 
-    def cudaFree(self, address: int) -> tuple[Any, ...]:
+    def cudaFree(self, address: int) -> None:
         del self.memory[address]
         self.scratch.pop(address, None)
-        return ()
 
-    def cudaFreeHost(self, address: int) -> tuple[Any, ...]:
+    def cudaFreeHost(self, address: int) -> None:
         del self.memory[address]
-        return ()
 
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+    def cudaStreamCreateWithFlags(self, flags: int) -> int:
         stream = self._new()
         self.streams[stream] = []
-        return (stream,)
+        return stream
 
-    def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
+    def cudaStreamDestroy(self, stream: int) -> None:
         del self.streams[stream]
-        return ()
 
-    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+    def cudaEventCreateWithFlags(self, flags: int) -> int:
         event = self._new()
         self.events[event] = (0, 0)
-        return (event,)
+        return event
 
-    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
+    def cudaEventDestroy(self, event: int) -> None:
         del self.events[event]
-        return ()
 
-    def cudaMemcpyAsync(self, to: int, start: int, size: int, kind: int, stream: int) -> tuple[Any, ...]:
+    def cudaMemcpyAsync(self, to: int, start: int, size: int, kind: int, stream: int) -> None:
         target, source = self.view(to, size), self.view(start, size)
         self.enqueue(stream, lambda: np.copyto(target, source))
-        return ()
 
-    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
+    def cudaEventRecord(self, event: int, stream: int) -> None:
         self.events[event] = (stream, len(self.streams[stream]))
-        return ()
 
-    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Any, ...]:
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> None:
         other, until = self.events[event]
         self.enqueue(stream, lambda: self.drain(other, until))
-        return ()
 
-    def cudaEventSynchronize(self, event: int) -> tuple[Any, ...]:
+    def cudaEventSynchronize(self, event: int) -> None:
         self.drain(*self.events[event])
-        return ()
 
-    def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
+    def cudaStreamSynchronize(self, stream: int) -> None:
         self.drain(stream, len(self.streams[stream]))
-        return ()
 
-    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any, ...]:
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> None:
         self.capturing[stream] = []
-        return ()
 
-    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:
+    def cudaStreamEndCapture(self, stream: int) -> int:
         graph = self._new()
         self.graphs[graph] = self.capturing.pop(stream)
-        return (graph,)
+        return graph
 
-    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, ...]:
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> int:
         ready = self._new()
         self.graphs[ready] = self.graphs[graph]
-        return (ready,)
+        return ready
 
-    def cudaGraphDestroy(self, graph: int) -> tuple[Any, ...]:
+    def cudaGraphDestroy(self, graph: int) -> None:
         del self.graphs[graph]
-        return ()
 
-    def cudaGraphExecDestroy(self, graph: int) -> tuple[Any, ...]:
+    def cudaGraphExecDestroy(self, graph: int) -> None:
         del self.graphs[graph]
-        return ()
 
-    def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[Any, ...]:
+    def cudaGraphLaunch(self, graph: int, stream: int) -> None:
         for work in self.graphs[graph]:
             self.enqueue(stream, work)
-        return ()
 
 
 def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], profiles: list[tuple[Any, Any]]) -> Any:
@@ -210,7 +196,6 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
     """
     module: Any = types.ModuleType("tensorrt")
     module.__version__ = "11.0.0.1"
-    module.calls = cuda.calls
 
     class Severity(enum.IntEnum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -285,16 +270,14 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
     class Kernels:
         """The runtime cache of TensorRT-RTX: what it compiled."""
 
-        def __init__(self) -> None:
-            self.values = b""
+        values = b""
 
         def deserialize(self, values: bytes) -> None:
             self.values = values
 
         def serialize(self) -> bytes:
-            compiled = self.values or b"kernels"
             cuda.calls.append(("compiled", not self.values))
-            return compiled
+            return self.values or b"kernels"
 
     class Settings:
         def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
@@ -309,7 +292,6 @@ def fake_tensorrt(cuda: FakeCuda, compute: Callable[[np.ndarray], np.ndarray], p
 
     class Engine:
         num_io_tensors, device_memory_size_v2 = 2, 4096
-        num_optimization_profiles = len(profiles)
 
         def get_tensor_name(self, index: int) -> str:
             return ("magnitude", "mask")[index]
