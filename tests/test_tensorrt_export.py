@@ -197,17 +197,21 @@ def one_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(engines.tensorrt_library, "find_gpus", lambda: gpus)
 
 
-def test_a_cached_plan_is_built_once_and_keyed_by_all_that_matters(
-    one_gpu, tiny_half, tiny_plan, tmp_path, monkeypatch
-):
-    built = []
+@pytest.fixture
+def built(one_gpu, tiny_plan, monkeypatch):
+    """What `cached_plan` asks of each build, which only writes a file."""
+    asked = []
 
     def build(model, output, **settings):
-        built.append(settings)
-        made = tiny_plan[0]
-        return dataclasses.replace(made, manifest=write_plan(output, b"an engine", made.manifest))
+        asked.append(settings)
+        write_plan(output, b"an engine", tiny_plan[0].manifest)
+        return tiny_plan[0]
 
     monkeypatch.setattr(engines.plan_cache, "plan_from_onnx", build)
+    return asked
+
+
+def test_a_cached_plan_is_built_once_and_keyed_by_all_that_matters(built, tiny_half, tmp_path, monkeypatch):
     first = cached_plan(tiny_half, windows=(1, 30))
     assert first.parent == cache_folder() / "plans" == tmp_path / "cache" / "frame-transformer" / "plans"
     (settings,) = built
@@ -233,12 +237,7 @@ def test_a_cached_plan_is_built_once_and_keyed_by_all_that_matters(
     assert len(others) == 7
 
 
-def test_a_cached_plan_of_a_file_without_a_gate_is_told(one_gpu, tiny_half, tiny_plan, tmp_path, monkeypatch, caplog):
-    def build(model, output, **settings):
-        write_plan(output, b"an engine", tiny_plan[0].manifest)
-        return tiny_plan[0]
-
-    monkeypatch.setattr(engines.plan_cache, "plan_from_onnx", build)
+def test_a_cached_plan_of_a_file_without_a_gate_is_told(built, tiny_half, tmp_path, caplog):
     cached_plan(tiny_half, windows=(1, 30))
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     bare = with_metadata(tiny_half, tmp_path / "bare.onnx", **{GATE_KEY: None})
@@ -247,22 +246,14 @@ def test_a_cached_plan_of_a_file_without_a_gate_is_told(one_gpu, tiny_half, tiny
     assert warned == f"{bare}: nothing says how it compares with fp32; export it again with `ft export`"
 
 
-def test_a_cached_plan_of_a_mono_network_counts_items(one_gpu, tiny_half, tiny_plan, monkeypatch):
+def test_a_cached_plan_of_a_mono_network_counts_items(built, tiny_half, monkeypatch):
     """The caller counts items, the plan windows of a stereo song, which are two items each."""
     facts = read_exported(tiny_half)
     mono = dataclasses.replace(facts.config, channels=1)
     monkeypatch.setattr(engines.plan_cache, "read_exported", lambda path: dataclasses.replace(facts, config=mono))
-    batches = []
-
-    def build(model, output, **settings):
-        batches.append(settings["batch"])
-        write_plan(output, b"an engine", tiny_plan[0].manifest)
-        return tiny_plan[0]
-
-    monkeypatch.setattr(engines.plan_cache, "plan_from_onnx", build)
     for windows in (None, (4, 30), (3, 31)):
         cached_plan(tiny_half, windows=windows)
-    assert batches == [1, 2, 2]
+    assert [settings["batch"] for settings in built] == [1, 2, 2]
     window, tail = make_profiles(dataclasses.replace(facts, config=mono), 2, 30)
     assert window.inputs["magnitude"] == ((4, 1, 64, 30),) * 3
     assert tail.inputs["magnitude"] == ((1, 1, 64, 1), (2, 1, 64, 30), (4, 1, 64, 30))
