@@ -50,13 +50,12 @@ class FileEngine(Engine):
             raise EngineError(f"{self.model}: the engine is not open; use `with` around it")
         return self._info
 
-    @property
-    def _usual(self) -> tuple[int, int] | None:
+    def _usual(self, info: EngineInfo) -> tuple[int, int] | None:
         """The items and the size of the free axis that most batches will have."""
-        if self.windows is None or self._info is None:
+        if self.windows is None:
             return None
         batch, frames = self.windows
-        return batch, self._info.config.size(self._info.io, frames)
+        return batch, info.config.size(info.io, frames)
 
     def _unload(self) -> None:
         self._info = None

@@ -62,7 +62,7 @@ class OpenvinoEngine(FileEngine):
         info = self.describe()
         given = [np.ascontiguousarray(inputs[spec.name]) for spec in info.reads]
         try:
-            if info.size(inputs) == self._usual:
+            if info.size(inputs) == self._usual(info):
                 request = self._window = self._window or self._compile([value.shape for value in given])
             else:
                 request = self._any_shape = self._any_shape or self._compile_any_shape()

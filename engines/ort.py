@@ -122,9 +122,7 @@ class OrtEngine(FileEngine):
             self._session = session
             return session
 
-        batch, frames = self.windows or (0, 0)
-        usual = (batch, info.config.size(info.io, frames)) if self.windows else None
-        self._cuda = CudaRunner(open_session, onnxruntime, device.index, usual)
+        self._cuda = CudaRunner(open_session, onnxruntime, device.index, self._usual(info))
 
     def _open_session(
         self, runtime: ModuleType, options: Any, providers: list[Any], **settings: Any

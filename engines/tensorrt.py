@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.base import Array, Engine, EngineInfo, Inputs
+from engines.base import Array, EngineInfo, Inputs
 from engines.cuda import BACKENDS
 from engines.cuda_pycuda import open_cuda
-from engines.devices import device_error
+from engines.devices import Device, device_error
+from engines.model_file import FileEngine, Windows
 from engines.plan import PlanManifest, input_shapes, read_plan, rebuild_command
 from engines.plan_cache import cache_folder, plans_folder
 from engines.tensorrt_library import gpu_of, library, log_of, why_not
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 NAMES = {"full": "tensorrt", "rtx": "tensorrt-rtx"}
 
 
-class TensorrtEngine(Engine):
+class TensorrtEngine(FileEngine):
     """Runs a plan that `ft export --tensorrt` wrote, and no other."""
 
     def __init__(
@@ -34,35 +35,23 @@ class TensorrtEngine(Engine):
         model: Path,
         device: str = "auto",
         *,
-        windows: tuple[int, int] | None = None,
+        windows: Windows | None = None,
         memory: str = "cuda-python",
         reason: str = "",
     ) -> None:
-        """Nothing is read yet.
+        """Nothing is read yet; see `FileEngine`.
 
         Args:
             model: the plan; its manifest lies beside it.
-            device: auto, cuda or cuda:N.
-            windows: (items, frames) that most batches will have; a warning tells where the plan has another window.
+            windows: a warning tells where the plan has another window.
             memory: who handles device memory, cuda-python or pycuda.
-            reason: why this runtime was taken, for the log.
         """
-        super().__init__()
+        super().__init__(model, device=device, windows=windows, reason=reason)
         if memory not in BACKENDS:
             raise EngineError(f"memory {memory}; expected {' or '.join(BACKENDS)}")
-        self.model = model
-        self.device = device
-        self.windows = windows
         self.memory = memory
-        self.reason = reason
-        self._info: EngineInfo | None = None
         self._runner: PlanRunner | None = None
         self._held = contextlib.ExitStack()
-
-    def describe(self) -> EngineInfo:
-        if self._info is None:
-            raise EngineError(f"{self.model}: the engine is not open; use `with` around it")
-        return self._info
 
     def _load(self) -> None:
         try:
@@ -86,16 +75,16 @@ class TensorrtEngine(Engine):
         except BaseException:
             self._unload()
             raise
-        self._info = EngineInfo(
+        info = EngineInfo(
             name=NAMES[manifest.kind],
             model=str(self.model),
-            device=f"cuda:{gpu.index}",
+            device="",
             precision=manifest.precision,
             config=manifest.config,
             io=manifest.io,
             version=manifest.version,
-            reason="; ".join(filter(None, [self.reason, f"found {gpu.name}"])),
         )
+        self._info = self._placed(info, Device(f"cuda:{gpu.index}", f"found {gpu.name}"))
 
     def _compare_windows(self, manifest: PlanManifest) -> None:
         """Says so where another window than that of the plan is expected."""
@@ -153,7 +142,7 @@ class TensorrtEngine(Engine):
         self._held.callback(close_runner)
 
     def _unload(self) -> None:
-        self._info = None
+        super()._unload()
         try:
             self._held.close()
         except EngineError as error:  # of a device that is lost
