@@ -18,7 +18,7 @@ from typing import Any
 from engines.devices import Gpus, find_gpus
 from engines.machine import cpu_name, int8_products, memory_bytes
 from ft import __version__
-from ft.errors import EngineError, FtError
+from ft.errors import EngineError, FtError, one_line
 from ft.workers import usable_cores
 
 INSTALL = {
@@ -80,47 +80,25 @@ def check_onnxruntime_cuda(gpus: Gpus) -> Check:
     return Check("onnxruntime-cuda", version, tuple(findings))
 
 
-def check_openvino(gpus: Gpus) -> Check:
-    """Checks OpenVINO on the CPU."""
-    found = _imports("openvino")
-    return Check("openvino", _version("openvino"), () if found is None else (found,))
-
-
-def check_torch(gpus: Gpus) -> Check:
-    """Checks PyTorch on the CPU."""
-    found = _imports("torch", "safetensors")
-    return Check("torch", _version("torch"), () if found is None else (found,))
-
-
 def check_torch_cuda(gpus: Gpus) -> Check:
     """Checks PyTorch on a GPU."""
     from engines.pytorch import cuda_problem
 
     found = _imports("torch", "safetensors")
-    if found is None and (problem := cuda_problem()) is not None:
+    if not found and (problem := cuda_problem()) is not None:
         what, _, mend = problem.partition("; ")
-        found = Finding(what, mend)
-    return Check("torch-cuda", _version("torch"), (*_no_gpu(gpus), *([found] if found else [])))
-
-
-def check_tensorrt(gpus: Gpus) -> Check:
-    """Checks the full TensorRT."""
-    return _tensorrt("tensorrt", "full", gpus)
-
-
-def check_tensorrt_rtx(gpus: Gpus) -> Check:
-    """Checks TensorRT-RTX, which builds plans without a GPU and runs them with one."""
-    return _tensorrt("tensorrt-rtx", "rtx", gpus)
+        found = (Finding(what, mend),)
+    return Check("torch-cuda", _version("torch"), (*_no_gpu(gpus), *found))
 
 
 CHECKS: Mapping[str, Callable[[Gpus], Check]] = {
     "onnxruntime": check_onnxruntime,
     "onnxruntime-cuda": check_onnxruntime_cuda,
-    "openvino": check_openvino,
-    "torch": check_torch,
+    "openvino": lambda gpus: Check("openvino", _version("openvino"), _imports("openvino")),
+    "torch": lambda gpus: Check("torch", _version("torch"), _imports("torch", "safetensors")),
     "torch-cuda": check_torch_cuda,
-    "tensorrt": check_tensorrt,
-    "tensorrt-rtx": check_tensorrt_rtx,
+    "tensorrt": lambda gpus: _tensorrt("tensorrt", "full", gpus),
+    "tensorrt-rtx": lambda gpus: _tensorrt("tensorrt-rtx", "rtx", gpus),
 }
 
 
@@ -226,21 +204,17 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _imports(*modules: str) -> Finding | None:
-    """Says why one of the modules cannot be imported; None where all can."""
+def _imports(*modules: str) -> tuple[Finding, ...]:
+    """Says which of the modules cannot be imported, and why."""
     for name in modules:
         mend = INSTALL.get(name, INSTALL["torch"])
         try:
-            found = importlib.util.find_spec(name) is not None
-        except ValueError:  # a module without a specification
-            found = name in sys.modules
-        if not found or sys.modules.get(name, ...) is None:
-            return Finding(f"{name} is not installed", mend)
-        try:
             importlib.import_module(name)
         except (ImportError, OSError) as error:
-            return Finding(f"{name} is installed and cannot be imported: {' '.join(str(error).split())}", mend)
-    return None
+            missing = isinstance(error, ModuleNotFoundError) and error.name == name
+            why = "is not installed" if missing else f"is installed and cannot be imported: {one_line(error)}"
+            return (Finding(f"{name} {why}", mend),)
+    return ()
 
 
 def _onnxruntime() -> tuple[str | None, tuple[Finding, ...]]:

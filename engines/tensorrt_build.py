@@ -261,18 +261,19 @@ def _monitor(module: ModuleType, progress: ShareDone | None) -> Any:
             module.IProgressMonitor.__init__(self)
             self.interrupted = False
             self._told = 0.0
-            self._phases: list[list[Any]] = []  # name, steps, steps done; each within the one before
+            self._phases: dict[str, tuple[int, int]] = {}  # steps, steps done; each within the one before
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self._phases.append([name, max(steps, 1), 0])
+            self._phases[name] = (max(steps, 1), 0)
 
         def step_complete(self, name: str, step: int) -> bool:
             # Called from C++, which no exception may cross.
             try:
-                for phase in self._phases:
-                    if phase[0] == name:
-                        phase[2] = step + 1
-                share = self._share()
+                if name in self._phases:
+                    self._phases[name] = (self._phases[name][0], step + 1)
+                share = 0.0
+                for steps, done in reversed(self._phases.values()):
+                    share = min((done + share) / steps, 1.0)
                 if progress is not None and share > self._told:  # phases within others come and go
                     self._told = share
                     progress(share)
@@ -281,12 +282,6 @@ def _monitor(module: ModuleType, progress: ShareDone | None) -> Any:
             return not self.interrupted
 
         def phase_finish(self, name: str) -> None:
-            self._phases = [phase for phase in self._phases if phase[0] != name]
-
-        def _share(self) -> float:
-            share = 0.0
-            for _, steps, done in reversed(self._phases):
-                share = min((done + share) / steps, 1.0)
-            return share
+            self._phases.pop(name, None)
 
     return Monitor()

@@ -141,7 +141,7 @@ def test_a_runtime_that_cannot_be_imported_says_why(monkeypatch):
         raise ImportError("libtbb.so.12: cannot open\nshared object file")
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    check = doctor.check_openvino(NONE)
+    check = doctor.CHECKS["openvino"](NONE)
     assert not check.usable
     assert problems(check) == [
         "openvino is installed and cannot be imported: libtbb.so.12: cannot open shared object file"
@@ -155,7 +155,7 @@ def test_torch_for_the_cpu_cannot_use_a_gpu(monkeypatch):
     check = doctor.check_torch_cuda(ONE)
     assert not check.usable and "is a build for the CPU" in problems(check)[0]
     assert mends(check)[0].startswith("pip install --force-reinstall 'torch>=")
-    assert doctor.check_torch(ONE).usable
+    assert doctor.CHECKS["torch"](ONE).usable
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "built for CUDA 13.0 and cannot start it" in problems(doctor.check_torch_cuda(ONE))[0]
@@ -185,7 +185,7 @@ def test_tensorrt_without_its_libraries_and_without_cuda_python(monkeypatch, nam
 def test_pycuda_does_not_stand_in_for_cuda_python_unless_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(engines.tensorrt_library, "library", lambda kind: types.SimpleNamespace(__version__="10.15"))
     monkeypatch.setattr(doctor, "_has", lambda module: module == "pycuda")
-    check = doctor.check_tensorrt(ONE)
+    check = doctor.CHECKS["tensorrt"](ONE)
     missing, note = check.findings
     assert not check.usable and missing.fatal and missing.mend == "pip install 'cuda-python>=12.8'"
     assert "`memory` pycuda" in note.problem and not note.fatal
@@ -194,7 +194,7 @@ def test_pycuda_does_not_stand_in_for_cuda_python_unless_it_is_asked_for(monkeyp
 def test_tensorrt_is_usable_where_all_is_there(monkeypatch):
     monkeypatch.setattr(engines.tensorrt_library, "library", lambda kind: types.SimpleNamespace(__version__="10.15"))
     monkeypatch.setattr(doctor, "_has", lambda module: module == "cuda.bindings")
-    check = doctor.check_tensorrt(ONE)
+    check = doctor.CHECKS["tensorrt"](ONE)
     assert check.usable and check.version == "10.15" and check.findings == ()
 
 
