@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from engines import load_engine
@@ -24,7 +23,7 @@ from engines.base import Array, Engine, Inputs
 from engines.pytorch import NetworkEngine
 from export.calibration import RecordingEngine
 from export.example import Song
-from export.graph import DTYPES, lowered
+from export.graph import DTYPES, TRANSFORMS, lowered
 from export.limits import EQUAL, STEMS_SNR_DB, Limits
 from ft.config import IO, ModelConfig
 from ft.errors import EngineError, ExportError
@@ -38,6 +37,8 @@ MOST_DB = 200.0
 """Where two results do not differ; JSON has no infinity."""
 SHAPES = {"usual": (1, 256), "odd": (3, 61), "smallest": (1, 1), "large": (2, 512)}
 """Batch and frames of each comparison, where the network takes any number of frames."""
+TYPED = ("MatMul", "Gemm", "Conv", "Attention")
+"""Nodes whose inputs say what a graph computes in."""
 
 
 def compare(
@@ -166,25 +167,16 @@ def _engines(path: Path | None, model: SeparationNetwork, config: ModelConfig, p
         engines.append(load_engine(path, runtime="openvino", device="cpu"))
     if precision in DTYPES:
         network = lowered(model, config, DTYPES[precision])
-        engines.append(NetworkEngine(_WithWideProducts(network), config, precision=precision))
+        engines.append(NetworkEngine(network, config, autocast=_WideProducts, precision=precision))
     return engines
 
 
-class _WithWideProducts:
-    """A network whose products of fp16 matrices are summed in float32 and rounded once, as tensor cores do it.
+class _WideProducts(TorchFunctionMode):
+    """Sums products of fp16 matrices in float32 and rounds them once, as tensor cores do it.
 
     PyTorch's own take 15 times as long on a CPU.
     """
 
-    def __init__(self, network: SeparationNetwork) -> None:
-        self._network = network
-
-    def __call__(self, x: Tensor) -> Tensor:
-        with _WideProducts():
-            return self._network(x)
-
-
-class _WideProducts(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.matmul and args[0].dtype == torch.float16:
             return torch.matmul(args[0].float(), args[1].float()).half()
@@ -236,6 +228,29 @@ def _stems(path: Path, model: SeparationNetwork, config: ModelConfig, precision:
         "finite": True,
         "samples": seconds,
     }
+
+
+def check_types(path: Path, precision: str) -> None:
+    """Each product, convolution and attention of the graph at `path` computes in `precision` (fp32, fp16 or bf16).
+
+    Raises:
+        ExportError: one does not; it is named.
+    """
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    wanted = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision]
+    for node in graph.node:
+        if node.op_type not in TYPED or node.name.startswith(TRANSFORMS):
+            continue
+        for name in node.input[:2]:
+            found = onnx.TensorProto.DataType.Name(types.get(name, onnx.TensorProto.UNDEFINED))
+            if found != wanted:
+                raise ExportError(
+                    f"{precision}: {node.op_type} {node.name} would compute in {found.lower()}; nothing was written"
+                )
 
 
 def synthetic_inputs(config: ModelConfig) -> dict[str, Inputs]:

@@ -40,7 +40,7 @@ from ft.checkpoint import (
 from ft.config import IO, ModelConfig
 from ft.errors import ExportError
 from ft.files import PART_SUFFIX, check_writable, example_folder, model_path, move_into_place
-from ft.models import completed
+from ft.models import completed, count_parameters
 from ft.onnx_metadata import append_onnx_metadata
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 STORED: dict[str, str] = {"fp32": "fp32", "fp16": "fp32 (fp16 weights)"}
-HALF_LIMIT = 65504.0
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,6 @@ class Export:
     """How it compared: what `ft info` shows."""
     files: list[Path]
     """The graph, and its weights where they lie in a file of their own."""
-
-    @property
-    def size(self) -> int:
-        """Number of nodes."""
-        return sum(self.nodes.values())
 
 
 def export_onnx(
@@ -131,9 +125,8 @@ def export_onnx(
         import onnxruntime  # noqa: F401  # asked for now, not after minutes of tracing
         import onnxscript  # noqa: F401
 
-        from export.gate import compare
+        from export.gate import check_types, compare
         from export.graph import DTYPES, build_graph, product_matrices, store_in_half, weight_names
-        from export.types import check_types
         from export.waveform import build_waveform_graph, context
     except ImportError as error:
         raise ExportError(
@@ -146,7 +139,7 @@ def export_onnx(
 
     model = load_model(source)
     if weights == "fp16":
-        round_to_half(model, set(model.matrices()))
+        round_to_half(model)
     songs = None
     if precision == "int8":
         begin("calibrating")
@@ -161,7 +154,7 @@ def export_onnx(
     stored = precision
     if precision == "fp32":
         stored = f"fp32 ({lowered} weights)" if lowered else STORED[weights]
-    graph.metadata_props.update(metadata(model, config, names, stored, io))
+    graph.metadata_props.update(metadata(config, names, stored, io))
     if io != IO[0]:
         graph.metadata_props[CONTEXT_KEY] = json.dumps(context(config))
     nodes = Counter(node.op_type for node in graph.graph)
@@ -198,7 +191,7 @@ def export_onnx(
         raise ExportError(f"{output}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Export(output, opset, nodes, count(model), stored, gate, files)
+    return Export(output, opset, nodes, count_parameters(config), stored, gate, files)
 
 
 def _lowered(source: str | Path) -> str:
@@ -247,16 +240,14 @@ def _quantize(source: Path, part: Path, matrices: set[str], songs: Calibration) 
     return Counter(node.op_type for node in onnx.load(part, load_external_data=False).graph.node)
 
 
-def metadata(
-    model: SeparationNetwork, config: ModelConfig, names: dict[str, str], precision: str, io: str
-) -> dict[str, str]:
+def metadata(config: ModelConfig, names: dict[str, str], precision: str, io: str) -> dict[str, str]:
     """What an exported file says of itself; the module's docstring lists the keys."""
     return {
         CONFIG_KEY: json.dumps(completed(config).to_dict()),
         "ft_format": str(FORMAT),
         "ft_version": __version__,
         IO_KEY: io,
-        "ft_parameters": str(count(model)),
+        "ft_parameters": str(count_parameters(config)),
         "ft_precision": precision,
         WEIGHTS_KEY: json.dumps(names),
         "sample_rate": str(config.sample_rate),
@@ -265,22 +256,14 @@ def metadata(
     }
 
 
-def count(model: SeparationNetwork) -> int:
-    """Number of trainable values."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def round_to_half(model: SeparationNetwork, names: set[str]) -> None:
-    """Rounds the named weights to values that fp16 holds, in place.
-
-    Raises:
-        ExportError: a weight is beyond the largest fp16 value.
-    """
+def round_to_half(model: SeparationNetwork) -> None:
+    """Rounds the matrices to values that fp16 holds, in place. Raises ExportError where one is beyond the largest."""
     import torch
 
+    limit, names = torch.finfo(torch.float16).max, set(model.matrices())
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name in names:
-                if not weight.abs().max() <= HALF_LIMIT:
-                    raise ExportError(f"{name} has values beyond {HALF_LIMIT:g}, which fp16 cannot hold")
+                if not weight.abs().max() <= limit:
+                    raise ExportError(f"{name} has values beyond {limit:g}, which fp16 cannot hold")
                 weight.copy_(weight.half().float())

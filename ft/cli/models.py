@@ -182,7 +182,8 @@ def export(
     )
     for file in result.files:
         click.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
-    click.echo(f"{result.parameters:,} parameters, {result.precision}, opset {result.opset}, {result.size} nodes")
+    nodes = result.nodes.total()
+    click.echo(f"{result.parameters:,} parameters, {result.precision}, opset {result.opset}, {nodes} nodes")
     for name, value in result.gate.items():
         if isinstance(value, float):
             click.echo(f"{name:20}{value:.4g}")
