@@ -24,67 +24,55 @@ class PyCuda(Cuda):
         super().__init__()
         self._cuda: Any = driver or import_backend("pycuda.driver", "pycuda", "pycuda")
         self._device = device
-        with self._errors("cuInit"):
-            self._cuda.init()
-            self._context = self._cuda.Device(device).retain_primary_context()
+        self._call("cuInit", self._cuda.init)
+        chosen = self._call("cuDeviceGet", self._cuda.Device, device)
+        self._context = self._call("cuDevicePrimaryCtxRetain", chosen.retain_primary_context)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        with self._errors("cuCtxPushCurrent"):
-            self._context.push()
+        self._call("cuCtxPushCurrent", self._context.push)
         try:
             yield
         finally:
-            with self._errors("cuCtxPopCurrent"):
-                self._cuda.Context.pop()
+            self._call("cuCtxPopCurrent", self._cuda.Context.pop)
 
     def allocate(self, size: int) -> int:
-        with self._errors("cuMemAlloc"):
-            memory = self._cuda.mem_alloc(size)
-        self._given.callback(self._free, "cuMemFree", memory)  # and keeps it from being freed before
+        memory = self._call("cuMemAlloc", self._cuda.mem_alloc, size)
+        self._given.callback(self._call, "cuMemFree", memory.free)  # and keeps it from being freed before
         return int(memory)
 
     def pinned(self, size: int) -> Bytes:
-        with self._errors("cuMemHostAlloc"):
-            values: Bytes = self._cuda.pagelocked_empty(size, np.uint8)
-        self._given.callback(self._free, "cuMemFreeHost", values.base)
+        values: Bytes = self._call("cuMemHostAlloc", self._cuda.pagelocked_empty, size, np.uint8)
+        self._given.callback(self._call, "cuMemFreeHost", values.base.free)  # type: ignore[union-attr]
         return values
 
     def stream(self) -> Any:
-        with self._errors("cuStreamCreate"):
-            return self._kept(self._cuda.Stream(1))  # CU_STREAM_NON_BLOCKING
+        return self._kept(self._call("cuStreamCreate", self._cuda.Stream, 1))  # CU_STREAM_NON_BLOCKING
 
     def event(self) -> Any:
         flags = self._cuda.event_flags
-        with self._errors("cuEventCreate"):
-            return self._kept(self._cuda.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC))
+        return self._kept(self._call("cuEventCreate", self._cuda.Event, flags.DISABLE_TIMING | flags.BLOCKING_SYNC))
 
     def handle(self, stream: Any) -> int:
         return int(stream.handle)
 
     def upload(self, address: int, values: Bytes, stream: Any) -> None:
-        with self._errors("cuMemcpyHtoDAsync"):
-            self._cuda.memcpy_htod_async(address, values, stream)
+        self._call("cuMemcpyHtoDAsync", self._cuda.memcpy_htod_async, address, values, stream)
 
     def download(self, values: Bytes, address: int, stream: Any) -> None:
-        with self._errors("cuMemcpyDtoHAsync"):
-            self._cuda.memcpy_dtoh_async(values, address, stream)
+        self._call("cuMemcpyDtoHAsync", self._cuda.memcpy_dtoh_async, values, address, stream)
 
     def record(self, event: Any, stream: Any) -> None:
-        with self._errors("cuEventRecord"):
-            event.record(stream)
+        self._call("cuEventRecord", event.record, stream)
 
     def wait(self, stream: Any, event: Any) -> None:
-        with self._errors("cuStreamWaitEvent"):
-            stream.wait_for_event(event)
+        self._call("cuStreamWaitEvent", stream.wait_for_event, event)
 
     def synchronize(self, event: Any) -> None:
-        with self._errors("cuEventSynchronize"):
-            event.synchronize()
+        self._call("cuEventSynchronize", event.synchronize)
 
     def finish(self, stream: Any) -> None:
-        with self._errors("cuStreamSynchronize"):
-            stream.synchronize()
+        self._call("cuStreamSynchronize", stream.synchronize)
 
     def capture(self, stream: Any, start: Callable[[], bool]) -> Any:
         raise CaptureError("pycuda has no CUDA graphs; cuda-python has")
@@ -95,20 +83,16 @@ class PyCuda(Cuda):
     def drop(self, graph: Any) -> None:
         raise NotImplementedError("there are no graphs to drop: `capture` gives none")
 
-    def _free(self, name: str, memory: Any) -> None:
-        with self._errors(name):
-            memory.free()
-
     def _kept(self, thing: Any) -> Any:
         """PyCUDA frees streams and events with their last reference, which must be within the context."""
         held = [thing]
         self._given.callback(held.clear)
         return thing
 
-    @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Gives what a function of PyCUDA returns. Raises EngineError or its subclass for its error."""
         try:
-            yield
+            return function(*arguments)
         except self._cuda.Error as error:
             message = f"cuda:{self._device}: {name}: {one_line(error)}"
             if isinstance(error, self._cuda.MemoryError):
