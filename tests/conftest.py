@@ -146,6 +146,18 @@ def tiny_half(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, e
     return made_once(tmp_path_factory, "half", make) / "fp16.onnx"
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Puts a file in place of what an export would trace, which takes seconds."""
+    import onnx_ir
+
+    def use(path: Path) -> None:
+        for name in ("export.graph.build_graph", "export.waveform.build_waveform_graph"):
+            monkeypatch.setattr(name, lambda *_: onnx_ir.load(path))
+
+    return use
+
+
 @pytest.fixture(scope="session")
 def tiny_plan(tiny_half: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuiltPlan, list[float]]:
     """A plan of it by TensorRT-RTX, and what was told of the progress."""

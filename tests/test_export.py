@@ -55,11 +55,9 @@ def write(tmp_path, model, name="model.safetensors"):
 
 
 @pytest.fixture
-def stub(monkeypatch, tiny_onnx):
+def stub(traced, tiny_onnx):
     """Exports without tracing: every graph is the one of `tiny_onnx`."""
-    import onnx_ir
-
-    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
+    traced(tiny_onnx)
 
 
 def test_each_module_is_one_node(tiny_onnx):

@@ -278,15 +278,13 @@ def test_weights_come_back_bit_for_bit(tiny_waveform):
     assert all(torch.equal(value, state[name]) for name, value in tiny_model().state_dict().items())
 
 
-def test_nothing_is_written_where_the_comparison_fails(tmp_path, tiny_checkpoint, tiny_waveform, monkeypatch):
-    import onnx_ir
-
+def test_nothing_is_written_where_the_comparison_fails(tmp_path, tiny_checkpoint, tiny_waveform, monkeypatch, traced):
     model = load_model(tiny_checkpoint)
     with torch.no_grad():
         model.get_parameter("out").mul_(1.01)
     monkeypatch.setattr("export.to_onnx.load_model", lambda source: model)
     monkeypatch.setattr("export.graph.weight_names", lambda *_: {})
-    monkeypatch.setattr("export.waveform.build_waveform_graph", lambda *_: onnx_ir.load(tiny_waveform))
+    traced(tiny_waveform)
     message = (
         r"at the usual length of 130560 samples a stem .* has [3-7]\d\.\d dB .* 80 are wanted; nothing was written"
     )
@@ -295,10 +293,8 @@ def test_nothing_is_written_where_the_comparison_fails(tmp_path, tiny_checkpoint
     assert not list(tmp_path.iterdir())
 
 
-def test_command_names_the_file_and_shows_the_figure(tmp_path, tiny_waveform, tiny_checkpoint, monkeypatch, capsys):
-    import onnx_ir
-
-    monkeypatch.setattr("export.waveform.build_waveform_graph", lambda *_: onnx_ir.load(tiny_waveform))
+def test_command_names_the_file_and_shows_the_figure(tmp_path, tiny_waveform, tiny_checkpoint, traced, capsys):
+    traced(tiny_waveform)
     copy = tmp_path / "mine.safetensors"
     copy.write_bytes(tiny_checkpoint.read_bytes())
     main(["export", str(copy), "--io", "waveform"], standalone_mode=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -185,10 +186,8 @@ def test_limits_are_those_that_are_asked_for():
     assert limits_of("int8", None, 0.1) == Limits(25, 0.1)
 
 
-def test_what_does_not_pass_is_not_written(tmp_path, tiny_half, tiny_checkpoint, excerpt_folder, monkeypatch):
-    import onnx_ir
-
-    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_half))
+def test_what_does_not_pass_is_not_written(tmp_path, tiny_half, tiny_checkpoint, excerpt_folder, traced):
+    traced(tiny_half)
     with pytest.raises(ExportError, match="at least 200 are wanted"):
         options = {"mask_snr_db": 200, "example": excerpt_folder}
         export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision="fp16", **options)
@@ -196,12 +195,8 @@ def test_what_does_not_pass_is_not_written(tmp_path, tiny_half, tiny_checkpoint,
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_an_fp32_graph_does_not_pass_for_less(
-    tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, precision, excerpt_folder
-):
-    import onnx_ir
-
-    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
+def test_an_fp32_graph_does_not_pass_for_less(tmp_path, tiny_onnx, tiny_checkpoint, traced, precision, excerpt_folder):
+    traced(tiny_onnx)
     with pytest.raises(ExportError, match=rf"{precision}: MatMul \S+ would compute in float; nothing was written"):
         export_onnx(tiny_checkpoint, tmp_path / "model.onnx", precision=precision, example=excerpt_folder)
     assert not list(tmp_path.iterdir())
@@ -220,10 +215,8 @@ def test_a_file_that_no_engine_runs_is_not_judged(tiny_onnx, monkeypatch, excerp
         judge(tiny_onnx, model, model.model_config, "bf16", LIMITS["bf16"], read_example(excerpt_folder))
 
 
-def test_int8_of_the_example_alone_says_so(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, caplog, excerpt_folder):
-    import onnx_ir
-
-    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
+def test_int8_of_the_example_alone_says_so(tmp_path, tiny_onnx, tiny_checkpoint, traced, caplog, excerpt_folder):
+    traced(tiny_onnx)
     song = {"calibrate": excerpt_folder, "example": excerpt_folder}
     numbers = {"opset": np.int64(23), "mask_snr_db": np.float32(25), "sdr_loss_db": np.float32(0.25)}
     with caplog.at_level("INFO", "export"):
@@ -268,12 +261,8 @@ def test_calibration_leaves_out_what_it_cannot_hear(tmp_path, music, caplog):
         (["--mask-snr", "90"], "--mask-snr: for fp16, bf16 and int8"),
     ],
 )
-def test_wrong_usage_is_one_line(tmp_path, tiny_onnx, tiny_checkpoint, monkeypatch, capsys, options, message):
-    import re
-
-    import onnx_ir
-
-    monkeypatch.setattr("export.graph.build_graph", lambda *_: onnx_ir.load(tiny_onnx))
+def test_wrong_usage_is_one_line(tmp_path, tiny_checkpoint, monkeypatch, capsys, options, message):
+    monkeypatch.setattr("export.graph.build_graph", lambda *_: pytest.fail("traced"))
     (tmp_path / "EMPTY").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
