@@ -1,5 +1,6 @@
 """ONNX Runtime on a GPU, with a runtime made of Python that counts what is taken and says what ran."""
 
+import dataclasses
 import types
 from typing import Any
 
@@ -43,12 +44,8 @@ class FakeRuntime:
             def numpy(self):
                 return self.array.copy()
 
-        class RunOptions:
-            def __init__(self):
-                self.entries: dict[str, str] = {}
-
-            def add_run_config_entry(self, key, value):
-                self.entries[key] = value
+        class RunOptions(dict):
+            add_run_config_entry = dict.__setitem__
 
         self.OrtValue, self.RunOptions = OrtValue, RunOptions
 
@@ -70,7 +67,7 @@ class FakeSession:
 
     def run_with_iobinding(self, binding, options):
         value = binding.inputs["magnitude"]
-        graph = options.entries["gpu_graph_id"]
+        graph = options["gpu_graph_id"]
         assert self.graph or graph == "-1"
         self.runtime.ran.append((value.array.shape, graph))
         if self.runtime.errors:
@@ -213,7 +210,7 @@ def test_the_session_is_asked_for_true_fp32_on_the_right_gpu(tiny_onnx, one_gpu,
     monkeypatch.setattr(OrtEngine, "_open_session", open_session)
     if waveform:
         read = engines.ort.read_info
-        monkeypatch.setattr(engines.ort, "read_info", lambda *values: _as_waveform(read(*values)))
+        monkeypatch.setattr(engines.ort, "read_info", lambda *values: dataclasses.replace(read(*values), io="waveform"))
     with OrtEngine(tiny_onnx, device="cuda:0", windows=(2, 30)) as engine:
         front = engine.describe().config.front
         assert engine.describe().device == "cuda:0" and "NVIDIA A100" in engine.describe().reason
@@ -221,9 +218,3 @@ def test_the_session_is_asked_for_true_fp32_on_the_right_gpu(tiny_onnx, one_gpu,
     (name, settings), more = asked[1]
     assert name == "CUDAExecutionProvider" and more == {"enable_fallback": False}
     assert settings["use_tf32"] == 0 and settings["device_id"] == 0 and settings["enable_cuda_graph"] == 1
-
-
-def _as_waveform(info):
-    import dataclasses
-
-    return dataclasses.replace(info, io="waveform")
