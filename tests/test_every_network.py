@@ -214,6 +214,7 @@ FRONTS = {
 OUTPUTS = {
     "mask": Output("mask"),
     "mask of the rest": Output("mask", of="rest", above="stem"),
+    "mask of the rest, louder": Output("mask", of="rest", gain=1.1),
     "mask, extended": Output("mask", above=8),
     "complex mask": Output("complex-mask"),
     "magnitude": Output("magnitude", gain=1.1),
@@ -227,7 +228,7 @@ TWINS = [
     for output in OUTPUTS
     for stems in (("vocals",), FOUR)
     if front.startswith("waveform") == (output == "waveform")
-    and not (len(stems) > 1 and output in ("mask of the rest", "mask, extended"))
+    and not (len(stems) > 1 and output.startswith(("mask of", "mask, ")))
 ]
 
 

@@ -131,6 +131,8 @@ class Signal:
         elif output.kind == "magnitude":
             y = ratio_masks(y, output.exponent)
         y = y * output.gain
+        if output.of == "rest":  # the gain is the stem's, so the rest has 1 - gain * (1 - mask)
+            y = y + (1 - output.gain)
         if output.parts == 1:
             return torch.complex(y * seen.real, y * seen.imag)
         real, imaginary = y.chunk(2, dim=2)
