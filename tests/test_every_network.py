@@ -214,7 +214,7 @@ FRONTS = {
 OUTPUTS = {
     "mask": Output("mask"),
     "mask of the rest": Output("mask", of="rest", above="stem"),
-    "mask of the rest, louder": Output("mask", of="rest", gain=1.1),
+    "mask of the rest, louder": Output("mask", of="rest", above="stem", gain=1.1),
     "mask, extended": Output("mask", above=8),
     "complex mask": Output("complex-mask"),
     "magnitude": Output("magnitude", gain=1.1),
@@ -269,9 +269,14 @@ def test_what_trains_in_torch_is_what_separates_in_numpy(front, output, stems, s
 
 def above(signal: Signal, network, spec: torch.Tensor, level) -> torch.Tensor:
     """The spectrum (channels, bins, frames) of the one stem above the bins that the network reads."""
-    masks = signal.above(signal.stem_masks(activated(network(signal.inputs(spec, level)), signal.output)[:, None]))
+    output = signal.output
     rest = spec[0, :, signal.front.used_bins :]
-    return rest * 0 if masks is None else masks[0, 0] * rest
+    if output.kind != "mask" or output.above == "rest":
+        return rest * 0
+    if output.above == "stem":
+        return rest * output.gain
+    mask = activated(network(signal.inputs(spec, level)), output)[0]
+    return mask[:, -output.above :].mean(-2, keepdim=True) * rest * output.gain
 
 
 def inverse(spec: torch.Tensor, config: ModelConfig, samples: int) -> torch.Tensor:

@@ -102,7 +102,7 @@ class Signal:
     def estimates(self, result: Tensor, mixture: Tensor, level: Level) -> Tensor:
         """Gives the signals (batch, stems, channels, ...) that a network's activated output means.
 
-        Spectra have the bins that the network gives; what lies above them is `above`'s.
+        Spectra have the bins that the network gives.
 
         Args:
             result: (batch, [stems,] channels, ...).
@@ -139,17 +139,6 @@ class Signal:
         if output.kind == "spectrum":
             return torch.complex(real * scale, imaginary * scale)
         return torch.complex(real * seen.real - imaginary * seen.imag, real * seen.imag + imaginary * seen.real)
-
-    def stem_masks(self, mask: Tensor) -> Tensor:
-        """Gives the masks of the stems: `mask`, or what it leaves (`Output.of`)."""
-        return mask if self.output.of == "stems" else 1 - mask
-
-    def above(self, masks: Tensor) -> Tensor | None:
-        """Gives the masks (batch, stems, channels, 1, frames) of all bins above those of `masks`; None for 0."""
-        above = self.output.above
-        if self.output.kind != "mask" or above == "rest":
-            return None
-        return torch.ones_like(masks[..., :1, :]) if above == "stem" else masks[..., -above:, :].mean(-2, keepdim=True)
 
     def _samples(self, signal: Tensor) -> Tensor:
         if not isinstance(self.front, Spectrogram):

@@ -72,7 +72,7 @@ class Separator:
             raise ConfigError("no model; expected at least one")
         self._closing = ExitStack()
         with self._closing:
-            self._configs = configs = [self._config_of(model) for model in self._models]
+            configs = [self._config_of(model) for model in self._models]
             self.config = configs[0]
             self.outputs = chosen(self.config.all_stems, options.stem, options.two_stems)
             self.model = "+".join(map(model_name, self._models))

@@ -145,12 +145,3 @@ def add_noise(clean: Tensor, options: Denoise, generator: torch.Generator | None
     """sqrt(gamma) x + sqrt(1 - gamma) e and e, of the shape of x, with e drawn from N(0, sigma^2) for each value."""
     noise = torch.empty_like(clean).normal_(0, options.sigma, generator=generator)
     return math.sqrt(options.gamma) * clean + math.sqrt(1 - options.gamma) * noise, noise
-
-
-def silent_loss(options: Denoise) -> float:
-    """Gives what an estimate of no noise scores in training: E |e| = sigma sqrt(2 / pi).
-
-    >>> round(silent_loss(Denoise(sigma=0.4)), 4)
-    0.3192
-    """
-    return options.sigma * math.sqrt(2 / math.pi)
