@@ -144,10 +144,8 @@ class SongStream:
             model.stems(own, sample_rate, level, eager)
             for model, own, level in zip(self.models, shared, levels, strict=False)
         ]
-        mixture, parts = (
-            _Pulled(shared[-1]),
-            [_Pulled(np.concatenate([*s.values()]) for s in stream) for stream in streams],
-        )
+        mixture = _Pulled(shared[-1])
+        parts = [_Pulled(np.concatenate([*stems.values()]) for stems in stream) for stream in streams]
         try:
             while (count := min(part.filled() for part in parts)) > 0:
                 mixture.filled(count)
