@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
+
+from ft.errors import DataError
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -39,6 +45,33 @@ def process_pool(
         initializer: called with `arguments` in each process before its first task.
     """
     return ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (initializer, arguments))
+
+
+def each_done(
+    work: Callable[[Key], Result], keys: Sequence[Key], jobs: int, initializer: Callable[..., None]
+) -> Iterator[tuple[Key, Result]]:
+    """Gives each key with what `work` makes of it, as it is done: by `jobs` processes, or by this one alone.
+
+    Args:
+        initializer: called in each process before its first key.
+    Raises:
+        DataError: a process was killed.
+        Exception: what `work` raises.
+    """
+    if jobs == 1 or len(keys) < 2:
+        yield from ((key, work(key)) for key in keys)
+        return
+    pool = process_pool(min(jobs, len(keys)), initializer)
+    try:
+        waiting = {pool.submit(work, key): key for key in keys}
+        for future in as_completed(waiting):
+            yield waiting.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"a process was killed, perhaps for lack of memory; expected room for {jobs} of them, so lower `jobs`"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -6,10 +6,9 @@ import json
 import shutil
 import signal
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +29,11 @@ from ft.data.examples import MixtureItems
 from ft.data.items import mixture_items
 from ft.data.scan import SCAN, Scan
 from ft.data.sources import VOCALS
-from ft.errors import DataError, FtError, one_line
+from ft.errors import DataError, one_line
 from ft.files import atomic_write
 from ft.songs.parts import Outputs
 from ft.train_config import TrainConfig
-from ft.workers import process_pool
+from ft.workers import each_done
 
 PER_SHARD = 64
 """Examples of a file; 135 MB of six seconds in stereo."""
@@ -45,9 +44,6 @@ FACTS = {"scale": "f4", "rms": "f4", "crc": "u4"}
 
 `vocals_rms` is that of the time with vocals where the configuration has pauses.
 """
-
-_items: MixtureItems | None = None
-"""Each worker process has its own."""
 
 
 def build_cache(
@@ -85,7 +81,8 @@ def build_cache(
             if not begun:
                 _write_manifest(folder, manifest)
             done = manifest.shards - len(missing)
-            for _ in _written(items, folder, manifest, frames, missing, jobs):
+            write = partial(_write_shard, items, folder, manifest, frames)
+            for _ in each_done(write, missing, jobs, _begin):
                 done += 1
                 if progress is not None:
                     progress(done / manifest.shards)
@@ -163,47 +160,11 @@ def _check_room(folder: Path, manifest: Manifest, missing: int) -> None:
         raise DataError(f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; {advice}")
 
 
-def _written(
-    items: MixtureItems, folder: Path, manifest: Manifest, frames: int, numbers: list[int], jobs: int
-) -> Iterator[int]:
-    """Writes shards and gives the number of each when it is whole."""
-    if jobs == 1 or len(numbers) < 2:
-        for number in numbers:
-            _write_shard(items, folder, manifest, frames, number)
-            yield number
-        return
-    pool = process_pool(min(jobs, len(numbers)), _start_worker, (items,))
-    try:
-        futures = {pool.submit(_work, folder, manifest, frames, number): number for number in numbers}
-        for future in as_completed(futures):
-            if (message := future.result()) is not None:
-                raise DataError(message)
-            yield futures[future]
-    except BrokenProcessPool as error:
-        raise DataError(f"{folder}: a process ended, perhaps for lack of memory; lower `jobs` and go on") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(items: MixtureItems) -> None:
-    global _items
+def _begin() -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all, and a shard is to be finished
     torch.set_num_threads(1)
-    _items = items
-
-
-def _work(folder: Path, manifest: Manifest, frames: int, number: int) -> str | None:
-    """Writes a shard; the message of an error, which would reach the user wrapped in a traceback of the worker."""
-    assert _items is not None
-    try:
-        _write_shard(_items, folder, manifest, frames, number)
-    except FtError as error:
-        return str(error)
-    except OSError as error:
-        return f"{folder}: cannot be written: {error.strerror or error}"
-    return None
 
 
 def _active_rms(waveform: NDArray[np.float32], quantised: NDArray[np.int16]) -> float:

@@ -10,8 +10,6 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,7 +22,7 @@ from ft.files import files_below
 from ft.progress import Progress
 from ft.stems import MIXTURE, stem_of
 from ft.train_config import Source, TrainConfig
-from ft.workers import process_pool
+from ft.workers import each_done
 
 Split = Literal["train", "validation", "test", ""]
 Role = Literal["instrumental", "vocals", "mixture"]
@@ -263,7 +261,7 @@ def check_library(
     sizes = {path: path.stat().st_size for path in paths}
     done, total = 0, max(sum(sizes.values()), 1)
     results = {}
-    for path, result in _measured(sorted(paths, key=lambda path: -sizes[path]), jobs):
+    for path, result in each_done(try_measure, sorted(paths, key=lambda path: -sizes[path]), jobs, _begin):
         results[path] = result
         done += sizes[path]
         progress(done / total)
@@ -332,27 +330,6 @@ def screen_library(
     falling = sorted(report.clean.values(), reverse=True)
     report.vocals_db = max([vocals_db, *falling[len(falling) // CLEAN_ABOVE :][:1]])
     report.screen_seconds = time.perf_counter() - start
-
-
-def _measured(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, Measure | str]]:
-    """Each path with what was found, as it is done."""
-    if jobs == 1 or len(paths) < 2:
-        for path in paths:
-            yield path, try_measure(path)
-        return
-    with process_pool(min(jobs, len(paths)), _begin) as pool:
-        waiting = {pool.submit(try_measure, path): path for path in paths}
-        try:
-            for future in as_completed(waiting):
-                yield waiting.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a process that reads was killed, perhaps for lack of memory; expected room for "
-                f"{jobs} of them. Take fewer with `jobs`"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _begin() -> None:
