@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,16 +95,24 @@ def align_folder(
     Raises:
         DataError: no pairs, or `output` cannot be written.
     """
-    bad = []
-    for pair in find_pairs(folder):
+
+    def write(pair: Pair) -> str:
         target = output / pair.song
         if target.exists():
-            report(f"{pair.song}: is there already")
-            continue
+            return "is there already"
+        alignment = find_alignment(pair, max_delay, residual_db)
+        _write_aligned(pair, alignment, target)
+        return str(alignment)
+
+    return _each(find_pairs(folder), write, output, report)
+
+
+def _each(songs: Sequence[Pair], write: Callable[[Pair], str], target: Path, report: Report) -> list[str]:
+    """Reports what `write` says of each song. Gives what is wrong with those that cannot be used."""
+    bad = []
+    for song in songs:
         try:
-            alignment = find_alignment(pair, max_delay, residual_db)
-            _write_aligned(pair, alignment, target)
-            report(f"{pair.song}: {alignment}")
+            report(f"{song.song}: {write(song)}")
         except OSError as error:
             raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
         except FtError as error:
@@ -115,21 +124,18 @@ def _write_aligned(pair: Pair, alignment: Alignment, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    files: list[WavFile] = []
-    try:
-        for name in ("mixture", "instrumental", "vocals"):
-            files.append(WavFile(part / f"{name}.wav", 2, SAMPLE_RATE, "float"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, part, ignore_errors=True)
+        files = [
+            stack.enter_context(closing(WavFile(part / f"{name}.wav", 2, SAMPLE_RATE, "float")))
+            for name in ("mixture", "instrumental", "vocals")
+        ]
         for mixture, instrumental in aligned_blocks(pair, alignment):
             for file, block in zip(files, (mixture, instrumental, mixture - instrumental), strict=True):
                 file.write(block)
         for file in files:
             file.finish()
         part.rename(target)
-    except BaseException:
-        for file in files:
-            file.close()
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def write_patches(
@@ -158,19 +164,13 @@ def write_patches(
     if not 0 <= 2 * offset < size:
         raise DataError(f"`frames` {size} and `offset` {offset}: expected an offset of less than half of the frames")
     target = output / folder_name(ORIGINAL, SAMPLE_RATE, size, offset, KINDS[kind])
-    songs: Sequence[Pair] = find_pairs(folder) if kind in ("pairs", "validation") else _single(folder, kind)
-    bad = []
-    for song in songs:
-        try:
-            aligned = kind in ("pairs", "validation")
-            alignment = find_alignment(song, max_delay, residual_db) if aligned else None
-            count = _write_song(song, alignment, target, kind, PatchGrid(0, size, offset))
-            report(f"{song.song}: {count} patches")
-        except OSError as error:
-            raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
-        except FtError as error:
-            bad.append(str(error))
-    return bad
+    aligned = kind in ("pairs", "validation")
+
+    def write(song: Pair) -> str:
+        alignment = find_alignment(song, max_delay, residual_db) if aligned else None
+        return f"{_write_song(song, alignment, target, kind, PatchGrid(0, size, offset))} patches"
+
+    return _each(find_pairs(folder) if aligned else _single(folder, kind), write, target, report)
 
 
 def _single(folder: Path, kind: Kind) -> list[Pair]:

@@ -210,15 +210,9 @@ def _count(file: Path) -> int:
 def _known(cache: Path) -> dict[str, list[float]]:
     """Gives what a scan kept; nothing where the file is damaged, as all of it can be found out again."""
     try:
-        values = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return {key: [float(value)] for key, (value,) in json.loads(cache.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    items = values.items() if isinstance(values, dict) else ()
-    return {key: [float(peak[0])] for key, peak in items if isinstance(peak, list) and _are_numbers(peak)}
-
-
-def _are_numbers(values: list[object]) -> bool:
-    return len(values) == 1 and isinstance(values[0], int | float)
 
 
 def _resampled(file: Path, resampler: StreamingResampler) -> Iterator[Array]:
