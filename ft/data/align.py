@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.audio.open import open_source
-from ft.dsp import StreamingResampler
+from ft.dsp import BlockQueue, StreamingResampler
 from ft.errors import DataError
 
 Array = NDArray[np.float32]
@@ -87,21 +87,15 @@ def _stereo(block: Array) -> Array:
 
 def chunks(blocks: Iterable[Array], size: int, skip: int = 0) -> Iterator[Array]:
     """Blocks (channels, samples) cut into others of `size` samples, but for the last; the first `skip` are left out."""
-    held: list[Array] = []
-    count = 0
+    held = BlockQueue()
     for block in blocks:
-        if skip:
-            left_out = min(skip, block.shape[1])
-            block, skip = block[:, left_out:], skip - left_out
-        held.append(block)
-        count += block.shape[1]
-        if count >= size:
-            joined = np.concatenate(held, axis=1)
-            whole = count - count % size
-            yield from np.split(joined[:, :whole], whole // size, axis=1)
-            held, count = [joined[:, whole:]], count - whole
-    if count:
-        yield np.concatenate(held, axis=1)
+        left_out = min(skip, block.shape[1])
+        held.append(block[:, left_out:])
+        skip -= left_out
+        while held.size >= size:
+            yield held.take(size)
+    if held.size:
+        yield held.take(held.size)
 
 
 def find_alignment(pair: Pair, max_delay: float = LONGEST_DELAY, residual_db: float = LARGEST_RESIDUAL_DB) -> Alignment:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ft.audio.open import open_source
 from ft.data.fingerprint import Fingerprint, Fingerprinter
+from ft.dsp import BlockQueue
 from ft.errors import AudioError
 
 Array = NDArray[np.float32]
@@ -111,17 +112,16 @@ class _Windows:
         self.energy = np.zeros(channels)
         self.side = 0.0
         """Energy of left minus right."""
-        self._rest = np.zeros((channels, 0), np.float32)
+        self._waiting = BlockQueue()
 
     def push(self, block: Array) -> None:
-        waiting = np.concatenate((self._rest, block), axis=1)
-        whole = waiting.shape[1] // self.size * self.size
-        self._rest = waiting[:, whole:]
-        self._count(waiting[:, :whole], self.size)
+        self._waiting.append(block)
+        self._count(self._waiting.take(self._waiting.size // self.size * self.size), self.size)
 
     def finish(self) -> None:
         """Counts the rest as one window more."""
-        self._count(self._rest, self._rest.shape[1])
+        size = self._waiting.size
+        self._count(self._waiting.take(size), size)
 
     def _count(self, part: Array, size: int) -> None:
         if not part.shape[1]:

@@ -101,23 +101,18 @@ def build_library(
 
     with process_pool(jobs) if jobs > 1 else nullcontext() as pool:
         try:
-            for unit in _units(library, audio, packages, sources, sing_minutes):
-                files = _read_stamp(stamps / f"{unit.name}.json", library, unit, sources.recipe)
-                if files is not None:
-                    collect(files)
-                    continue
-                running.append(_Run(unit, library, pool, collect))
-                while len(running) > (jobs if pool else 0):
+            units = _units(library, audio, packages, sources, sing_minutes)
+            for group in (units, _mixed_unit(library, audio, sources)):  # these of files that the units have made
+                for unit in group:
+                    files = _read_stamp(stamps / f"{unit.name}.json", library, unit, sources.recipe)
+                    if files is not None:
+                        collect(files)
+                        continue
+                    running.append(_Run(unit, library, pool, collect))
+                    while len(running) > (jobs if pool else 0):
+                        finish_first()
+                while running:
                     finish_first()
-            while running:
-                finish_first()
-            for unit in _mixed_unit(library, audio, sources):  # of files that the units before have made
-                files = _read_stamp(stamps / f"{unit.name}.json", library, unit, sources.recipe)
-                if files is not None:
-                    collect(files)
-                    continue
-                running.append(_Run(unit, library, pool, collect))
-                finish_first()
         finally:
             for run in running:
                 run.close()
@@ -153,10 +148,13 @@ def _units(library: Path, audio: Path, packages: Path | None, sources: Sources, 
         if package.kind == "midi":
             yield from _midi_unit(library, package, sources.soundfont, packages)
             continue
-        made_from = {**asdict(package), "exclude": list(package.exclude)}
-        del made_from["seconds"]
         fetch = partial(fetch_package, package, packages, library / ".packages")
-        yield Unit(package.name, made_from, partial(_package_tasks, library, package, fetch))
+        yield Unit(package.name, _made_from(package), partial(_package_tasks, library, package, fetch))
+
+
+def _made_from(package: Package) -> dict[str, object]:
+    facts = {name: value for name, value in asdict(package).items() if name != "seconds"}
+    return {**facts, "exclude": list(package.exclude)}
 
 
 def _mixed_unit(library: Path, audio: Path, sources: Sources) -> Iterator[Unit]:
@@ -227,9 +225,7 @@ def _midi_unit(library: Path, package: Package, soundfont: Package | None, packa
                 yield partial(midi.render, library, package.folder, file, font, source, package.licence)
         _keep_copyright(library, scratch, package.name)
 
-    made_from = {**asdict(package), "exclude": list(package.exclude), "soundfont": soundfont.sha256}
-    del made_from["seconds"]
-    yield Unit(package.name, made_from, tasks)
+    yield Unit(package.name, {**_made_from(package), "soundfont": soundfont.sha256}, tasks)
 
 
 def _keep_copyright(library: Path, folder: Path, name: str) -> None:
@@ -241,23 +237,15 @@ def _keep_copyright(library: Path, folder: Path, name: str) -> None:
 def _package_tasks(library: Path, package: Package, fetch: Callable[[], Path], scratch: Path) -> Iterator[Task]:
     path = fetch()
     tracks = extract_audio(path, scratch, MUSIC_BYTES if package.kind == "music" else 0)
-    source = f"{package.name}: {{}}"
     if package.kind == "clips":
         languages: dict[str, list[Path]] = {}
         for track in tracks:
             languages.setdefault(track.parent.parent.name, []).append(track)
         label = package.name.partition("-")[0]
         for language, clips in sorted(languages.items()):
-            where = source.format(f"{clips[0].parent.parent.relative_to(scratch)}/")
-            yield partial(
-                recipes.clips,
-                library,
-                package.folder,
-                f"{label}_{language}",
-                sorted(clips),
-                where,
-                package.licence,
-            )
+            source = f"{package.name}: {clips[0].parent.parent.relative_to(scratch)}/"
+            name = f"{label}_{language}"
+            yield partial(recipes.clips, library, package.folder, name, sorted(clips), source, package.licence)
     else:
         names: set[str] = set()
         for track in tracks:
@@ -266,8 +254,8 @@ def _package_tasks(library: Path, package: Package, fetch: Callable[[], Path], s
             if name in package.exclude:
                 track.unlink()
                 continue
-            where = source.format(track.relative_to(scratch))
-            yield partial(recipes.music, library, f"{package.folder}/{name}.wav", track, where, package.licence)
+            source = f"{package.name}: {track.relative_to(scratch)}"
+            yield partial(recipes.music, library, f"{package.folder}/{name}.wav", track, source, package.licence)
     _keep_copyright(library, scratch, package.name)
 
 

@@ -93,12 +93,7 @@ def crossed_song(library: Path, audio: Path, beat: str, tune: str, licence: str)
 def pair(library: Path, folder: str, audio: Path, name: str, licence: str) -> list[Written]:
     """Writes a song as it is, in float: the mixture is exactly the sum of the stems."""
     vocals, drums, other = (read(audio / f"eif/{name}/{stem}.ogg") for stem in ("vocals", "drums", "other"))
-    instrumental = drums + other
-    waveforms = {"mixture": instrumental + vocals, "instrumental": instrumental, "vocals": vocals}
-    return [
-        save(library, f"{folder}/{name}/{part}.wav", waveform, f"eif/{name}/*.ogg", licence, "FLOAT")
-        for part, waveform in waveforms.items()
-    ]
+    return _save_pair(library, f"{folder}/{name}", drums + other, vocals, f"eif/{name}/*.ogg", licence)
 
 
 def mixed_song(
@@ -117,10 +112,16 @@ def mixed_song(
     sung = sung[: len(music)]
     level = np.sqrt(np.mean(np.square(music)) / np.mean(np.square(sung))) * 10 ** (level_db / 20)
     vocals = (sung * level).astype(np.float32)
-    waveforms = {"mixture": music + vocals, "instrumental": music, "vocals": vocals}
-    name, source = Path(track).stem, f"{voice.path} + {track}"
+    folder, source = f"validation/mixed/{Path(track).stem}", f"{voice.path} + {track}"
+    return _save_pair(library, folder, music, vocals, source, voice.licence)
+
+
+def _save_pair(
+    library: Path, folder: str, instrumental: np.ndarray, vocals: np.ndarray, source: str, licence: str
+) -> list[Written]:
+    waveforms = {"mixture": instrumental + vocals, "instrumental": instrumental, "vocals": vocals}
     return [
-        save(library, f"validation/mixed/{name}/{part}.wav", waveform, source, voice.licence, "FLOAT")
+        save(library, f"{folder}/{part}.wav", waveform, source, licence, "FLOAT")
         for part, waveform in waveforms.items()
     ]
 

@@ -10,7 +10,7 @@ import numpy as np
 from ft.sing.pitch import pitch_cents, wander
 from ft.sing.score import Score
 from ft.sing.style import Style
-from ft.sing.voice import FRAME_SECONDS, Voice, load_world
+from ft.sing.voice import FRAME_SECONDS, Voice, load_world, smooth
 
 # Where the energy of held notes lies in produced singing: edges in Hz, and dB of the whole in each band (voiced frames
 # of lead vocals and solo recordings). Speech of the same loudness has less from 1 to 5 kHz.
@@ -122,11 +122,6 @@ def _ripple(frames: int, bins: int, rng: np.random.Generator) -> np.ndarray:
         hats = np.maximum(1 - np.abs(at * (knots - 1) - np.arange(knots)[:, None]), 0)  # linear interpolation
         total += rows @ hats.astype(np.float32)
     return total
-
-
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Gives the mean of `width` (odd) values around each."""
-    return np.convolve(np.pad(values, width // 2, mode="edge"), np.ones(width) / width, mode="valid")
 
 
 def _sung_gain_db(envelope_db: np.ndarray, frequencies: np.ndarray, style: Style) -> np.ndarray:

@@ -106,8 +106,8 @@ def find_syllables(f0: np.ndarray, envelope: np.ndarray, sample_rate: int) -> li
     """
     frequencies = np.linspace(0, sample_rate / 2, envelope.shape[1])
     band = (frequencies > 200) & (frequencies < 4000)
-    level = 10 * np.log10(_smooth(envelope[:, band].mean(axis=1), 5) + 1e-16)
-    whole = 10 * np.log10(_smooth(envelope.mean(axis=1), 3) + 1e-16)
+    level = 10 * np.log10(smooth(envelope[:, band].mean(axis=1), 5) + 1e-16)
+    whole = 10 * np.log10(smooth(envelope.mean(axis=1), 3) + 1e-16)
     voiced = f0 > 0
     if not voiced.any():
         return []
@@ -125,16 +125,16 @@ def find_syllables(f0: np.ndarray, envelope: np.ndarray, sample_rate: int) -> li
             continue
         start, end = _run(sounding, peak, max(first, nucleus_start - 50), min(last, nucleus_end + 40))
         steady = np.log(envelope[nucleus_start:nucleus_end, band] + 1e-16)
-        flux = _smooth(np.abs(np.diff(steady, axis=0)).mean(axis=1), 7)
+        flux = smooth(np.abs(np.diff(steady, axis=0)).mean(axis=1), 7)
         inner = slice(len(flux) // 4, max(len(flux) - len(flux) // 4, len(flux) // 4 + 1))
         centre = nucleus_start + inner.start + int(np.argmin(flux[inner]))
         syllables.append(Syllable(start, nucleus_start, centre, nucleus_end, end))
     return syllables
 
 
-def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    padded = np.pad(values, width // 2, mode="edge")
-    return np.convolve(padded, np.ones(width) / width, mode="valid")[: len(values)]
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Gives the mean of `width` (odd) values around each."""
+    return np.convolve(np.pad(values, width // 2, mode="edge"), np.ones(width) / width, mode="valid")
 
 
 def _peaks(values: np.ndarray, distance: int, depth: float) -> list[int]:
