@@ -21,8 +21,7 @@ from ft.data.augment import Waveform
 from ft.data.augment_codec import CODECS, through_codec
 from ft.data.augment_dynamics import compressor_gain, soft_clip_gain
 from ft.data.augment_filters import equalise
-from ft.data.augment_parts import Parts
-from ft.data.augment_stretch import Stretch, stretch
+from ft.data.augment_parts import Parts, Stretch, stretch
 from ft.files import example_folder
 from ft.train_config import Augment
 

@@ -7,7 +7,9 @@ what is off.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module
 
@@ -15,12 +17,46 @@ import numpy as np
 
 from ft.data import augment
 from ft.data.augment import Waveform
-from ft.data.augment_stretch import Stretch, stretch
+from ft.data.augment_codec import through_random_codec
+from ft.data.augment_dynamics import RATIOS, THRESHOLDS_DB, compressor_gain, soft_clip_gain
+from ft.data.augment_filters import equalise
 from ft.train_config import Augment
 
 CHOIR_PAN = 0.7
 CHOIR_DB = (-9.0, 0.0)
 """Level of the other voices of a choir."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A change of tempo and pitch, each without the other; the default changes nothing."""
+
+    tempo: float = 1.0
+    """Above 1 is faster."""
+    semitones: float = 0.0
+
+    @property
+    def changes(self) -> bool:
+        return self != Stretch()
+
+    def needed(self, samples: int) -> int:
+        """Samples from which `stretch` makes `samples`."""
+        return math.ceil(samples * self.tempo)
+
+
+def stretch(waveform: Waveform, change: Stretch, samples: int, sample_rate: int) -> Waveform:
+    """Gives the first `samples` of `waveform` (channels, samples) at another tempo and pitch; silence behind its end.
+
+    By Signalsmith Stretch, which is nonlinear: the stretched sum of two sounds is not the sum of both stretched. Stems
+    of one mixture are therefore stretched alone and added.
+    """
+    from python_stretch.Signalsmith import Stretch as Signalsmith
+
+    stretcher = Signalsmith(0)  # its seed: the same sound gives the same result
+    stretcher.preset(waveform.shape[0], float(sample_rate))
+    stretcher.setTransposeSemitones(change.semitones)
+    stretcher.timeFactor = change.tempo
+    return augment.fit(np.asarray(stretcher.process(np.ascontiguousarray(waveform)), np.float32), samples)
 
 
 class Parts:
@@ -71,12 +107,8 @@ class Parts:
         if chance(rng, options.polarity):
             waveform = -waveform
         if chance(rng, options.equaliser):
-            from ft.data.augment_filters import equalise
-
             waveform = equalise(rng, waveform, options.equaliser_db, self.sample_rate)
         if chance(rng, options.codec):
-            from ft.data.augment_codec import through_random_codec
-
             waveform = through_random_codec(rng, waveform, self.sample_rate)
         return waveform
 
@@ -130,19 +162,13 @@ class Parts:
         """
         options = self.options
         if chance(rng, options.compress):
-            from ft.data.augment_dynamics import RATIOS, THRESHOLDS_DB, compressor_gain
-
             drawn = rng.uniform(*THRESHOLDS_DB), rng.uniform(*RATIOS)
             gain = compressor_gain(mixed(stems), *drawn, self.sample_rate)
             stems = {name: waveform * gain for name, waveform in stems.items()}
         if chance(rng, options.clip):
-            from ft.data.augment_dynamics import soft_clip_gain
-
             clip = soft_clip_gain(mixed(stems), rng.uniform(0, options.clip_db))
             stems = {name: waveform * clip for name, waveform in stems.items()}
         if chance(rng, options.mixture_codec):
-            from ft.data.augment_codec import through_random_codec
-
             mixture = mixed(stems)
             others = [name for name in stems if name != "vocals"]
             noise = (through_random_codec(rng, mixture, self.sample_rate) - mixture) / np.float32(len(others))
