@@ -35,10 +35,6 @@ class Stretch:
     """Above 1 is faster."""
     semitones: float = 0.0
 
-    @property
-    def changes(self) -> bool:
-        return self != Stretch()
-
     def needed(self, samples: int) -> int:
         """Samples from which `stretch` makes `samples`."""
         return math.ceil(samples * self.tempo)
@@ -50,6 +46,8 @@ def stretch(waveform: Waveform, change: Stretch, samples: int, sample_rate: int)
     By Signalsmith Stretch, which is nonlinear: the stretched sum of two sounds is not the sum of both stretched. Stems
     of one mixture are therefore stretched alone and added.
     """
+    if change == Stretch():
+        return augment.fit(waveform, samples)
     from python_stretch.Signalsmith import Stretch as Signalsmith
 
     stretcher = Signalsmith(0)  # its seed: the same sound gives the same result
@@ -92,12 +90,6 @@ class Parts:
         if chance(rng, options.pitch):
             semitones = float(rng.uniform(-options.pitch_semitones, options.pitch_semitones))
         return Stretch(tempo, semitones)
-
-    def stretched(self, waveform: Waveform, change: Stretch, samples: int) -> Waveform:
-        """Gives the first `samples` of a waveform of `change.needed(samples)`."""
-        if not change.changes:
-            return augment.fit(waveform, samples)
-        return stretch(waveform, change, samples, self.sample_rate)
 
     def part(self, rng: np.random.Generator, waveform: Waveform) -> Waveform:
         """Vocals or instrumental (channels, samples) with their channels swapped, turned over, filtered and encoded."""

@@ -21,7 +21,7 @@ from ft.audio.open import open_source
 from ft.audio.source import AudioSource
 from ft.config import ModelConfig
 from ft.data import augment
-from ft.data.augment_parts import Parts, chance, mixed
+from ft.data.augment_parts import Parts, chance, mixed, stretch
 from ft.data.patches import read_waveform
 from ft.data.scan import AudioFile
 from ft.data.sources import INSTRUMENTAL, VOCALS, Music, Pool, Remix, Song, data_stems
@@ -253,15 +253,15 @@ class MixtureItems:
         self, rng: np.random.Generator, song: Song, names: Sequence[str], samples: int, semitones: float
     ) -> Stems:
         """Stems of a song at one random place, through one change of pitch, tempo and speed."""
-        stretch = self.parts.stretch(rng)
-        needed_for_stretch = stretch.needed(samples)
+        change = self.parts.stretch(rng)
+        needed_for_stretch = change.needed(samples)
         factor = 2 ** (rng.uniform(-semitones, semitones) / 12) if semitones else 1.0
         needed = int(np.ceil(needed_for_stretch * factor))
         start = _random_start(rng, song.file, needed, self.config.sample_rate)
         stems = read_song(song, names, start, needed, self.config, self.read)
         if factor != 1:
             stems = {name: augment.change_speed(crop, factor, needed_for_stretch) for name, crop in stems.items()}
-        return {name: self.parts.stretched(crop, stretch, samples) for name, crop in stems.items()}
+        return {name: stretch(crop, change, samples, self.config.sample_rate) for name, crop in stems.items()}
 
 
 def in_mono(item: Item) -> Item:

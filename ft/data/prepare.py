@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from ft.audio.wav import WavFile
 from ft.config import Spectrogram
 from ft.data.align import (
@@ -27,8 +26,8 @@ from ft.data.align import (
     stereo_blocks,
 )
 from ft.data.patches import SUFFIX, PatchGrid, cut_patches, folder_name, frames_of, write_patch
+from ft.data.scan import sounds_below
 from ft.errors import DataError, FtError
-from ft.files import files_below
 
 Array = NDArray[np.float32]
 Kind = Literal["instrumentals", "pairs", "vocals", "mixes", "validation"]
@@ -58,7 +57,7 @@ def find_pairs(folder: Path) -> list[Pair]:
     """
     side = next((folder / name for name in INSTRUMENTALS if (folder / name).is_dir()), None)
     if side is not None and (folder / "mixtures").is_dir():
-        mixtures, instrumentals = _sounds(folder / "mixtures"), _sounds(side)
+        mixtures, instrumentals = sounds_below(folder / "mixtures"), sounds_below(side)
         if len(mixtures) != len(instrumentals):
             raise DataError(
                 f"{folder}: {len(mixtures)} files in mixtures/ and {len(instrumentals)} in {side.name}/; "
@@ -67,8 +66,8 @@ def find_pairs(folder: Path) -> list[Pair]:
         names = [_name(mixture.with_suffix(""), folder / "mixtures") for mixture in mixtures]
         return _distinct([Pair(*each) for each in zip(names, mixtures, instrumentals, strict=True)])
     pairs = []
-    for mixture in (path for path in _sounds(folder) if path.stem == "mixture"):
-        partners = [path for path in _sounds(mixture.parent) if path.stem == "instrumental"]
+    for mixture in (path for path in sounds_below(folder) if path.stem == "mixture"):
+        partners = [path for path in sounds_below(mixture.parent) if path.stem == "instrumental"]
         if not partners:
             raise DataError(f"{mixture.parent}: a mixture without instrumental.*; expected both")
         pairs.append(Pair(_name(mixture.parent, folder), mixture, partners[0]))
@@ -177,7 +176,7 @@ def _single(folder: Path, kind: Kind) -> list[Pair]:
     """Songs of one file each, which stands on both sides; of folders with stems, those that are meant."""
     places = [folder / name for name in INSTRUMENTALS if kind == "instrumentals" and (folder / name).is_dir()]
     root = places[0] if places else folder
-    files = _sounds(root)
+    files = sounds_below(root)
     stem = {"instrumentals": "instrumental", "vocals": "vocals"}.get(kind, "mixture")
     if any(path.stem == "mixture" for path in files):
         files = [path for path in files if path.stem == stem]
@@ -234,14 +233,6 @@ def _write_part(blocks: Callable[[], Iterator[Array]], stem: Path, kind: Kind, g
         write_patch(path, peak, patch[:2], patch[2:] if len(patch) == 4 else None, **more)
         written += 1
     return written
-
-
-def _sounds(folder: Path) -> list[Path]:
-    """Gives all audio files and films below a folder, sorted. Raises DataError where there is no such folder."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one with audio files")
-    suffixes = AUDIO_SUFFIXES | MEDIA_SUFFIXES
-    return sorted(path for path in files_below(folder) if path.suffix.lower() in suffixes)
 
 
 def _distinct(pairs: list[Pair]) -> list[Pair]:

@@ -54,10 +54,7 @@ def audio_files(folder: str | Path) -> list[Path]:
         DataError: no such folder, or nothing in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one with audio files")
-    found = sorted(path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES | MEDIA_SUFFIXES)
-    found = _once_each(folder, found)
+    found = _once_each(folder, sounds_below(folder))
     left_out = unread_media(found)
     hint = ""
     if left_out:
@@ -69,6 +66,13 @@ def audio_files(folder: str | Path) -> list[Path]:
             f"{folder}: no audio files in it; expected files such as .wav, .flac or .ogg. {hint}".rstrip(". ")
         )
     return files
+
+
+def sounds_below(folder: Path) -> list[Path]:
+    """Gives all audio files and films below a folder, sorted. Raises DataError where there is no such folder."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with audio files")
+    return sorted(path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES | MEDIA_SUFFIXES)
 
 
 def _once_each(folder: Path, files: Sequence[Path]) -> list[Path]:

@@ -310,7 +310,8 @@ def _read_stamp(stamp: Path, library: Path, unit: Unit, recipe: int) -> list[Wri
         return None
     record = json.loads(stamp.read_text("utf-8"))
     files = [Written(**file) for file in record["files"]]
-    whole = all(_size(library / file.path) == file.bytes for file in files)
+    paths = {library / file.path: file.bytes for file in files}
+    whole = all(path.exists() and path.stat().st_size == size for path, size in paths.items())
     return files if whole and (record["recipe"], record["made_from"]) == (recipe, unit.made_from) else None
 
 
@@ -321,7 +322,3 @@ def _replace_stamp(stamp: Path, library: Path, unit: Unit, recipe: int, files: l
             (library / path).unlink(missing_ok=True)
     record = {"recipe": recipe, "made_from": unit.made_from, "files": [asdict(file) for file in files]}
     write_text(stamp, json.dumps(record, indent=1))
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.exists() else None

@@ -26,12 +26,10 @@ def write_manifest(library: Path, files: list[Written], sources: Sources) -> Non
     packages = [package for package in sources.packages if any(file.source.startswith(package.name) for file in files)]
     if sources.soundfont is not None and any(package.kind == "midi" for package in packages):
         packages.append(sources.soundfont)
+    named = {package.file: package for package in packages} | {file.path: file for file in sources.audio}
     listed = [
-        {"name": entry.file, "sha256": entry.sha256, "licence": entry.licence, "attribution": entry.attribution}
-        for entry in packages
-    ] + [
-        {"name": entry.path, "sha256": entry.sha256, "licence": entry.licence, "attribution": entry.attribution}
-        for entry in sources.audio
+        {"name": name, "sha256": entry.sha256, "licence": entry.licence, "attribution": entry.attribution}
+        for name, entry in named.items()
     ]
     hours = hours_per_folder(files)
     manifest = {

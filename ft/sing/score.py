@@ -67,11 +67,11 @@ def write_score(
         swell = rng.uniform(-1, 1) * style.dynamics_db
         chosen = [chooser.next(notes) for notes in groups]
         for number, notes in enumerate(groups):
-            following = chosen[number + 1] if number + 1 < len(groups) else None
             place = number / max(len(groups) - 1, 1)
-            level = chooser.gain_db(chosen[number]) + swell * (place - 0.5) + rng.normal(0, 0.4 * style.dynamics_db)
+            level = chooser.gains_db[chosen[number]] + swell * (place - 0.5) + rng.normal(0, 0.4 * style.dynamics_db)
             level += 0.4 * style.dynamics_db * notes[0].beat
-            onset = _onset(voice.syllables[following]) if following is not None else 0
+            following = voice.syllables[chosen[number + 1]] if number + 1 < len(groups) else None
+            onset = following.nucleus_start - following.start if following else 0
             _add_syllable(score, voice.syllables[chosen[number]], notes, level, onset, rng)
         score.starts.append(score.notes[first].start)
         rest = round(phrase.rest_seconds / FRAME_SECONDS)
@@ -90,7 +90,7 @@ class _Chooser:
         self.seconds = np.array([(s.nucleus_end - s.nucleus_start) * FRAME_SECONDS for s in syllables])
         self.hiss = np.array([_unvoiced_seconds(voice, syllable) > 0.06 for syllable in syllables])
         loudness = np.array([_loudness(voice, syllable) for syllable in syllables])
-        self.gains = np.clip(np.median(loudness) - loudness, -MOST_GAIN_DB, MOST_GAIN_DB)
+        self.gains_db = np.clip(np.median(loudness) - loudness, -MOST_GAIN_DB, MOST_GAIN_DB)
         self.used = np.full(len(syllables), -1000)
         self.count = 0
         self.after = int(rng.integers(len(syllables)))
@@ -109,10 +109,6 @@ class _Chooser:
         self.after = (index + 1) % len(cost)
         return index
 
-    def gain_db(self, index: int) -> float:
-        """Gives what brings a syllable to the loudness of the others."""
-        return float(self.gains[index])
-
 
 def _groups(notes: tuple[Note, ...]) -> list[list[Note]]:
     groups: list[list[Note]] = []
@@ -121,10 +117,6 @@ def _groups(notes: tuple[Note, ...]) -> list[list[Note]]:
             groups.append([])
         groups[-1].append(note)
     return groups
-
-
-def _onset(syllable: Syllable) -> int:
-    return syllable.nucleus_start - syllable.start
 
 
 def _pitch(voice: Voice, syllable: Syllable) -> float:
