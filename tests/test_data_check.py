@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from ft.cli import main
 from ft.config import ModelConfig
@@ -56,8 +56,12 @@ def library(example, tmp_path_factory) -> Path:
     return root
 
 
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["data", "check", "--jobs", "1", *map(str, arguments)])
+
+
 def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["data", "check", "--jobs", "1", *map(str, arguments)])
+    result = invoke(*arguments)
     return result.exit_code, result.stdout
 
 
@@ -248,11 +252,9 @@ def test_music_without_vocals_says_what_the_model_takes_for_them(tmp_path, write
     assert found["vocals_db"] == pytest.approx(20 * np.log10(0.5), abs=0.01)
     assert of(found, "b.wav")["vocals_db"] == found["vocals_db"]
     (tmp_path / "other").mkdir()
-    result = CliRunner().invoke(
-        main, ["data", "check", *map(str, folders), *options, "--clean", str(tmp_path / "other")]
-    )
+    result = invoke(*folders, *options, "--clean", tmp_path / "other")
     assert result.exit_code == 1 and "other: none of the instrumentals that are checked" in result.stderr
-    assert CliRunner().invoke(main, ["data", "check", str(folders[0]), "--clean", str(folders[0])]).exit_code == 2
+    assert invoke(folders[0], "--clean", folders[0]).exit_code == 2
 
 
 class Loudness:
@@ -284,7 +286,7 @@ def test_a_model_listens_to_instrumentals(library, tmp_path, monkeypatch):
     code, text = run(*folders, "--screen", "--sample", "4", "--vocals-db", "20")
     assert code == 0 and "listened to 0.00 h of 1 instrumentals" in text
     monkeypatch.setattr(Hearing, "config", ModelConfig(stems=("drums",), rest="no_drums"))
-    result = CliRunner().invoke(main, ["data", "check", str(folders[0]), "--screen"])
+    result = invoke(folders[0], "--screen")
     assert result.exit_code == 1 and "hearing: gives drums, no_drums, expected vocals" in result.stderr
 
 
@@ -293,21 +295,21 @@ def test_wrong_folders_are_named(library, tmp_path):
         find_tracks([Root(tmp_path / "nowhere")])
     with pytest.raises(DataError, match="no audio files"):
         find_tracks([Root(tmp_path)])
-    result = CliRunner().invoke(main, ["data", "check"])
+    result = invoke()
     assert result.exit_code == 2 and "no folder" in result.stderr
 
 
-def test_names_say_what_a_file_is():
-    assert split_of(Path("a/train/b/validation/c.wav")) == "validation" and split_of(Path("a/b.wav")) == ""
-    assert role_of(Path("mixtures/a.wav")) == "mixture"
-    assert role_of(Path("x/vocals.wav")) == "vocals" and role_of(Path("x/drums.wav")) == "instrumental"
-    assert (
-        role_of(Path("x/Song_(Vocals).wav")) == "vocals"
-        and role_of(Path("voice/music/no_vocals.wav")) == "instrumental"
-    )
-    assert (
-        role_of(Path("voice/alto/a.wav")) == "vocals" and role_of(Path("vocals/instrumentals/a.wav")) == "instrumental"
-    )
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [
+        ("mixtures/a.wav", "mixture"), ("x/vocals.wav", "vocals"), ("x/drums.wav", "instrumental"),
+        ("x/Song_(Vocals).wav", "vocals"), ("voice/music/no_vocals.wav", "instrumental"),
+        ("voice/alto/a.wav", "vocals"), ("vocals/instrumentals/a.wav", "instrumental"),
+    ],
+)  # fmt: skip
+def test_names_say_what_a_file_is(path, role):
+    assert role_of(Path(path)) == role
+    assert split_of(Path("a/train/b/validation") / path) == "validation" and split_of(Path(path)) == ""
 
 
 def test_folders_of_each_stem_are_known_by_it(tmp_path):
@@ -361,16 +363,12 @@ def test_a_folder_that_is_named_twice_is_checked_once(tmp_path, write_constant):
     assert [track.split for track in report.tracks] == ["train"]
 
 
-@pytest.mark.parametrize("flag", ["-m", "--model", "--engine"])
-def test_a_missing_model_is_named_before_anything_is_read(library, flag):
-    result = CliRunner().invoke(main, ["data", "check", str(library), flag, "typo.onnx"])
-    assert result.exit_code == 1 and "typo.onnx: no such file" in result.stderr and not result.stdout
-
-
-def test_a_list_that_cannot_be_written_is_named_before_anything_is_read(library):
-    file = next(path for path in library.rglob("*.wav")) / "list.yaml"
-    result = CliRunner().invoke(main, ["data", "check", str(library), "--exclude-file", str(file)])
-    assert result.exit_code == 1 and f"{file}: cannot be written" in result.stderr and not result.stdout
+@pytest.mark.parametrize("flag", ["-m", "--model", "--engine", "--exclude-file"])
+def test_what_cannot_be_opened_or_written_is_named_before_anything_is_read(library, flag):
+    is_list = flag == "--exclude-file"
+    path, wrong = ("loud.wav/list.yaml", "cannot be written") if is_list else ("typo.onnx", "no such file")
+    result = invoke(library, flag, library / "train/instrumentals" / path)
+    assert result.exit_code == 1 and f"{path}: {wrong}" in result.stderr and not result.stdout
 
 
 def test_what_was_read_is_reported_where_the_model_fails(library, monkeypatch):
@@ -378,5 +376,5 @@ def test_what_was_read_is_reported_where_the_model_fails(library, monkeypatch):
         raise EngineError("the model broke")
 
     monkeypatch.setattr("ft.separate.Separator", broken)
-    result = CliRunner().invoke(main, ["data", "check", str(library / "train/vocals"), "--screen"])
+    result = invoke(library / "train/vocals", "--screen")
     assert result.exit_code == 1 and "the model broke" in result.stderr and "read 0.00 h" in result.stdout
