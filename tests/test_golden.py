@@ -22,7 +22,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "original")) for name in OPTIONS]
+)
 def test_levels_of_the_vocals_are_what_they_were(name, example):
     mixture, rate = read_audio(example / "mixture.flac")
     model = "default-int8" if name == "int8" else "default-fp32"
