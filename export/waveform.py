@@ -48,6 +48,7 @@ so that this part of the inverse is the windowed frame itself times that number.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,7 +59,7 @@ from torch.nn import functional as F
 
 from export.graph import SOME_FRAMES, free_axes, lowered, trace
 from ft.config import IO, ModelConfig, Spectrogram
-from ft.dsp import hann_window
+from ft.dsp import window_of
 from ft.errors import ExportError
 from ft.models.network import SeparationNetwork
 from ft.models.signal import EDGE_WEIGHT, Runnable
@@ -82,7 +83,7 @@ class Frames(nn.Module):
         self.hop, self.half_frame = audio.hop_length, audio.n_fft // 2
         self.parts = audio.covered // audio.hop_length
         """Hops that one frame covers."""
-        window = hann_window(audio.n_fft)
+        window = window_of(audio.n_fft)
         self.register_buffer("window", torch.from_numpy(window).reshape(2, self.half_frame), persistent=False)
 
 
@@ -143,7 +144,7 @@ class Istft(Frames):
         self.register_buffer("even", _inverse(audio.n_fft, bins[::2]), persistent=False)
         self.register_buffer("odd", _inverse(audio.n_fft, bins[1::2]), persistent=False)
         square = np.zeros((self.parts, self.hop), np.float32)
-        square.reshape(-1)[: audio.n_fft] = hann_window(audio.n_fft) ** 2
+        square.reshape(-1)[: audio.n_fft] = window_of(audio.n_fft) ** 2
         self.register_buffer("square", torch.from_numpy(square), persistent=False)
 
     def forward(self, even: Tensor, odd: Tensor, rest: Tensor | None) -> Tensor:
@@ -224,7 +225,9 @@ class WaveformNetwork(Runnable):
 def check_whole(config: ModelConfig) -> None:
     """Raises ExportError where the transforms of a model cannot be put into its graph."""
     front = config.front
-    is_simple = isinstance(front, Spectrogram) and front.values == "magnitude" and not front.win_length
+    is_simple = isinstance(front, Spectrogram) and front == dataclasses.replace(
+        Spectrogram(), **{name: getattr(front, name) for name in ("n_fft", "hop_length", "bins", "scale", "stereo")}
+    )
     is_even = isinstance(front, Spectrogram) and front.used_bins % 2 == 0
     is_mask = config.output.kind == "mask" and len(config.stems) == 1 and config.rest
     is_free = config.segment.frames is None and config.segment.multiple == 1

@@ -35,13 +35,16 @@ class Spectrogram:
     n_fft: int = 2048
     hop_length: int = 1024
     win_length: int | None = None
-    """Samples of the Hann window, in the middle of `n_fft`; None: all of them."""
+    """Samples of the window, in the middle of `n_fft`; None: all of them."""
     bins: int | None = None
     """The lowest bins, which the network reads and gives; None: all n_fft // 2 + 1."""
     values: Literal["magnitude", "log1p-magnitude", "complex"] = "magnitude"
     """What the network reads of a bin; complex ones as channels, all real parts before all imaginary parts."""
     scale: Scale = "track-peak"
     """Behind a peak, magnitudes are clipped at 1: those of a window may go beyond that of what was heard so far."""
+    window: Literal["hann", "rectangular"] = "hann"
+    ends: Literal["reflect", "zeros"] = "reflect"
+    """What stands before the first sample and behind the last, half of `n_fft` each."""
     stereo: Literal["left-right", "mid-side"] = "left-right"
     """What the two channels are that the network reads and gives: left and right, or (L + R) / 2 and (L - R) / 2."""
 
@@ -49,19 +52,17 @@ class Spectrogram:
         positive(self, "n_fft", "hop_length")
         if self.n_fft > LARGEST_FFT or self.n_fft % 2:
             raise ConfigError(f"n_fft: {self.n_fft}, expected an even number of at most {LARGEST_FFT}")
-        if not 0 < self.window <= self.n_fft:
+        if not 0 < self.window_length <= self.n_fft:
             raise ConfigError(f"win_length: {self.win_length}, expected 1 to n_fft {self.n_fft}")
-        if not self.hop_length <= self.window // 2:
-            raise ConfigError(
-                f"hop_length: {self.hop_length} is more than half of the window of {self.window}; "
-                "the inverse STFT would lose samples"
-            )
+        if not self.hop_length <= self.window_length // 2:
+            half = f"half of the window of {self.window_length}"
+            raise ConfigError(f"hop_length: {self.hop_length} is more than {half}; the inverse STFT would lose samples")
         if not 0 < self.used_bins <= self.all_bins:
             raise ConfigError(f"bins: {self.bins}, expected 1 to n_fft / 2 + 1 = {self.all_bins}")
         check_scale(self.scale)
 
     @property
-    def window(self) -> int:
+    def window_length(self) -> int:
         """Samples of the window."""
         return self.n_fft if self.win_length is None else self.win_length
 
@@ -112,11 +113,7 @@ class Waveform:
         check_scale(self.scale)
 
     def samples(self, frames: int) -> int:
-        """Samples of so many frames.
-
-        >>> Waveform(hop_length=1024).samples(3)
-        3072
-        """
+        """Samples of so many frames."""
         return frames * self.hop_length
 
     def frames(self, samples: int) -> int:
@@ -296,9 +293,8 @@ class ModelConfig:
         if isinstance(front, Waveform):
             fixed = self.segment.frames and front.samples(self.segment.frames)
             multiple = front.hop_length * self.segment.multiple
-            return (
-                TensorSpec("waveform", ("batch", self.channels, fixed or "samples"), None, None, multiple, multiple),
-            )
+            waveform = ("batch", self.channels, fixed or "samples")
+            return (TensorSpec("waveform", waveform, multiple=multiple, least=multiple),)
         shape = ("batch", front.parts * self.channels, front.used_bins, frames)
         if front.values == "complex":
             return (TensorSpec("spectrum", shape, multiple=self.segment.multiple),)

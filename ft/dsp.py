@@ -1,9 +1,9 @@
 """Signal processing in NumPy: the STFT and its inverse, whole and as streams, and resampling as a stream.
 
-The transform is that of `torch.stft(center=True)` with a periodic Hann window: frame t is centred on sample
-t * hop_length, and the song is reflected at its ends. One frame more is added when the length is no multiple of the
-hop, so that every sample lies between two centres: without it the window is almost zero over the last samples, and
-dividing by its square there would turn rounding errors into clicks.
+The transform is that of `torch.stft(center=True)`, with a periodic Hann window where no other is given: frame t is
+centred on sample t * hop_length, and the song is reflected at its ends. One frame more is added when the length is no
+multiple of the hop, so that every sample lies between two centres: without it the window is almost zero over the last
+samples, and dividing by its square there would turn rounding errors into clicks.
 
 The streams give exactly the frames and samples of the whole transforms, however the input is cut. They hold frames
 before bins, (channels, frames, bins), as the FFT reads and writes them; the whole transforms have the usual
@@ -31,16 +31,16 @@ QUALITY = "VHQ"
 
 
 @functools.cache
-def hann_window(n_fft: int, win_length: int | None = None) -> Array:
-    """Gives the periodic Hann window (n_fft,), or one of `win_length` in its middle.
+def window_of(n_fft: int, win_length: int | None = None, kind: str = "hann") -> Array:
+    """Gives the window (n_fft,) of a transform, periodic Hann or `rectangular`, or one of `win_length` in its middle.
 
-    >>> hann_window(4).tolist(), hann_window(4, 2).tolist()
-    ([0.0, 0.5, 1.0, 0.5], [0.0, 0.0, 1.0, 0.0])
+    >>> window_of(4).tolist(), window_of(4, 2).tolist(), window_of(4, 2, "rectangular").tolist()
+    ([0.0, 0.5, 1.0, 0.5], [0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0])
     """
     length = win_length or n_fft
     window: Array = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
     left = (n_fft - length) // 2
-    return np.pad(window, (left, n_fft - length - left))
+    return np.pad(np.ones_like(window) if kind == "rectangular" else window, (left, n_fft - length - left))
 
 
 def frame_count(samples: int, hop_length: int) -> int:
@@ -58,16 +58,16 @@ SIDE_LEVEL = 0.3
 """The share of the mid that a side has which stands in."""
 
 
-def stft(waveform: Array, n_fft: int, hop_length: int, win_length: int | None = None) -> Spec:
+def stft(waveform: Array, n_fft: int, hop_length: int, window: Array | None = None, ends: str = "reflect") -> Spec:
     """Complex spectrogram (channels, bins, frames) of (channels, samples); bins = n_fft // 2 + 1."""
-    transform = StreamingStft(waveform.shape[0], n_fft, hop_length, win_length)
+    transform = StreamingStft(waveform.shape[0], n_fft, hop_length, window, ends)
     frames = np.concatenate((transform.push(waveform), transform.finish()), axis=1)
     return frames.swapaxes(1, 2)
 
 
-def istft(spec: Spec, n_fft: int, hop_length: int, samples: int, win_length: int | None = None) -> Array:
+def istft(spec: Spec, n_fft: int, hop_length: int, samples: int, window: Array | None = None) -> Array:
     """The waveform (channels, samples) of which `spec` (channels, bins, frames) is the `stft`."""
-    transform = StreamingIstft(spec.shape[0], n_fft, hop_length, win_length)
+    transform = StreamingIstft(spec.shape[0], n_fft, hop_length, window)
     head = transform.push(spec.swapaxes(1, 2))
     return np.concatenate((head, transform.finish(samples)), axis=1)
 
@@ -78,14 +78,13 @@ def magnitude(spec: Spec) -> Array:
     return result
 
 
-def spectra(frames: Array, win_length: int | None = None) -> Spec:
-    """Gives the Fourier transforms (..., bins) of frames of samples (..., n_fft) times the window."""
+def spectra(frames: Array, window: Array | None = None) -> Spec:
+    """Gives the Fourier transforms (..., bins) of frames of samples (..., n_fft) times the window; None is a Hann."""
     # Without a factor, NumPy 2.4 takes seven times as long in float32: its factor is then an integer 1, for which a
     # wider loop is found. So the factor 1 / n is asked for, and undone in the window; a power of 2 changes no digit.
     n_fft = frames.shape[-1]
-    return np.fft.rfft(frames * (hann_window(n_fft, win_length) * n_fft), norm="forward").astype(
-        np.complex64, copy=False
-    )
+    window = window_of(n_fft) if window is None else window
+    return np.fft.rfft(frames * (window * n_fft), norm="forward").astype(np.complex64, copy=False)
 
 
 def mid_side(left_right: Channels) -> Channels:
@@ -155,10 +154,12 @@ class BlockQueue:
 
 
 class StreamingFrames:
-    """Turns blocks of a waveform into blocks of the pieces that its frames cover, mirrored at the waveform's ends."""
+    """Turns blocks of a waveform into blocks of the pieces that its frames cover, mirrored at the waveform's ends, or
+    with silence there (`ends` zeros)."""
 
-    def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
+    def __init__(self, channels: int, n_fft: int, hop_length: int, ends: str = "reflect") -> None:
         self.n_fft, self.hop_length = n_fft, hop_length
+        self._mode: Any = "reflect" if ends == "reflect" else "constant"
         self.samples = 0
         self._buffer = np.zeros((channels, 0), np.float32)
         self._reflected = False
@@ -186,14 +187,14 @@ class StreamingFrames:
         frames = frame_count(self.samples, self.hop_length) - self._frames
         missing = self._next + (frames - 1) * self.hop_length + self.n_fft - self._buffer.shape[1]
         if missing > 0:
-            self._buffer = np.pad(self._buffer, ((0, 0), (0, missing)), mode="reflect")
+            self._buffer = np.pad(self._buffer, ((0, 0), (0, missing)), mode=self._mode)
         return self._frames_of(frames)
 
     def _reflect_start(self) -> bool:
         """Puts the reflection before the first sample as soon as enough is there; returns whether it is done."""
         half = self.n_fft // 2
         if not self._reflected and self._buffer.shape[1] > half:
-            self._buffer = np.pad(self._buffer, ((0, 0), (half, 0)), mode="reflect")
+            self._buffer = np.pad(self._buffer, ((0, 0), (half, 0)), mode=self._mode)
             self._reflected = True
         return self._reflected
 
@@ -216,9 +217,11 @@ class StreamingFrames:
 class StreamingStft:
     """Turns blocks of a waveform into blocks of frames of its spectrogram."""
 
-    def __init__(self, channels: int, n_fft: int, hop_length: int, win_length: int | None = None) -> None:
-        self._frames = StreamingFrames(channels, n_fft, hop_length)
-        self._win_length = win_length
+    def __init__(
+        self, channels: int, n_fft: int, hop_length: int, window: Array | None = None, ends: str = "reflect"
+    ) -> None:
+        self._frames = StreamingFrames(channels, n_fft, hop_length, ends)
+        self._window = window
 
     @property
     def samples(self) -> int:
@@ -227,22 +230,22 @@ class StreamingStft:
 
     def push(self, block: Array) -> Spec:
         """The frames (channels, frames, bins) that `block` (channels, samples) completes."""
-        return spectra(self._frames.push(block), self._win_length)
+        return spectra(self._frames.push(block), self._window)
 
     def finish(self) -> Spec:
         """The frames of the song's end; an empty song has none."""
-        return spectra(self._frames.finish(), self._win_length)
+        return spectra(self._frames.finish(), self._window)
 
 
 class StreamingIstft:
     """Turns blocks of frames into blocks of a waveform: overlap-add, divided by the sum of the squared windows."""
 
-    def __init__(self, channels: int, n_fft: int, hop_length: int, win_length: int | None = None) -> None:
+    def __init__(self, channels: int, n_fft: int, hop_length: int, window: Array | None = None) -> None:
         self.n_fft, self.hop_length = n_fft, hop_length
         self._parts = -(-n_fft // hop_length)
         """Hops that one frame covers; the last one in part where the hop does not divide n_fft."""
         padding = self._parts * hop_length - n_fft
-        self._window = hann_window(n_fft, win_length)
+        self._window = window_of(n_fft) if window is None else window
         self._square = np.pad(self._window**2, (0, padding)).reshape(self._parts, hop_length)
         self._padding = padding
         self._tail = np.zeros((channels, self._parts - 1, hop_length), np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from engines.base import Array, Engine, EngineInfo, Inputs
 from ft.config import IO, ModelConfig, model_config_from_yaml
-from ft.dsp import hann_window, left_right, mid_side
+from ft.dsp import left_right, mid_side, window_of
 from ft.separate import Separator
 from ft.separate.back import stem_spectra
 
@@ -79,7 +79,7 @@ class WaveformStub(Engine):
         front, both = self.config.front, self.config.is_mid_side
         whole, waveform = waveform, mid_side(waveform) if both else waveform
         starts = range(0, waveform.shape[1] - front.covered + 1, front.hop_length)
-        window = hann_window(front.n_fft)
+        window = window_of(front.n_fft)
         spec = np.stack([np.fft.rfft(waveform[:, start : start + front.n_fft] * window) for start in starts], axis=1)
         values = np.abs(spec)
         scaled = np.clip(values[..., : front.used_bins] / ((scale if scale > 0 else values.max()) or 1), 0, 1)

@@ -10,9 +10,9 @@ from ft.dsp import (
     StreamingResampler,
     StreamingStft,
     frame_count,
-    hann_window,
     istft,
     stft,
+    window_of,
 )
 
 SIZES = [(64, 32), (64, 16), (64, 21), (1024, 512)]
@@ -72,7 +72,7 @@ def test_a_stream_holds_no_more_than_a_frame_and_a_hop():
 
 
 def test_window_is_periodic():
-    np.testing.assert_allclose(hann_window(512), torch.hann_window(512).numpy(), rtol=0, atol=3e-7)
+    np.testing.assert_allclose(window_of(512), torch.hann_window(512).numpy(), rtol=0, atol=3e-7)
 
 
 @pytest.mark.parametrize("rates", [(48000, 44100), (22050, 44100), (96000, 44100), (44100, 48000)])

@@ -208,6 +208,9 @@ FRONTS = {
     "shorter window": Spectrogram(n_fft=256, hop_length=64, win_length=200, scale="window-peak"),
     "mid and side": Spectrogram(n_fft=256, hop_length=128, stereo="mid-side"),
     "complex": Spectrogram(n_fft=256, hop_length=100, values="complex", scale="none"),
+    "rectangular": Spectrogram(
+        n_fft=256, hop_length=64, win_length=128, window="rectangular", ends="zeros", scale="none"
+    ),
     "waveform": Waveform(hop_length=64, scale="track-deviation"),
     "waveform, peak": Waveform(hop_length=64, scale="track-peak"),
 }
@@ -283,8 +286,8 @@ def inverse(spec: torch.Tensor, config: ModelConfig, samples: int) -> torch.Tens
     """Torch's own inverse of a whole song's spectra (channels, bins, frames)."""
     front = config.front
     spec = torch.nn.functional.pad(spec, (0, 0, 0, front.all_bins - spec.shape[-2]))
-    window = torch.hann_window(front.window)
-    sound = torch.istft(spec, front.n_fft, front.hop_length, front.window, window, length=samples)
+    window = torch.hann_window(front.window_length) if front.window == "hann" else torch.ones(front.window_length)
+    sound = torch.istft(spec, front.n_fft, front.hop_length, front.window_length, window, length=samples)
     return torch.stack((sound[0] + sound[1], sound[0] - sound[1])) if config.is_mid_side else sound
 
 

@@ -85,7 +85,7 @@ def made_from(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
     if front.scale == "track-peak" and not train.augment.scale_db:  # then peaks of files are among the examples
         values["front.kind"] = front.kind
         if isinstance(front, Spectrogram):
-            keys = ("n_fft", "hop_length", "win_length", "stereo")
+            keys = ("n_fft", "hop_length", "win_length", "window", "ends", "stereo")
             values |= {f"front.{key}": getattr(front, key) for key in keys}
     pools = {name: getattr(train, name) for name in ("instrumentals", "vocals", "pairs")}
     for name, sources in {**pools, **{f"stems.{name}": sources for name, sources in train.stems.items()}}.items():

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import ModelConfig, Spectrogram
-from ft.dsp import StreamingStft, hann_window
+from ft.dsp import StreamingStft, window_of
 from ft.errors import DataError, one_line
 from ft.files import atomic_write
 
@@ -198,7 +198,7 @@ def waveform_of(spec: Spec, hop_length: int) -> Array:
     """
     channels, bins, frames = spec.shape
     n_fft = 2 * (bins - 1)
-    window = hann_window(n_fft)
+    window = window_of(n_fft)
     pieces = np.fft.irfft(spec.swapaxes(1, 2), n_fft).astype(np.float32, copy=False) * window
     total = np.zeros((channels, n_fft + (frames - 1) * hop_length), np.float32)
     weight = np.zeros(total.shape[1], np.float32)

@@ -18,7 +18,7 @@ from ft.audio.sound_file import SoundFile
 from ft.audio.source import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from ft.config import ModelConfig, Spectrogram
 from ft.data.patches import SUFFIX, PatchPart, check_geometry, read_patch_info
-from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side
+from ft.dsp import StreamingResampler, StreamingStft, magnitude, mid_side, window_of
 from ft.errors import AudioError, DataError
 from ft.files import atomic_write, files_below
 from ft.progress import is_watched
@@ -186,8 +186,9 @@ class Scan:
         front = self.front
         if not isinstance(front, Spectrogram):
             return f"{self.config.sample_rate}|samples"
-        window = [] if front.win_length is None else [front.win_length]
-        return "|".join(map(str, (self.config.sample_rate, front.n_fft, front.hop_length, front.stereo, *window)))
+        values = {name: getattr(front, name) for name in ("win_length", "window", "ends")}
+        changed = [value for name, value in values.items() if value != getattr(Spectrogram, name)]
+        return "|".join(map(str, (self.config.sample_rate, front.n_fft, front.hop_length, front.stereo, *changed)))
 
     def _peak(self, file: Path) -> float:
         """Largest STFT magnitude or sample, block by block."""
@@ -199,7 +200,9 @@ class Scan:
         return max((float(np.abs(block).max(initial=0)) for block in blocks), default=0.0)
 
     def _magnitudes(self, blocks: Iterator[Array], channels: int, front: Spectrogram) -> Iterator[Array]:
-        stft = StreamingStft(channels, front.n_fft, front.hop_length, front.win_length)
+        stft = StreamingStft(
+            channels, front.n_fft, front.hop_length, window_of(front.n_fft, front.win_length, front.window), front.ends
+        )
         both = self.config.is_mid_side and channels == 2
         for block in blocks:
             yield magnitude(stft.push(mid_side(block) if both else block))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import ModelConfig, Spectrogram
-from ft.dsp import StreamingResampler, istft, left_right, magnitude, mid_side, stft
+from ft.dsp import StreamingResampler, istft, left_right, magnitude, mid_side, stft, window_of
 
 Array = NDArray[np.float32]
 
@@ -84,7 +84,8 @@ def ideal_mask(
     """
     front = config.front
     assert isinstance(front, Spectrogram)
-    stft_of = partial(stft, n_fft=front.n_fft, hop_length=front.hop_length, win_length=front.win_length)
+    window = window_of(front.n_fft, front.win_length, front.window)
+    stft_of = partial(stft, n_fft=front.n_fft, hop_length=front.hop_length, window=window, ends=front.ends)
     seen = _as_seen(mixture, sample_rate, config)
     spec = stft_of(seen)
     total = stems["vocals"] + stems["instrumental"]
@@ -100,7 +101,7 @@ def ideal_mask(
             mask = np.clip((own * spec.conj()).real / np.maximum(np.square(magnitude(spec)), _TINY**2), 0, 1)
         if (band := band_of(config)) is not None:
             mask[:, band:] = 0
-        wave = istft(mask * spec, front.n_fft, front.hop_length, seen.shape[1], front.win_length)
+        wave = istft(mask * spec, front.n_fft, front.hop_length, seen.shape[1], window)
         estimates[stem] = _as_heard(wave, sample_rate, config, mixture.shape[1])
     return {**estimates, "instrumental": mixture - estimates["vocals"]}
 

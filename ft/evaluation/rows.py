@@ -113,7 +113,7 @@ def ceilings(chosen: Collection[str], configs: Sequence[ModelConfig]) -> Iterato
     for config in configs:
         if isinstance(front := config.front, Spectrogram):
             band = "" if (bins := band_of(config)) is None else f", bins 0 to {bins - 1}"
-            window = "" if front.window == front.n_fft else f", window {front.window}"
+            window = "" if front.window_length == front.n_fft else f", window {front.window_length}"
             sizes = (f"{front.n_fft}", f"{front.hop_length}", f"{config.sample_rate} Hz")
             different.setdefault((*sizes, front.stereo + window + band), config)
     several_rates = len({rate for _, _, rate, _ in different}) > 1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from ft.dsp import hann_window
+from ft.dsp import window_of
 
 Array = NDArray[np.float32]
 
@@ -98,7 +98,7 @@ def mel_bands(sample_rate: int) -> Array:
 def _magnitudes(waveform: Array, kind: Literal["l1", "mel"]) -> Iterator[Array]:
     """Blocks (channels, frames, bins) of the magnitudes of a centred STFT."""
     n_fft, hop = (L1_FFT, L1_HOP) if kind == "l1" else (MEL_FFT, MEL_HOP)
-    window = np.ones(n_fft, np.float32) if kind == "l1" else hann_window(n_fft)
+    window = np.ones(n_fft, np.float32) if kind == "l1" else window_of(n_fft)
     mode: Literal["reflect", "constant"] = "reflect" if kind == "l1" and waveform.shape[1] > 1 else "constant"
     padded = np.pad(waveform, ((0, 0), (n_fft // 2, n_fft // 2)), mode=mode)
     frames = sliding_window_view(padded, n_fft, axis=1)[:, ::hop]

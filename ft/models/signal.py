@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ft.config import ModelConfig, Output, Spectrogram
-from ft.dsp import SIDE_LEVEL, SILENT_SIDE, side_delay
+from ft.dsp import SIDE_LEVEL, SILENT_SIDE, side_delay, window_of
 
 EDGE_WEIGHT = 0.25
 """Smallest sum of the squared windows over a sample by which an inverse transform divides."""
@@ -50,8 +50,9 @@ class Signal:
             waveform = mid_side(waveform)
         window = self._window(waveform.device)
         flat = waveform.reshape(-1, waveform.shape[-1])
+        pad_mode = "reflect" if front.ends == "reflect" else "constant"
         spec = torch.stft(
-            flat, front.n_fft, front.hop_length, window=window, center=center, pad_mode="reflect", return_complex=True
+            flat, front.n_fft, front.hop_length, window=window, center=center, pad_mode=pad_mode, return_complex=True
         )
         return spec.reshape(*waveform.shape[:-1], *spec.shape[-2:])
 
@@ -147,9 +148,8 @@ class Signal:
 
     def _window(self, device: torch.device) -> Tensor:
         assert isinstance(self.front, Spectrogram)
-        window = torch.hann_window(self.front.window, device=device)
-        left = (self.front.n_fft - self.front.window) // 2
-        return F.pad(window, (left, self.front.n_fft - self.front.window - left))
+        front = self.front
+        return torch.from_numpy(window_of(front.n_fft, front.win_length, front.window)).to(device)
 
     def _overlapped(self, frames: Tensor) -> Tensor:
         """The sum (..., samples) of frames (..., frames, n_fft), each a hop behind the one before."""

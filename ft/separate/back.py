@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft.config import ModelConfig, Spectrogram
-from ft.dsp import BlockQueue, StreamingIstft, StreamingResampler, left_right
+from ft.dsp import BlockQueue, StreamingIstft, StreamingResampler, left_right, window_of
 from ft.separate.front import Front, Level, WholeFront, has_no_side
 from ft.separate.postprocess import QuietFrames
 from ft.windows import Blender, Frames, Grid, Window
@@ -40,8 +40,8 @@ class Back:
         spectrogram, outputs = self.config.front, self.stems * self.channels
         self._istft: StreamingIstft | None = None
         if isinstance(spectrogram, Spectrogram) and not isinstance(front, WholeFront):
-            sizes = spectrogram.n_fft, spectrogram.hop_length, spectrogram.win_length
-            self._istft = StreamingIstft(outputs, *sizes)
+            window = window_of(spectrogram.n_fft, spectrogram.win_length, spectrogram.window)
+            self._istft = StreamingIstft(outputs, spectrogram.n_fft, spectrogram.hop_length, window)
         self._mean = GridMean([Blender(*front.weights(grid)) for grid in grids])
         self._quiet = QuietFrames(self.config.output.of) if postprocess else None
         self._resampler = StreamingResampler(self.config.sample_rate, front.sample_rate, outputs)

@@ -23,12 +23,12 @@ from ft.dsp import (
     StreamingFrames,
     StreamingResampler,
     StreamingStft,
-    hann_window,
     left_right,
     magnitude,
     mid_side,
     spectra,
     stand_in_side,
+    window_of,
 )
 from ft.errors import AudioError
 from ft.windows import Frames, Grid, Window, WindowPlan, rising_weights
@@ -179,11 +179,12 @@ class SpectrogramFront(Front):
     def __init__(self, config: ModelConfig, sample_rate: int) -> None:
         super().__init__(config, sample_rate)
         assert isinstance(config.front, Spectrogram)
-        self.front = config.front
+        self.front = front = config.front
+        self.window = window_of(front.n_fft, front.win_length, front.window)
 
     def _begin(self) -> None:
         front = self.front
-        self._stft = StreamingStft(self.channels, front.n_fft, front.hop_length, front.win_length)
+        self._stft = StreamingStft(self.channels, front.n_fft, front.hop_length, self.window, front.ends)
 
     def _push(self, waveform: Array) -> Frames:
         return self._stft.push(mid_side(waveform) if self.config.is_mid_side and len(waveform) == 2 else waveform)
@@ -283,13 +284,13 @@ class WholeFront(SpectrogramFront):
     def _covering(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         """(hops, hop_length): the sum of the squared windows of frames times their shares, where all lie over a hop."""
         square = np.zeros(self.front.covered)
-        square[: self.front.n_fft] = hann_window(self.front.n_fft) ** 2
+        square[: self.front.n_fft] = self.window**2
         parts = square.reshape(self.parts, self.hop)
         hops = len(shares) - self.parts + 1
         return sum(shares[self.parts - 1 - part :][:hops, None] * parts[part] for part in range(self.parts))
 
     def _begin(self) -> None:
-        self._pieces = StreamingFrames(self.channels, self.front.n_fft, self.hop)
+        self._pieces = StreamingFrames(self.channels, self.front.n_fft, self.hop, self.front.ends)
 
     def _push(self, waveform: Array) -> Frames:
         return self._pieces.push(waveform)[..., : self.hop]
@@ -303,7 +304,7 @@ class WholeFront(SpectrogramFront):
     def peak(self, frames: Frames) -> float:
         pieces = sliding_window_view(joined(frames), self.front.n_fft, axis=1)[:, :: self.hop]
         seen = mid_side(pieces) if self.config.is_mid_side and len(pieces) == 2 else pieces
-        return super().peak(spectra(seen, self.front.win_length))
+        return super().peak(spectra(seen, self.window))
 
     def inputs(self, window: Window, level: Level) -> Inputs:
         hops = window.spec
