@@ -37,6 +37,7 @@ GATE_KEY = "ft_gate"
 CALIBRATION_KEY = "ft_calibration"
 IO_KEY = "ft_io"
 CONTEXT_KEY = "ft_context"
+LAYOUT_KEY = "ft_layout"
 TRANSPOSED, GATES = "^T", "^L"
 """Marks behind the name of an initializer, under `WEIGHTS_KEY`: it holds the transpose of the weight, or packs it for
 an LSTM of ONNX, gates in the order i, o, f, g; the number behind says which part of it that is."""

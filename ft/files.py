@@ -28,6 +28,8 @@ one of both that suits the machine.
 STDIN = Path("-")
 """Stands for standard input, and in place of an output for standard output."""
 PART_SUFFIX = ".part"
+NAME = re.compile(r"[\w-]+")
+"""What the name of a model of the catalogue looks like."""
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says that knows of no syncing; all else means that bytes are lost."""
 _LFS_POINTER = b"version https://git-lfs"
@@ -186,7 +188,7 @@ def example_folder() -> Path:
 
 
 def model_path(source: str | Path) -> Path:
-    """The file of a model: `source` itself, or that of a name in `SHIPPED_MODELS`.
+    """The file of a model: `source` itself, or that of a name in `SHIPPED_MODELS` or of a fetched model.
 
     Raises:
         CheckpointError: there is no such file.
@@ -197,7 +199,25 @@ def model_path(source: str | Path) -> Path:
                 raise CheckpointError(f"{path}: the shipped model is missing; install the package again")
             return path
     path = Path(source)
+    if not path.is_file() and NAME.fullmatch(str(source)) and pulled_model(str(source)).is_file():
+        return pulled_model(str(source))
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
-        raise CheckpointError(f"{path}: {found}; expected a checkpoint (.safetensors), an exported .onnx or 'default'")
+        raise CheckpointError(
+            f"{path}: {found}; expected a checkpoint (.safetensors), an exported .onnx, 'default', or the name of a "
+            "model that was fetched (`ft models` lists them, `ft pull` fetches one)"
+        )
     return path
+
+
+def models_folder() -> Path:
+    """The folder of fetched models: `FT_MODELS` of the environment, or one in the user's cache."""
+    from platformdirs import user_cache_path
+
+    own = os.environ.get("FT_MODELS")
+    return Path(own) if own else user_cache_path("frame-transformer", appauthor=False) / "models"
+
+
+def pulled_model(name: str, folder: Path | None = None) -> Path:
+    """The file of a fetched model, there or not, in a folder or in that of the user's models."""
+    return (folder or models_folder()) / name / f"{name}.onnx"

@@ -23,7 +23,7 @@ from ft.checkpoint import (
 )
 from ft.config import IO, ModelConfig, Spectrogram, load_model_config
 from ft.errors import CheckpointError
-from ft.files import SHIPPED_MODELS, model_path
+from ft.files import SHIPPED_MODELS, model_path, pulled_model
 from ft.settings import presets
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     if Path(source).suffix.lower() in CONFIGURATION_SUFFIXES:
         config = load_model_config(source)
         return _facts("configuration", Path(source), config, _count(config), "fp32")
-    if not Path(source).exists() and str(source) not in SHIPPED_MODELS:
+    if not Path(source).exists() and str(source) not in SHIPPED_MODELS and not pulled_model(str(source)).is_file():
         raise CheckpointError(f"{source}: no such file or preset; presets are {', '.join(presets())}")
     path = model_path(source)
     if path.suffix.lower() == plan.SUFFIX:

@@ -30,7 +30,7 @@ LAYERS = [
     "ft.models",
     "ft.checkpoint",
     "ft.average ft.importers engines",
-    "ft.info",
+    "ft.catalogue ft.info",
     "ft.songs",
     "ft.separate",
     "ft.data ft.sing",

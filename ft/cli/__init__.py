@@ -14,7 +14,7 @@ from ft.cli.bench import bench
 from ft.cli.data import data
 from ft.cli.evaluate import evaluate
 from ft.cli.flags import with_flags
-from ft.cli.models import average, doctor, export, import_weights, info
+from ft.cli.models import average, doctor, export, import_weights, info, models, pull
 from ft.cli.separate import separate
 from ft.cli.train import library, train
 from ft.cli.verbosity import set_verbosity
@@ -86,5 +86,6 @@ def main(context: click.Context, verbose: bool, quiet: bool) -> None:
     context.obj = {"quiet": quiet}
 
 
-for _command in (average, bench, data, doctor, evaluate, export, import_weights, info, library, separate, train):
+_MODELS = (average, doctor, export, import_weights, info, models, pull)
+for _command in (*_MODELS, bench, data, evaluate, library, separate, train):
     main.add_command(_command)

@@ -34,12 +34,63 @@ def average(models: tuple[str, ...], output: Path, force: bool) -> None:
 )
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def import_weights(weights: Path, output: Path | None, **chosen: Any) -> None:
-    """Make a checkpoint of WEIGHTS (.pth) of the original code, without running code pickled into it."""
+    """Make a checkpoint of WEIGHTS, without running code in them.
+
+    They are those of the original code (.pth), or a TensorFlow checkpoint of Spleeter of two, four or five stems (.index,
+    beside which lies its data).
+    """
     from ft.importers.original import import_original
+    from ft.importers.spleeter import import_spleeter
 
     output = output or weights.with_suffix(".safetensors")
-    import_original(weights, output, **chosen)
+    if weights.suffix.lower() == ".index":
+        import_spleeter(weights, output, force=chosen["force"])
+    else:
+        import_original(weights, output, **chosen)
     click.echo(output)
+
+
+@click.command()
+@AS_JSON
+def models(as_json: bool) -> None:
+    """List the published models that ft pull fetches, and which of them are here."""
+    import json
+
+    from ft.catalogue import entries
+
+    rows = [
+        {
+            **{key: getattr(entry, key) for key in ("name", "family", "about", "license")},
+            "stems": list(entry.stems),
+            "download_mb": round(entry.source.bytes / 1e6),
+            "source": entry.source.page,
+            "file": str(entry.place()) if entry.place().is_file() else None,
+        }
+        for entry in entries().values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        click.echo(f"{row['name']}  {row['about']}: {', '.join(row['stems'])}; {row['license']}; {row['source']}")
+        here = f"here: {row['file']}" if row["file"] else f"ft pull {row['name']} fetches it: {row['download_mb']} MB"
+        click.echo(f"  {here}")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--dir", "folder", type=PATH, help="Folder of models. [default: FT_MODELS, or the user's cache]")
+@click.option("--force", is_flag=True, help="Fetch it again.")
+@click.pass_obj
+def pull(settings: dict, name: str, folder: Path | None, force: bool) -> None:
+    """Fetch the published model NAME, check it, and keep it: --model NAME takes it from then on."""
+    from ft.catalogue import entry
+    from ft.catalogue.pull import pull as fetch
+    from ft.progress import share_bar
+
+    with share_bar(name, settings["quiet"]) as progress:
+        place = fetch(entry(name), folder, force, progress)
+    click.echo(place)
 
 
 @click.command()

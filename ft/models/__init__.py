@@ -26,6 +26,7 @@ NETWORKS = {
     "open-unmix": "ft.models.open_unmix",
     "bs-roformer": "ft.models.bs_roformer",
     "conv-tasnet": "ft.models.conv_tasnet",
+    "spleeter": "ft.models.spleeter",
     "several": "ft.models.several",
 }
 DENOISING = ("frame-transformer",)
