@@ -36,8 +36,8 @@ def average(models: tuple[str, ...], output: Path, force: bool) -> None:
 def import_weights(weights: Path, output: Path | None, **chosen: Any) -> None:
     """Make a checkpoint of WEIGHTS, without running code in them.
 
-    They are those of the original code (.pth), or a TensorFlow checkpoint of Spleeter of two, four or five stems (.index,
-    beside which lies its data).
+    They are those of the original code (.pth), or a TensorFlow checkpoint of Spleeter (.index, beside which lies its
+    data) of two, four or five stems.
     """
     from ft.importers.original import import_original
     from ft.importers.spleeter import import_spleeter

@@ -41,11 +41,33 @@ TWO_STEMS = ModelConfig(
 """Windows are those of Spleeter: 512 frames, which follow each other without overlap."""
 
 
-def is_spleeter(tensors: Tensors) -> bool:
-    """Says whether these are the variables of one of its models."""
-    return (
-        "conv2d/kernel" in tensors and "conv2d_transpose/kernel" in tensors and "batch_normalization/gamma" in tensors
-    )
+def import_spleeter(source: str | Path, output: str | Path, *, force: bool = False) -> ModelConfig:
+    """Writes a TensorFlow checkpoint of Spleeter as a checkpoint of ours.
+
+    Args:
+        source: its `.index`, beside which lies its `.data-00000-of-00001`.
+        output: the `.safetensors` file.
+        force: overwrite `output`.
+    Raises:
+        CheckpointError: `source` is unreadable or holds another network, or `output` exists.
+        FtError: `output` cannot be written.
+    """
+    source, output = Path(source), Path(output)
+    check_output(output, force)
+    try:
+        data = source.with_suffix(".data-00000-of-00001").read_bytes()
+        config, state = converted(read_bundle(source.read_bytes(), data))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}; expected a TensorFlow checkpoint of Spleeter") from error
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(f"{output}: writing a checkpoint {NEEDS_TORCH}") from error
+    tensors = {name: torch.tensor(values) for name, values in state.items()}
+    save_checkpoint(output, tensors, config, {"ft_imported_from": source.name})
+    return config
 
 
 def converted(tensors: Tensors) -> tuple[ModelConfig, dict[str, NDArray[np.float32]]]:
