@@ -256,7 +256,10 @@ class StreamingIstft:
         self._samples = 0
 
     def push(self, spec: Spec) -> Array:
-        """The samples (channels, samples) that the frames `spec` (channels, frames, bins) complete, but for one hop."""
+        """The samples (channels, samples) that the frames `spec` (channels, frames, bins) complete, but for one hop.
+
+        Bins above those of `spec` are silent.
+        """
         frames = spec.shape[1]
         segments = np.fft.irfft(spec, self.n_fft).astype(np.float32, copy=False) * self._window
         if self._padding:

@@ -84,7 +84,7 @@ class WaveformStub(Engine):
         values = np.abs(spec)
         scaled = np.clip(values[..., : front.used_bins] / ((scale if scale > 0 else values.max()) or 1), 0, 1)
         mask = self.mask(scaled.swapaxes(1, 2)[None].astype(np.float32))[0].swapaxes(1, 2)
-        frames = np.fft.irfft(stem_spectra(mask[None], spec, self.config)[0]) * window
+        frames = np.fft.irfft(stem_spectra(mask[None], spec, self.config)[0], len(window)) * window
         stem, weight = np.zeros(waveform.shape), np.zeros(waveform.shape[1])
         for index, start in enumerate(starts):
             stem[:, start : start + front.n_fft] += frames[:, index]

@@ -130,7 +130,7 @@ class Back:
 
 
 def stem_spectra(values: Frames, spec: Frames, config: ModelConfig) -> Frames:
-    """Gives the spectra (stems, channels, frames, bins) that a network's output means, of all bins of `spec`.
+    """Gives the spectra (stems, channels, frames, bins) that a network's output means, without silent high bins.
 
     Args:
         values: (stems, channels, frames, bins of the network), magnitudes and spectra at the song's level.
@@ -155,10 +155,7 @@ def stem_spectra(values: Frames, spec: Frames, config: ModelConfig) -> Frames:
         estimates = (powers + FLOOR / len(powers)) / (powers.sum(axis=0) + FLOOR) * seen
     else:
         estimates = values * np.exp(1j * np.angle(seen))
-    if output.gain != 1:
-        estimates = estimates * np.float32(output.gain)
-    missing = spec.shape[-1] - estimates.shape[-1]
-    return np.pad(estimates, ((0, 0),) * 3 + ((0, missing),)) if missing else estimates
+    return estimates * np.float32(output.gain) if output.gain != 1 else estimates
 
 
 def _mean_of(masks: Array) -> Array:
