@@ -84,6 +84,17 @@ def test_a_fetched_model_goes_wherever_a_model_goes(spleeter, tmp_path, example,
     assert {path.name for path in tmp_path.rglob("*.wav")} == {"vocals.wav", "accompaniment.wav"}
 
 
+def test_who_watches_is_told_once_that_there_is_a_better_model(tmp_path, example, monkeypatch, capsys):
+    monkeypatch.setenv("FT_MODELS", str(tmp_path / "models"))
+    sound = ["separate", str(example / "mixture.flac"), "--duration", "1", "--force", "-o", str(tmp_path)]
+    told = []
+    for watched in (False, True, True):
+        monkeypatch.setattr("ft.progress.is_watched", lambda watched=watched: watched)
+        main(sound, standalone_mode=False)
+        told.append("ft pull spleeter" in capsys.readouterr().err)
+    assert told == [False, True, False]
+
+
 def test_every_entry_has_a_graph_of_its_own_network():
     for name, known in entries().items():
         config = load_config(known.graph)

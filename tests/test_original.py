@@ -98,6 +98,10 @@ def test_pickled_code_never_runs(tmp_path):
         ({}, "holds a dict, expected a state dict"),
         ({"epoch": 3}, "'epoch' is a int, expected a state dict"),
         ({"weight": torch.zeros(2)}, "not a network of the original FrameTransformer"),
+        (
+            {"module.encoder.0.SDlayer.convs.0.weight": torch.zeros(2), "module.decoder": torch.zeros(2)},
+            "a network of the family SCNet, which cannot be imported yet",
+        ),
         ({"model": {"a": torch.zeros(2)}, "ema": {"a": torch.zeros(2)}}, "holds 2 state dicts .'model', 'ema'."),
     ],
 )

@@ -19,7 +19,7 @@ import click
 from ft.cli.flags import MODEL, PATH, GroupedCommand, choice, flag, grouped_option, options_of, with_flags
 from ft.cli.verbosity import set_verbosity
 from ft.errors import AudioError, ConfigError, FtError
-from ft.files import STDIN
+from ft.files import STDIN, models_folder
 from ft.interruption import signals_interrupt
 from ft.options import SeparateOptions
 from ft.songs.report import EXIT_FAILED, SongRecord, Summary, printable, sum_line
@@ -101,8 +101,24 @@ def separate(
             raise click.UsageError(f"--tensorrt and --runtime {options.runtime} contradict each other")
         options = replace(options, runtime="tensorrt")
     models = ensemble or ((model,) if model is not None else ())
-    if code := _run(Request(options=options, models=models, quiet=quiet or settings["quiet"], **request)):
+    quiet = quiet or settings["quiet"]
+    code = _run(Request(options=options, models=models, quiet=quiet, **request))
+    if not models and not quiet:
+        _say_once_what_can_be_fetched()
+    if code:
         sys.exit(code)
+
+
+def _say_once_what_can_be_fetched() -> None:
+    """Tells who separates with the shipped model of a better one; that it did is said by the folder of models."""
+    from ft.progress import is_watched
+
+    folder = models_folder()
+    if not is_watched() or folder.exists():
+        return
+    with suppress(OSError):  # a home that cannot be written is told again
+        folder.mkdir(parents=True)
+    click.echo("ft: `ft pull spleeter` (73 MB) fetches a model that separates most songs better", err=True)
 
 
 @dataclass(frozen=True)

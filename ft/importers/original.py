@@ -20,6 +20,7 @@ from ft.checkpoint import NEEDS_TORCH, check_finite, check_output, check_shapes,
 from ft.config import ModelConfig, Network, Output, Spectrogram
 from ft.errors import CheckpointError, ConfigError, one_line
 from ft.files import what_it_is
+from ft.importers.families import family_of
 from ft.models import completed
 
 if TYPE_CHECKING:
@@ -160,6 +161,11 @@ def infer_config(
         **dict.fromkeys(mixers, 2),
     }
     lacking = [name for name in needed if name not in state]
+    if lacking and (family := family_of(state)):
+        raise CheckpointError(
+            f"{path}: a network of the family {family}, which cannot be imported yet; expected weights of the original "
+            "FrameTransformer (.pth) or of Spleeter (.index)"
+        )
     if lacking:
         raise CheckpointError(
             f"{path}: not a network of the original FrameTransformer: {len(lacking)} of the tensors that give its "

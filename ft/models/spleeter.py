@@ -109,6 +109,6 @@ def tiny() -> ModelConfig:
         rest=None,
         front=Spectrogram(n_fft=256, hop_length=128, bins=64, scale="none", ends="zeros"),
         output=Output("magnitude", combine="ratio"),
-        segment=Segment(context=0.1, multiple=8),
+        segment=Segment(context=0.02, frames=64),
         network=Choice("spleeter", {"filters": [4, 6, 8]}),
     )
