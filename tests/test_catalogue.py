@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import json
 import threading
 import urllib.error
 import urllib.request
@@ -19,12 +20,14 @@ import pytest
 import soundfile
 import torch
 from conftest import made_once
-from networks import GOLDEN
+from networks import GOLDEN, random_input
 
+from engines import load_engine
+from export.skeleton import write_skeleton
 from ft.audio.open import read_audio
 from ft.catalogue import Source, entries, entry
 from ft.catalogue.pull import download, pull
-from ft.checkpoint import load_config, load_model
+from ft.checkpoint import LAYOUT_KEY, load_config, load_model, read_metadata
 from ft.cli import main
 from ft.errors import CheckpointError
 from ft.files import model_path
@@ -101,6 +104,21 @@ def test_every_entry_has_a_graph_of_its_own_network():
         assert (config.name, config.stems, config.license) == (name, known.stems, known.license)
         with torch.device("meta"):
             make_network(config)
+
+
+def test_a_graph_without_weights_takes_those_that_are_laid_beside_it(tiny_onnx, tmp_path):
+    path = tmp_path / "graph.onnx"
+    digest = write_skeleton(tiny_onnx, path)
+    state = load_model(tiny_onnx).state_dict()
+    weights = b"".join(state[name].numpy().tobytes() for name in json.loads(read_metadata(path)[LAYOUT_KEY]))
+    assert hashlib.sha256(weights).hexdigest() == digest and path.stat().st_size < tiny_onnx.stat().st_size / 2
+    path.with_name("graph.onnx.data").write_bytes(weights)
+    batch = {"magnitude": random_input(load_config(tiny_onnx), 20).numpy()}
+    results = []
+    for file in (tiny_onnx, path):
+        with load_engine(file, device="cpu", runtime="onnxruntime") as engine:
+            results.append(engine.run(batch))
+    assert np.array_equal(*results)
 
 
 def test_what_is_not_here_says_how_it_is_fetched(tmp_path, monkeypatch):

@@ -54,8 +54,6 @@ def import_weights(weights: Path, output: Path | None, **chosen: Any) -> None:
 @AS_JSON
 def models(as_json: bool) -> None:
     """List the published models that ft pull fetches, and which of them are here."""
-    import json
-
     from ft.catalogue import entries
 
     rows = [
